@@ -1,0 +1,50 @@
+"""The unit of work: one patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything known of one patient; the slides of a patient are stacked into one set of patches.
+
+    Attributes:
+        case_id: GDC identifier (UUID) of the patient.
+        submitter_id: TCGA barcode of the patient (12 characters).
+        project_id: TCGA project, such as ``TCGA-BRCA``.
+        features: patch features ``[L, D_in]``, float32.
+        coords: upper left corner of every patch ``[L, 2]``, (x, y) in level-0 pixels, int64.
+        patch_size_lv0: level-0 distance between neighbouring patches, in pixels.
+        genes: standardised expression ``[n_genes]``, float32; pathways index into it.
+        clinical: clinical features ``[5]``, float32.
+        text: label sentences embedded by the CONCH text tower ``[4, 512]``, float32.
+        label: subtype class, -1 where the diagnosis is in none.
+        duration: survival time in months.
+        event: 1 the patient died, 0 censored.
+    """
+
+    case_id: str
+    submitter_id: str
+    project_id: str
+    features: Tensor
+    coords: Tensor
+    patch_size_lv0: int | None = None
+    genes: Tensor | None = None
+    clinical: Tensor | None = None
+    text: Tensor | None = None
+    label: int = -1
+    duration: float = float("nan")
+    event: int = 0
+
+    def to(self, device: torch.device | str) -> Case:
+        """The same case with every tensor on ``device``."""
+        tensors = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
