@@ -1,0 +1,242 @@
+"""ModalTune: Modal Adapters around a frozen slide encoder (Ramanathan et al., ICCV 2025)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.aggregators.registry import DataSpec, register
+from models.configuration import from_mapping
+from models.modalities import MODALITIES, ModalityEncoder
+from models.slide_backbone import SlideBackbone, build_backbone
+from models.vitadapter.interaction import InteractionStage, build_prompt_selfattention, init_linear
+
+if TYPE_CHECKING:
+    from data_utils.case import Case
+
+logger = logging.getLogger(__name__)
+
+NUM_EXTRA_EXTRACTORS = 2
+# Float32 activations a transformer block keeps for its backward pass, in multiples of the width
+# (measured on GigaPath; half of it under bfloat16).
+_SAVED_PER_BLOCK = 20
+
+
+@dataclass(frozen=True)
+class ModalTuneConfig:
+    """The keys of ``model_configs/modaltune_*.json``.
+
+    Attributes:
+        slide_encoder: arguments of the slide encoder.
+        interaction_indexes: first and last block of every interaction stage.
+        num_heads: heads of the adapter's attention layers.
+        cffn_ratio: compression of the adapter's attention layers and FFNs.
+        init_values: initial gate of the injectors.
+        drop_path_rate: on the FFN of the extractors.
+        use_prompt_sa: self-attention over the modality tokens between the stages.
+        use_extra_extractor: two more extractors in the last stage.
+        prompt_agg: ``avg`` takes the mean of the gene tokens, ``cls`` a learned gene token.
+        token_agg: ``sum`` or ``cat`` of the aggregated tokens.
+        output_dim: width of the output.
+        gene_encoder: arguments of the gene encoder.
+    """
+
+    slide_encoder: dict[str, Any]
+    interaction_indexes: Sequence[Sequence[int]]
+    num_heads: int = 12
+    cffn_ratio: float = 0.25
+    init_values: float = 0.0
+    drop_path_rate: float = 0.1
+    use_prompt_sa: bool = True
+    use_extra_extractor: bool = True
+    prompt_agg: str = "avg"
+    token_agg: str = "sum"
+    output_dim: int = 256
+    gene_encoder: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("prompt_agg", self.prompt_agg, ("avg", "cls")),
+            ("token_agg", self.token_agg, ("sum", "cat")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"model config: {name} is {value!r}, should be one of {allowed}")
+
+
+class ModalTune(nn.Module):
+    """Maps a case to one output vector per task.
+
+    All tasks run as one batch through the stages. The modality tokens ``c`` are ordered: tokens of
+    every modality but genes, task token, (gene CLS,) gene tokens.
+
+    Args:
+        backbone: the slide encoder; it is frozen here.
+        modalities: encoders by name, in the order of their tokens; ``genes`` must be among them.
+        config: see :class:`ModalTuneConfig`.
+        num_tasks: ``T``.
+    """
+
+    def __init__(
+        self,
+        backbone: SlideBackbone,
+        modalities: Mapping[str, ModalityEncoder],
+        config: ModalTuneConfig,
+        num_tasks: int,
+    ) -> None:
+        super().__init__()
+        if "genes" not in modalities:
+            raise ValueError(f"ModalTune needs the modality 'genes', got {sorted(modalities)}")
+        dim = backbone.embed_dim
+        self.config, self.num_tasks = config, num_tasks
+        self.activation_checkpointing = "auto"
+        self.backbone = backbone.requires_grad_(False)
+        self.modality_encoders = nn.ModuleDict(modalities)
+        self.stages = check_stages(config.interaction_indexes, len(backbone.blocks))
+
+        self.task_weight = nn.Sequential(nn.Linear(num_tasks, dim), nn.LayerNorm(dim))
+        num_tokens = 1 + sum(encoder.num_tokens for encoder in modalities.values())
+        if config.prompt_agg == "cls":
+            self.gene_cls = nn.Parameter(torch.zeros(1, 1, dim))
+            nn.init.trunc_normal_(self.gene_cls, std=0.02)
+            num_tokens += 1
+        self.gene_pe = nn.Parameter(torch.empty(num_tokens, dim))
+        nn.init.trunc_normal_(self.gene_pe, std=0.02)
+
+        last = len(self.stages) - 1
+        self.interactions = nn.ModuleList(
+            InteractionStage(
+                dim,
+                config.num_heads,
+                config.cffn_ratio,
+                config.init_values,
+                config.drop_path_rate,
+                NUM_EXTRA_EXTRACTORS if config.use_extra_extractor and stage == last else 0,
+            )
+            for stage in range(len(self.stages))
+        )
+        if config.use_prompt_sa:
+            self.prompt_selfattention = build_prompt_selfattention(
+                dim, config.num_heads, config.cffn_ratio, len(self.stages)
+            )
+
+        joined = dim if config.token_agg == "sum" else dim * (2 + len(modalities))
+        self.final_norm = nn.LayerNorm(joined)
+        self.final_project = nn.Linear(joined, config.output_dim)
+        self.task_weight.apply(init_linear)
+        self.final_project.apply(init_linear)
+
+    @property
+    def output_dim(self) -> int:
+        return self.config.output_dim
+
+    def forward(self, case: Case, tasks: Sequence[int] | None = None) -> Tensor:
+        """Outputs ``[len(tasks), O]`` of a case, for all tasks unless told otherwise."""
+        tasks = range(self.num_tasks) if tasks is None else tasks
+        cls, patches, context = self.backbone.embed(case, len(tasks))
+        c, spans = self.modality_tokens(case, tasks)
+        for index, stage in enumerate(self.interactions):
+            if index and self.config.use_prompt_sa:
+                c = self.prompt_selfattention[str(index)](c, self.gene_pe)
+            run = partial(self._run_stage, stage, self.stages[index], context)
+            if self._checkpoints_activations(patches):
+                cls, patches, c = checkpoint(run, cls, patches, c, use_reentrant=False)
+            else:
+                cls, patches, c = run(cls, patches, c)
+        image = self.backbone.pool(cls, patches, context)[:, 0]  # [T, E]
+        return self.final_project(self.final_norm(self._aggregate(image, c, spans)))
+
+    def modality_tokens(self, case: Case, tasks: Sequence[int]) -> tuple[Tensor, dict[str, slice]]:
+        """The modality tokens ``[T, M, E]`` and where in ``M`` each modality and the task lie."""
+        count = len(tasks)
+        one_hot = torch.eye(self.num_tasks, dtype=self.gene_pe.dtype, device=self.gene_pe.device)[list(tasks)]
+        groups = {
+            name: encoder(case, count) for name, encoder in self.modality_encoders.items() if name != "genes"
+        }
+        groups["task"] = self.task_weight(one_hot).unsqueeze(1)
+        groups["genes"] = self.modality_encoders["genes"](case, count)
+        if self.config.prompt_agg == "cls":
+            groups["genes"] = torch.cat([self.gene_cls.expand(count, -1, -1), groups["genes"]], dim=1)
+        spans, start = {}, 0
+        for name, tokens in groups.items():
+            spans[name] = slice(start, start + tokens.shape[1])
+            start += tokens.shape[1]
+        return torch.cat(list(groups.values()), dim=1), spans
+
+    def _run_stage(
+        self,
+        stage: InteractionStage,
+        blocks: range,
+        context: Any,
+        cls: Tensor,
+        patches: Tensor,
+        c: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def run_blocks(tokens: Tensor) -> Tensor:
+            for index in blocks:
+                tokens = self.backbone.run(self.backbone.blocks[index], tokens, context)
+            return tokens
+
+        return stage(cls, patches, c, self.gene_pe, run_blocks)
+
+    def _aggregate(self, image: Tensor, c: Tensor, spans: Mapping[str, slice]) -> Tensor:
+        """``[T, E]`` (sum) or ``[T, n * E]`` (cat in the order image, task, genes, others)."""
+        genes = c[:, spans["genes"]]
+        gene_token = genes[:, 0] if self.config.prompt_agg == "cls" else genes.mean(dim=1)
+        others = [c[:, span].mean(dim=1) for name, span in spans.items() if name not in ("task", "genes")]
+        tokens = [image, c[:, spans["task"]].squeeze(1), gene_token, *others]
+        return sum(tokens) if self.config.token_agg == "sum" else torch.cat(tokens, dim=-1)
+
+    def _checkpoints_activations(self, patches: Tensor) -> bool:
+        """Whether stages are computed again in the backward pass; changes memory and time only."""
+        if not torch.is_grad_enabled() or self.activation_checkpointing == "off":
+            return False
+        if self.activation_checkpointing == "on":
+            return True
+        saved = patches.numel() * 4 * _SAVED_PER_BLOCK * len(self.backbone.blocks)
+        return saved > 0.5 * _free_memory(patches.device)
+
+
+def check_stages(indexes: Sequence[Sequence[int]], num_blocks: int) -> list[range]:
+    """Blocks of every stage.
+
+    Raises:
+        ValueError: the stages do not cover all blocks once and in order.
+    """
+    stages = [range(first, last + 1) for first, last in indexes]
+    if [block for stage in stages for block in stage] != list(range(num_blocks)):
+        raise ValueError(
+            f"interaction_indexes {list(map(list, indexes))} must cover the {num_blocks} blocks of the slide "
+            "encoder once and in order"
+        )
+    return stages
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes that are free now on ``device``."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def build_modaltune(
+    encoder: str, modalities: Sequence[str], config: Mapping[str, Any], spec: DataSpec
+) -> ModalTune:
+    """ModalTune on the slide encoder ``encoder`` with the modalities named."""
+    parsed = from_mapping(ModalTuneConfig, config, "model config")
+    backbone = build_backbone(encoder, parsed.slide_encoder)
+    arguments = {"genes": {"pathways": spec.pathways, **parsed.gene_encoder}}
+    encoders = {name: MODALITIES[name](backbone.embed_dim, **arguments.get(name, {})) for name in modalities}
+    return ModalTune(backbone, encoders, parsed, spec.num_tasks)
+
+
+for _prefix, _encoder in {"longnetvit": "gigapath"}.items():
+    register(f"{_prefix}_gene_adapter")(partial(build_modaltune, _encoder, ("genes",)))
+    register(f"{_prefix}_gene_clinical_adapter")(partial(build_modaltune, _encoder, ("clinical", "genes")))

@@ -1,0 +1,179 @@
+"""Pathway networks and MLP-Mixer: the gene encoder of ModalTune (``gene_mixer_group``).
+
+The published code runs one small network per pathway in a Python loop (331 of them). The same
+mathematics runs grouped here: the first layers are one weighted embedding bag over the membership
+list, the second layers one batched matrix product. :func:`pack_pathway_networks` and
+:func:`unpack_pathway_networks` translate between the two parameter layouts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.vitadapter.interaction import init_linear
+
+
+class PathwayNetworks(nn.Module):
+    """``Linear(n_genes, H) -> ELU -> AlphaDropout -> Linear(H, H) -> ELU -> AlphaDropout`` per pathway.
+
+    Args:
+        pathways: for each of the ``P`` pathways, positions of its genes in a case's gene vector.
+        hidden_dim: ``H``.
+        dropout: of the alpha dropouts.
+    """
+
+    def __init__(self, pathways: Sequence[Sequence[int]], hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        sizes = [len(genes) for genes in pathways]
+        if not sizes or min(sizes) == 0:
+            raise ValueError("every pathway needs at least one gene; drop empty pathways first")
+        members = torch.tensor([gene for genes in pathways for gene in genes])
+        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        self.register_buffer("members", members, persistent=False)
+        self.register_buffer("starts", starts, persistent=False)
+        self.register_buffer("rows", torch.arange(len(members)), persistent=False)
+        self.num_genes = int(members.max()) + 1
+        self.dropout = dropout
+        self.weight1 = nn.Parameter(torch.empty(len(members), hidden_dim))
+        self.bias1 = nn.Parameter(torch.empty(len(sizes), hidden_dim))
+        self.weight2 = nn.Parameter(torch.empty(len(sizes), hidden_dim, hidden_dim))  # [P, in, out]
+        self.bias2 = nn.Parameter(torch.empty(len(sizes), hidden_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Truncated normal (0.02) weights and zero biases."""
+        for weight in (self.weight1, self.weight2):
+            nn.init.trunc_normal_(weight, std=0.02)
+        for bias in (self.bias1, self.bias2):
+            nn.init.zeros_(bias)
+
+    def forward(self, genes: Tensor, copies: int) -> Tensor:
+        """``[n_genes] -> [copies, P, H]``; copies differ by their dropout masks only."""
+        if genes.dim() != 1 or len(genes) < self.num_genes:
+            raise ValueError(
+                f"expected a vector of >= {self.num_genes} genes, got shape {tuple(genes.shape)}"
+            )
+        # Row i of weight1 belongs to member i: a bag of rows, weighted by expression, is one Linear.
+        hidden = F.embedding_bag(
+            self.rows,
+            self.weight1,
+            self.starts,
+            mode="sum",
+            per_sample_weights=genes[self.members].to(self.weight1.dtype),
+        )
+        hidden = F.elu(hidden + self.bias1).unsqueeze(1)  # [P, 1, H]
+        hidden = F.alpha_dropout(hidden.repeat(1, copies, 1), self.dropout, self.training)
+        hidden = F.elu(torch.baddbmm(self.bias2.unsqueeze(1), hidden, self.weight2))
+        return F.alpha_dropout(hidden, self.dropout, self.training).transpose(0, 1)
+
+
+class PreNormResidual(nn.Module):
+    """``x + fn(norm(x))``."""
+
+    def __init__(self, dim: int, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fn(self.norm(x))
+
+
+def _mixer_block(num_tokens: int, dim: int, dropout: float) -> nn.Sequential:
+    """Token mixing over the pathways, then channel mixing; both halve the width inside."""
+    tokens = nn.Sequential(
+        nn.Conv1d(num_tokens, num_tokens // 2, 1),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Conv1d(num_tokens // 2, num_tokens, 1),
+        nn.Dropout(dropout),
+    )
+    channels = nn.Sequential(
+        nn.Linear(dim, dim // 2),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(dim // 2, dim),
+        nn.Dropout(dropout),
+    )
+    return nn.Sequential(PreNormResidual(dim, tokens), PreNormResidual(dim, channels))
+
+
+class GeneMixer(nn.Module):
+    """Pathway networks, MLP-Mixer and pathway compression.
+
+    Args:
+        pathways: see :class:`PathwayNetworks`.
+        out_dim: width of the slide encoder, ``E``.
+        hidden_dim: width of the pathway vectors.
+        depth: mixer blocks.
+        num_tokens: gene tokens after compression, ``G``.
+        dropout: everywhere.
+    """
+
+    def __init__(
+        self,
+        pathways: Sequence[Sequence[int]],
+        out_dim: int,
+        hidden_dim: int = 256,
+        depth: int = 3,
+        num_tokens: int = 64,
+        dropout: float = 0.25,
+    ) -> None:
+        super().__init__()
+        count = len(pathways)
+        if count < 2:
+            raise ValueError(f"the gene mixer needs at least two pathways, got {count}")
+        self.num_tokens = num_tokens
+        self.gene_networks = PathwayNetworks(pathways, hidden_dim, dropout)
+        self.mlp_mixer = nn.Sequential(
+            *(_mixer_block(count, hidden_dim, dropout) for _ in range(depth)),
+            nn.LayerNorm(hidden_dim),
+            nn.Linear(hidden_dim, out_dim),
+        )
+        self.pathway_compression = nn.Linear(count, num_tokens)
+        # The 1x1 convolutions keep PyTorch's initialisation, as in the published runs.
+        self.apply(init_linear)
+
+    def forward(self, genes: Tensor, copies: int = 1) -> Tensor:
+        """``[n_genes] -> [copies, G, E]``."""
+        x = self.mlp_mixer(self.gene_networks(genes, copies))  # [copies, P, E]
+        return self.pathway_compression(x.transpose(1, 2)).transpose(1, 2)
+
+
+_PUBLISHED_NETWORK = re.compile(r"^gene_networks\.(\d+)\.([01])\.0\.(weight|bias)$")
+
+
+def pack_pathway_networks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translates ``gene_networks.N.{0,1}.0.{weight,bias}`` of published checkpoints to ours."""
+    packed = {name: value for name, value in state.items() if not _PUBLISHED_NETWORK.match(name)}
+    found = [match for name in state if (match := _PUBLISHED_NETWORK.match(name))]
+    if found:
+        count = 1 + max(int(match[1]) for match in found)
+        first = [state[f"gene_networks.{i}.0.0.weight"].T for i in range(count)]
+        second = [state[f"gene_networks.{i}.1.0.weight"].T for i in range(count)]
+        packed["gene_networks.weight1"] = torch.cat(first)
+        packed["gene_networks.weight2"] = torch.stack(second)
+        packed["gene_networks.bias1"] = torch.stack(
+            [state[f"gene_networks.{i}.0.0.bias"] for i in range(count)]
+        )
+        packed["gene_networks.bias2"] = torch.stack(
+            [state[f"gene_networks.{i}.1.0.bias"] for i in range(count)]
+        )
+    return packed
+
+
+def unpack_pathway_networks(state: Mapping[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor]:
+    """The inverse of :func:`pack_pathway_networks`; ``sizes`` are the genes per pathway."""
+    names = ("weight1", "bias1", "weight2", "bias2")
+    unpacked = {k: v for k, v in state.items() if k not in {f"gene_networks.{n}" for n in names}}
+    for i, rows in enumerate(state["gene_networks.weight1"].split(list(sizes))):
+        unpacked[f"gene_networks.{i}.0.0.weight"] = rows.T.contiguous()
+        unpacked[f"gene_networks.{i}.0.0.bias"] = state["gene_networks.bias1"][i].clone()
+        unpacked[f"gene_networks.{i}.1.0.weight"] = state["gene_networks.weight2"][i].T.contiguous()
+        unpacked[f"gene_networks.{i}.1.0.bias"] = state["gene_networks.bias2"][i].clone()
+    return unpacked

@@ -1,0 +1,64 @@
+"""Reading official checkpoints: one place for where they come from and how strictly they load."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+def read_checkpoint(path: str | Path, what: str, source: str, constant: str) -> Any:
+    """Reads a checkpoint file without executing code from it.
+
+    Args:
+        path: the file.
+        what: name of the model, for messages.
+        source: where a user gets the file.
+        constant: the entry of ``utils/constants.py`` that points to the file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"weights of {what} not found at {path}. Get them from {source} and set {constant} in "
+            f"utils/constants.py or the environment variable MODALTUNE_{constant}."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no readable checkpoint of {what}: {error}") from error
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, path: str | Path) -> None:
+    """Loads ``state`` into ``module``; nothing may be missing, what is unexpected is reported.
+
+    Raises:
+        ValueError: parameters are missing or have another shape.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, should be {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if missing or wrong:
+        raise ValueError(
+            f"{path} does not fit {what}: {len(missing)} parameters missing {missing[:5]}, "
+            f"{len(wrong)} of another shape {wrong[:5]}. Is it the right checkpoint for this config?"
+        )
+    if unexpected:
+        logger.warning("%s: %d unexpected entries ignored, such as %s", path, len(unexpected), unexpected[:5])
+    module.load_state_dict({name: state[name] for name in own})
+    logger.info("%s: loaded %d tensors from %s", what, len(own), path)

@@ -1,0 +1,84 @@
+"""The Prov-GigaPath slide encoder as a backbone of the Modal Adapter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from models.pretrained import load_strict, read_checkpoint
+from models.prov_gigapath.longnet import LongNetViT
+from models.slide_backbone import SlideBackbone
+
+if TYPE_CHECKING:
+    from data_utils.case import Case
+
+logger = logging.getLogger(__name__)
+
+
+class GigaPathBackbone(SlideBackbone):
+    """Runs :class:`LongNetViT` block by block. The image token is CLS, without a final norm.
+
+    Args:
+        config: arguments of :class:`LongNetViT`.
+    """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.vit = LongNetViT(**config)
+        self.embed_dim = self.vit.embed_dim
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.vit.encoder.layers
+
+    def embed(self, case: Case, num_tasks: int) -> tuple[Tensor, Tensor, None]:
+        """See :class:`SlideBackbone`; raises ValueError where the features have another width."""
+        width = self.vit.patch_embed.proj.in_features
+        if case.features.shape[-1] != width:
+            raise ValueError(
+                f"case {case.case_id}: patch features are {case.features.shape[-1]} wide, the slide encoder "
+                f"takes {width}. Were they extracted with another tile encoder?"
+            )
+        self._warn_outside_grid(case)
+        patches = self.vit.patch_embed(case.features) + self.vit.positions(case.coords)
+        patches = patches.expand(num_tasks, -1, -1)  # [T, L, E]
+        cls = self.vit.cls_token.expand(num_tasks, -1, -1)  # position 0 is zero
+        if self.training:  # every task copy draws its own mask
+            patches, cls = self.vit.input_dropout(patches), self.vit.input_dropout(cls)
+        return cls, patches, None
+
+    def _warn_outside_grid(self, case: Case) -> None:
+        cells = self.vit.grid_cells(case.coords)
+        outside = int(((cells < 0) | (cells >= self.vit.grid_size)).any(dim=1).sum())
+        if outside:
+            size = f"{self.vit.grid_size} x {self.vit.grid_size}"
+            logger.warning(
+                "case %s: %d of %d patches lie outside the %s position grid and get positions of its border",
+                case.case_id,
+                outside,
+                len(cells),
+                size,
+            )
+
+    def run(self, block: nn.Module, tokens: Tensor, context: None) -> Tensor:
+        return block(tokens)
+
+    def pool(self, cls: Tensor, patches: Tensor, context: None) -> Tensor:
+        return cls
+
+    def load_pretrained(self, path: str | Path) -> None:
+        checkpoint = read_checkpoint(
+            path,
+            what="the Prov-GigaPath slide encoder",
+            source="https://huggingface.co/prov-gigapath/prov-gigapath (slide_encoder.pth)",
+            constant="GIGAPATH_SLIDE_ENCODER",
+        )
+        if "model" not in checkpoint or not isinstance(checkpoint["model"], dict):
+            raise ValueError(f"{path} has no entry 'model'; is it Prov-GigaPath's slide_encoder.pth?")
+        # Newer releases of the file carry the fixed position table, which is computed here.
+        state = {name: value for name, value in checkpoint["model"].items() if name != "pos_embed"}
+        load_strict(self.vit, state, "the Prov-GigaPath slide encoder", path)

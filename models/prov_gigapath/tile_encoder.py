@@ -1,0 +1,58 @@
+"""GigaPath's tile encoder: a timm vision transformer in its published shape, or smaller for the demo.
+
+Source: H. Xu et al., A whole-slide foundation model for digital pathology from real-world data, Nature
+2024; checkpoint ``pytorch_model.bin`` (shapes: 224 px, patches of 16, 1536 wide, 40 blocks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from models.pretrained import load_strict, read_checkpoint
+from utils import constants
+
+SOURCE = "https://huggingface.co/prov-gigapath/prov-gigapath (gated)"
+
+
+def build_tile_encoder(config: Mapping[str, Any]) -> nn.Module:
+    """The encoder of a config (``model_name``, ``model_args``), with random weights.
+
+    Maps normalised images ``[n, 3, input_size, input_size]`` to ``[n, D]`` (D = 1536 as published); its
+    ``num_features`` is ``D``.
+
+    Raises:
+        ValueError: the config names no timm model, or one with a classifier.
+    """
+    name, arguments = config["model_name"], dict(config["model_args"])
+    if not timm.is_model(name):
+        raise ValueError(f"tile encoder config: timm has no model {name!r}")
+    if arguments.get("num_classes") != 0:
+        raise ValueError("tile encoder config: model_args.num_classes must be 0, features are wanted")
+    return timm.create_model(name, pretrained=False, **arguments)
+
+
+def load_tile_encoder(config: Mapping[str, Any], checkpoint: str | Path | None = None) -> nn.Module:
+    """The frozen encoder of a config in evaluation mode, float32 on the CPU.
+
+    Args:
+        config: contents of a ``model_configs/*_tile_encoder.json``.
+        checkpoint: flat state dict of the encoder; ``constants.GIGAPATH_TILE_ENCODER`` when ``None``.
+
+    Raises:
+        FileNotFoundError: the checkpoint does not exist; the message says where to get it.
+        ValueError: the checkpoint does not fit the config, or the config is wrong.
+    """
+    path = Path(checkpoint or constants.GIGAPATH_TILE_ENCODER)
+    state = read_checkpoint(path, "the GigaPath tile encoder", SOURCE, "GIGAPATH_TILE_ENCODER")
+    # Drawing 1.1 billion random weights that are replaced at once takes longer than reading the file.
+    with torch.device("meta"):
+        encoder = build_tile_encoder(config)
+    encoder.to_empty(device="cpu")
+    load_strict(encoder, state, "the GigaPath tile encoder", path)
+    return encoder.requires_grad_(False).eval()

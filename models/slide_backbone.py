@@ -1,0 +1,70 @@
+"""What the Modal Adapter needs from a frozen slide encoder, and which encoders there are."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from data_utils.case import Case
+
+# A new slide encoder is one folder and one line here. Modules are imported on demand, so that
+# running one encoder needs nothing of the others.
+BACKBONES = {"gigapath": "models.prov_gigapath.backbone:GigaPathBackbone"}
+
+
+class SlideBackbone(nn.Module, ABC):
+    """A slide encoder taken apart into the steps between which the adapter works.
+
+    Symbols: ``T`` task copies, ``L`` patches, ``E`` width of the encoder.
+    """
+
+    embed_dim: int
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, in order."""
+
+    @abstractmethod
+    def embed(self, case: Case, num_tasks: int) -> tuple[Tensor, Tensor, Any]:
+        """Embeds a case once for all tasks.
+
+        Returns:
+            CLS tokens ``[T, 1, E]``, patch tokens ``[T, L, E]`` (``L`` may be smaller than in the case
+            where the encoder drops background), and a context that ``run`` and ``pool`` receive.
+        """
+
+    @abstractmethod
+    def run(self, block: nn.Module, tokens: Tensor, context: Any) -> Tensor:
+        """Applies one block to ``[T, 1 + L, E]``."""
+
+    @abstractmethod
+    def pool(self, cls: Tensor, patches: Tensor, context: Any) -> Tensor:
+        """The image token ``[T, 1, E]`` from the tokens after the last block."""
+
+    @abstractmethod
+    def load_pretrained(self, path: str | Path) -> None:
+        """Loads the official checkpoint.
+
+        Raises:
+            FileNotFoundError: there is no such file; the message says where to get it.
+            ValueError: parameters are missing or have another shape.
+        """
+
+
+def build_backbone(name: str, config: Mapping[str, Any]) -> SlideBackbone:
+    """The slide encoder registered as ``name``, with random weights.
+
+    Raises:
+        ValueError: no such encoder.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"unknown slide encoder {name!r}; there are {sorted(BACKBONES)}")
+    module, attribute = BACKBONES[name].split(":")
+    return getattr(importlib.import_module(module), attribute)(**config)

@@ -1,0 +1,81 @@
+"""Shared small data: everything is generated."""
+
+import pytest
+import torch
+
+from data_utils.case import Case
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def tiny_config():
+    """A ModalTune config small enough for loops; heads do not divide by every ratio."""
+    return {
+        "slide_encoder": {
+            "in_dim": 10,
+            "embed_dim": 48,
+            "depth": 6,
+            "num_heads": 6,
+            "ffn_dim": 40,
+            "segment_lengths": [8, 20, 64],
+            "dilated_ratios": [1, 2, 4],
+            "dropout": 0.25,
+            "drop_path_rate": 0.1,
+        },
+        "interaction_indexes": [[0, 1], [2, 3], [4, 5]],
+        "num_heads": 3,
+        "cffn_ratio": 0.25,
+        "init_values": 0.0,
+        "drop_path_rate": 0.1,
+        "token_agg": "sum",
+        "output_dim": 7,
+        "gene_encoder": {"hidden_dim": 8, "depth": 2, "num_tokens": 4, "dropout": 0.25},
+    }
+
+
+@pytest.fixture
+def pathways():
+    """Uneven, overlapping pathways over ten genes."""
+    return ((0, 3, 5), (1,), (2, 3, 4, 6, 7, 8, 9), (5, 0))
+
+
+@pytest.fixture
+def make_case():
+    """A factory of random cases."""
+
+    def make(length=23, in_dim=10, num_genes=10, seed=0, dtype=torch.float32, **changes):
+        generator = torch.Generator().manual_seed(seed)
+        fields = {
+            "case_id": f"case-{seed}",
+            "submitter_id": f"TCGA-XX-{seed:04d}",
+            "project_id": "TCGA-TEST",
+            "features": torch.randn(length, in_dim, generator=generator, dtype=dtype),
+            "coords": torch.randint(0, 40_000, (length, 2), generator=generator),
+            "patch_size_lv0": 256,
+            "genes": torch.randn(num_genes, generator=generator, dtype=dtype),
+            "clinical": torch.rand(5, generator=generator, dtype=dtype),
+            "text": torch.nn.functional.normalize(
+                torch.randn(4, 512, generator=generator, dtype=dtype), dim=-1
+            ),
+            "label": seed % 2,
+            "duration": 10.0 + seed,
+            "event": seed % 2,
+        }
+        return Case(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def randomise():
+    """Gives every parameter of a model a random value, gates included, so that nothing hides at zero."""
+
+    def apply(model, seed=0, scale=0.4):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        return model
+
+    return apply

@@ -1,0 +1,156 @@
+"""Weights on disk: ours, and those of the published code.
+
+``best_model_weights.pt`` holds the trainable parameters, the frozen text projector and everything a
+later evaluation needs to prepare its input alike. Official weights of the frozen encoder are read
+from their own files every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.genomic_utils.gene_mixer import pack_pathway_networks, unpack_pathway_networks
+from utils.files import atomic_path, setup_logging
+
+logger = logging.getLogger(__name__)
+
+# Published names that stand at another place in our modules; all other adapter names are equal.
+_GENES = "modality_encoders.genes.network."
+_RENAMED = {"gene_encoder.": _GENES, "clinical_mlp.": "modality_encoders.clinical.network."}
+_ADAPTER = (
+    "gene_pe",
+    "gene_cls",
+    "interactions.",
+    "prompt_selfattention.",
+    "task_weight.",
+    "final_norm.",
+    "final_project.",
+)
+_BACKBONE = "backbone.vit."
+
+
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the parameters of a published ModalTune checkpoint to ours.
+
+    Parameters of the frozen encoder, which published checkpoints contain too, get the prefix of the
+    backbone.
+    """
+    genes = {k.removeprefix("gene_encoder."): v for k, v in state.items() if k.startswith("gene_encoder.")}
+    ours = {_GENES + name: value for name, value in pack_pathway_networks(genes).items()}
+    for name, value in state.items():
+        if name.startswith("gene_encoder.") or name == "pos_embed":  # positions are computed
+            continue
+        if name.startswith("clinical_mlp."):
+            name = _RENAMED["clinical_mlp."] + name.removeprefix("clinical_mlp.")
+        elif not name.startswith(_ADAPTER):
+            name = _BACKBONE + name
+        ours[name] = value
+    return ours
+
+
+def to_published(state: Mapping[str, Tensor], pathway_sizes: Sequence[int]) -> dict[str, Tensor]:
+    """The inverse of :func:`from_published`; ``pathway_sizes`` are the genes per pathway."""
+    genes = {k.removeprefix(_GENES): v for k, v in state.items() if k.startswith(_GENES)}
+    genes = unpack_pathway_networks(genes, pathway_sizes)
+    published = {"gene_encoder." + name: value for name, value in genes.items()}
+    for name, value in state.items():
+        if name.startswith(_GENES):
+            continue
+        for theirs, own in (*_RENAMED.items(), ("", _BACKBONE)):
+            if name.startswith(own):
+                name = theirs + name.removeprefix(own)
+                break
+        published[name] = value
+    return published
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters that training changes, and the persistent buffers of their modules, on the CPU."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {k: v.detach().cpu() for k, v in model.state_dict().items() if k not in frozen}
+
+
+def load_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Loads :func:`trainable_state`; every trainable parameter must be there.
+
+    Raises:
+        ValueError: parameters are missing, unknown or of another shape.
+    """
+    own = model.state_dict()
+    missing = sorted(trainable_state(model).keys() - state.keys())
+    unknown = sorted(state.keys() - own.keys())
+    wrong = [
+        f"{k} is {tuple(v.shape)}, should be {tuple(own[k].shape)}"
+        for k, v in state.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    if missing or unknown or wrong:
+        raise ValueError(
+            f"{path} does not fit the model: {len(missing)} parameters missing {missing[:3]}, "
+            f"{len(unknown)} unknown {unknown[:3]}, {len(wrong)} of another shape {wrong[:3]}. "
+            "Do --mil_name, --model_config and the pathway table equal those of the training run?"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def save(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes a checkpoint atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(dict(content), temporary)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint without executing code from it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist; pass another one with --eval_weights")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no readable checkpoint: {error}") from error
+
+
+def load_weights(path: str | Path) -> dict[str, Any]:
+    """Reads ``best_model_weights.pt`` of ours or of the published code.
+
+    Returns:
+        ``{"model": state}`` and, for ours, ``text_projector`` and ``run`` (config, pathways, ...).
+    """
+    content = load(path)
+    if "model" in content and "run" in content:
+        return content
+    if "final_project.weight" in content:
+        logger.info("%s is a checkpoint of the published code", path)
+        return {"model": from_published(content)}
+    raise ValueError(f"{path} is no ModalTune checkpoint; its first entries are {list(content)[:5]}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``python -m utils.checkpoint convert published.pt ours.pt``."""
+    parser = argparse.ArgumentParser(description="Translate ModalTune checkpoints.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser("convert", help="published best_model_weights.pt -> our parameter names")
+    convert.add_argument("source", type=Path)
+    convert.add_argument("target", type=Path)
+    args = parser.parse_args(argv)
+    setup_logging()
+    state = load_weights(args.source)["model"]
+    save(args.target, {"model": state, "run": {}})
+    logger.info("%s: %d tensors written to %s", args.source, len(state), args.target)
+
+
+if __name__ == "__main__":
+    main()
