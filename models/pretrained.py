@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from utils.files import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,7 @@ def read_checkpoint(path: str | Path, what: str, source: str, constant: str) -> 
             f"weights of {what} not found at {path}. Get them from {source} and set {constant} in "
             f"utils/constants.py or the environment variable MODALTUNE_{constant}."
         )
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no readable checkpoint of {what}: {error}") from error
+    return read_tensors(path, f"checkpoint of {what}")
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, path: str | Path) -> None:

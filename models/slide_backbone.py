@@ -25,6 +25,8 @@ class SlideBackbone(nn.Module, ABC):
     """
 
     embed_dim: int
+    # Level-0 pixels that the position grid covers along each axis, where the encoder has one.
+    grid_extent: int | None = None
 
     @property
     @abstractmethod

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.genomic_utils.gene_mixer import pack_pathway_networks, unpack_pathway_networks
-from utils.files import atomic_path, setup_logging
+from utils.files import atomic_path, read_tensors, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -112,22 +111,23 @@ def load(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds more than tensors and plain values.
+        ValueError: the file is damaged, is no dict, or holds more than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist; pass another one with --eval_weights")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no readable checkpoint: {error}") from error
+    content = read_tensors(path, "checkpoint")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, a checkpoint is a dict")
+    return content
 
 
 def load_weights(path: str | Path) -> dict[str, Any]:
     """Reads ``best_model_weights.pt`` of ours or of the published code.
 
     Returns:
-        ``{"model": state}`` and, for ours, ``text_projector`` and ``run`` (config, pathways, ...).
+        ``{"model": state}`` and, for ours, ``objective`` (the text projector) and ``run`` (config,
+        pathways, ...).
     """
     content = load(path)
     if "model" in content and "run" in content:

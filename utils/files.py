@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def setup_logging(level: int = logging.INFO) -> None:
@@ -55,3 +59,21 @@ def read_json(path: str | Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from error
+
+
+def read_tensors(path: str | Path, what: str) -> Any:
+    """Reads a file written by ``torch.save``, on the CPU and without executing code from it.
+
+    Args:
+        path: the file.
+        what: what the file should be, for the message.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    # Bytes that are no checkpoint end in any of these, depending on how they begin.
+    except (RuntimeError, EOFError, LookupError, ValueError, struct.error, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no readable {what}: {error}") from error

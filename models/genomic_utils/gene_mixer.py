@@ -32,12 +32,13 @@ class PathwayNetworks(nn.Module):
         sizes = [len(genes) for genes in pathways]
         if not sizes or min(sizes) == 0:
             raise ValueError("every pathway needs at least one gene; drop empty pathways first")
-        members = torch.tensor([gene for genes in pathways for gene in genes])
+        flat = [gene for genes in pathways for gene in genes]
+        members = torch.tensor(flat)
         starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         self.register_buffer("members", members, persistent=False)
         self.register_buffer("starts", starts, persistent=False)
         self.register_buffer("rows", torch.arange(len(members)), persistent=False)
-        self.num_genes = int(members.max()) + 1
+        self.num_genes = max(flat) + 1
         self.dropout = dropout
         self.weight1 = nn.Parameter(torch.empty(len(members), hidden_dim))
         self.bias1 = nn.Parameter(torch.empty(len(sizes), hidden_dim))
@@ -149,11 +150,20 @@ _PUBLISHED_NETWORK = re.compile(r"^gene_networks\.(\d+)\.([01])\.0\.(weight|bias
 
 
 def pack_pathway_networks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Translates ``gene_networks.N.{0,1}.0.{weight,bias}`` of published checkpoints to ours."""
+    """Translates ``gene_networks.N.{0,1}.0.{weight,bias}`` of published checkpoints to ours.
+
+    Raises:
+        ValueError: a pathway lacks a parameter.
+    """
     packed = {name: value for name, value in state.items() if not _PUBLISHED_NETWORK.match(name)}
     found = [match for name in state if (match := _PUBLISHED_NETWORK.match(name))]
     if found:
         count = 1 + max(int(match[1]) for match in found)
+        if len(found) != 4 * count:
+            wanted = (
+                f"gene_networks.{i}.{j}.0.{k}" for i in range(count) for j in "01" for k in ("weight", "bias")
+            )
+            raise ValueError(f"pathway networks are incomplete: {[n for n in wanted if n not in state][:5]}")
         first = [state[f"gene_networks.{i}.0.0.weight"].T for i in range(count)]
         second = [state[f"gene_networks.{i}.1.0.weight"].T for i in range(count)]
         packed["gene_networks.weight1"] = torch.cat(first)

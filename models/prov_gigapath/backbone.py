@@ -30,6 +30,7 @@ class GigaPathBackbone(SlideBackbone):
         super().__init__()
         self.vit = LongNetViT(**config)
         self.embed_dim = self.vit.embed_dim
+        self.grid_extent = self.vit.tile_size * self.vit.grid_size
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -77,7 +78,7 @@ class GigaPathBackbone(SlideBackbone):
             source="https://huggingface.co/prov-gigapath/prov-gigapath (slide_encoder.pth)",
             constant="GIGAPATH_SLIDE_ENCODER",
         )
-        if "model" not in checkpoint or not isinstance(checkpoint["model"], dict):
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
             raise ValueError(f"{path} has no entry 'model'; is it Prov-GigaPath's slide_encoder.pth?")
         # Newer releases of the file carry the fixed position table, which is computed here.
         state = {name: value for name, value in checkpoint["model"].items() if name != "pos_embed"}

@@ -156,7 +156,7 @@ class LongNetViT(nn.Module):
         self.embed_dim, self.tile_size, self.grid_size = embed_dim, tile_size, grid_size
         self.patch_embed = PatchEmbed(in_dim, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.encoder = LongNetEncoder(
             [
                 LongNetLayer(embed_dim, num_heads, ffn_dim, segment_lengths, dilated_ratios, dropout, rate)

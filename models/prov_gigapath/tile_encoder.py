@@ -27,8 +27,10 @@ def build_tile_encoder(config: Mapping[str, Any]) -> nn.Module:
     ``num_features`` is ``D``.
 
     Raises:
-        ValueError: the config names no timm model, or one with a classifier.
+        ValueError: the config is incomplete, names no timm model, or one with a classifier.
     """
+    if missing := [key for key in ("model_name", "model_args") if key not in config]:
+        raise ValueError(f"tile encoder config: entries {missing} are missing")
     name, arguments = config["model_name"], dict(config["model_args"])
     if not timm.is_model(name):
         raise ValueError(f"tile encoder config: timm has no model {name!r}")

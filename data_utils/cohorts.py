@@ -1,0 +1,173 @@
+"""Cohort definitions: everything specific to a cohort is data in ``dataset/cohorts/{onco}.json``.
+
+A definition holds
+
+- ``name``: the short name used in paths and flags, such as ``BRCA``;
+- ``projects``: the TCGA projects it is made of;
+- ``site``: the words after "Cancer location:" in the label sentences;
+- ``classes``: for each subtype class the cleaned diagnoses that belong to it. Every other diagnosis
+  is class -1: such a case trains the text objective and is never scored;
+- ``synonyms`` (optional): ``{diagnosis: diagnosis that replaces it}``, lower case, without ", nos";
+- ``diagnosis_prefix`` (optional): a word put before every diagnosis, one for the cohort or
+  ``{project: word}``. Synonyms are written without it, classes with it.
+
+Classes follow the published cohorts. The published work names none for STAD; its file uses the Lauren
+groups (intestinal with the WHO types tubular and papillary; diffuse with signet ring cell).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils import constants
+from utils.files import read_json
+
+_REQUIRED = ("name", "projects", "site", "classes")
+_OPTIONAL = ("synonyms", "diagnosis_prefix")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A validated cohort definition; see the module for the meaning of the fields.
+
+    Attributes:
+        diagnosis_prefix: ``{project: prefix}`` for every project, "" where there is none.
+    """
+
+    name: str
+    projects: tuple[str, ...]
+    site: str
+    classes: tuple[tuple[str, ...], ...]
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    diagnosis_prefix: Mapping[str, str] = field(default_factory=dict)
+
+    def clean_diagnosis(self, raw: str | None, project: str) -> str | None:
+        """Diagnosis as the label sentences and the classes spell it; None stays None.
+
+        Lower case, without ", NOS", synonyms replaced, the prefix of the project in front.
+        """
+        if raw is None:
+            return None
+        diagnosis = raw.strip().lower().replace(", nos", "")
+        diagnosis = self.synonyms.get(diagnosis, diagnosis)
+        prefix = self.diagnosis_prefix.get(project, "")
+        if prefix and not diagnosis.startswith(f"{prefix} "):
+            diagnosis = f"{prefix} {diagnosis}"
+        return diagnosis
+
+    def class_of(self, diagnosis: str | None) -> int:
+        """Subtype class of a cleaned diagnosis, -1 where it belongs to none."""
+        for index, members in enumerate(self.classes):
+            if diagnosis in members:
+                return index
+        return -1
+
+
+def load_cohort(onco: str) -> Cohort:
+    """Cohort ``onco`` from ``constants.COHORTS_ROOT``.
+
+    Raises:
+        FileNotFoundError: there is no such definition; the message lists those that exist.
+        ValueError: the definition is wrong.
+    """
+    path = constants.cohort_file(onco)
+    if not path.is_file():
+        known = sorted(file.stem.upper() for file in path.parent.glob("*.json"))
+        raise FileNotFoundError(
+            f"no definition of cohort {onco.upper()}: {path} does not exist (known cohorts: {known}); "
+            "copy one of them and edit it"
+        )
+    return read_cohort(path)
+
+
+def read_cohort(path: str | Path) -> Cohort:
+    """Reads and validates one definition.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: no JSON, a key is unknown or missing, a value has the wrong type, or an entry could
+            never match a diagnosis; the message names the file and the entry.
+    """
+    path = Path(path)
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold one JSON object, not a {type(value).__name__}")
+    unknown = sorted(set(value) - {*_REQUIRED, *_OPTIONAL})
+    missing = [key for key in _REQUIRED if key not in value]
+    if unknown or missing:
+        raise ValueError(
+            f"{path}: unknown keys {unknown}, missing keys {missing}; "
+            f"a cohort has {list(_REQUIRED)} and may have {list(_OPTIONAL)}"
+        )
+    for key in ("name", "site"):
+        if not _is_text(value[key]):
+            raise ValueError(f"{path}: '{key}' must be a text, not {value[key]!r}")
+    if not _is_text_list(value["projects"]):
+        raise ValueError(f"{path}: 'projects' must be a list of texts, not {value['projects']!r}")
+    projects = tuple(value["projects"])
+    prefixes = _prefixes(path, value.get("diagnosis_prefix", ""), projects)
+    return Cohort(
+        name=value["name"].upper(),
+        projects=projects,
+        site=value["site"],
+        classes=_classes(path, value["classes"], prefixes),
+        synonyms=_synonyms(path, value.get("synonyms", {})),
+        diagnosis_prefix=prefixes,
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_text_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_text(item) for item in value)
+
+
+def _is_clean(diagnosis: str) -> bool:
+    return diagnosis == diagnosis.strip().lower().replace(", nos", "")
+
+
+def _prefixes(path: Path, value: Any, projects: Sequence[str]) -> dict[str, str]:
+    if isinstance(value, str):
+        value = dict.fromkeys(projects, value)
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise ValueError(f"{path}: 'diagnosis_prefix' must be a text or {{project: text}}, not {value!r}")
+    strangers = sorted(set(value) - set(projects))
+    if strangers:
+        raise ValueError(
+            f"{path}: 'diagnosis_prefix' names {strangers}, which are not among {list(projects)}"
+        )
+    return {project: value.get(project, "").strip().lower() for project in projects}
+
+
+def _classes(path: Path, value: Any, prefixes: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(value, list) or len(value) < 2 or not all(_is_text_list(item) for item in value):
+        raise ValueError(
+            f"{path}: 'classes' must be a list of at least two lists of diagnoses, not {value!r}"
+        )
+    seen: set[str] = set()
+    for diagnosis in (item for members in value for item in members):
+        if not _is_clean(diagnosis):
+            raise ValueError(f"{path}: class entry {diagnosis!r} must be lower case and without ', nos'")
+        if diagnosis in seen:
+            raise ValueError(f"{path}: diagnosis {diagnosis!r} stands twice in 'classes'")
+        if not any(not prefix or diagnosis.startswith(f"{prefix} ") for prefix in prefixes.values()):
+            raise ValueError(
+                f"{path}: class entry {diagnosis!r} can never match, it starts with none of the prefixes "
+                f"{sorted(set(prefixes.values()))}"
+            )
+        seen.add(diagnosis)
+    return tuple(tuple(members) for members in value)
+
+
+def _synonyms(path: Path, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(_is_text(item) for item in value.values()):
+        raise ValueError(f"{path}: 'synonyms' must be {{diagnosis: diagnosis}}, not {value!r}")
+    for diagnosis in [*value, *value.values()]:
+        if not _is_clean(diagnosis):
+            raise ValueError(f"{path}: synonym {diagnosis!r} must be lower case and without ', nos'")
+    return dict(value)

@@ -1,0 +1,1 @@
+"""Parts of the generated demo cohort: patients, slides, expression and small checkpoints."""

@@ -1,0 +1,74 @@
+"""What differs between the cohorts of the demo, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Subtype:
+    """A class of a cohort: its raw diagnoses (the first is the usual one), project and look."""
+
+    diagnoses: tuple[str, ...]
+    project: str
+    look: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class DemoCohort:
+    """What differs between cohorts. A new one is one more entry of ``COHORTS``.
+
+    Attributes:
+        name: as in ``TCGA-{name}``.
+        patients: number at scale 1.
+        subtypes: the classes, two or more.
+        rare: raw diagnoses that belong to no class.
+        sites: two-letter tissue source sites of the barcodes; differ between cohorts.
+        median_months: of survival.
+        tissue: tint and spacing of the connective tissue, about -1 to 1 each; all patients share them.
+        corrupt_slide_is_spare: the patient of the corrupt slide has a second, good one.
+        staged: the AJCC columns are filled.
+    """
+
+    name: str
+    patients: int
+    subtypes: tuple[Subtype, ...]
+    rare: tuple[str, ...]
+    sites: tuple[str, ...]
+    median_months: float
+    tissue: tuple[float, float]
+    corrupt_slide_is_spare: bool = True
+    staged: bool = True
+
+
+COHORTS: dict[str, DemoCohort] = {
+    "BRCA": DemoCohort(
+        name="BRCA",
+        patients=110,
+        subtypes=(
+            Subtype(("Infiltrating duct carcinoma, NOS",), "TCGA-BRCA", (1.0, 0.0)),
+            Subtype(("Lobular carcinoma, NOS",), "TCGA-BRCA", (-1.0, 0.0)),
+        ),
+        rare=("Medullary carcinoma, NOS", "Metaplastic carcinoma, NOS", "Mucinous adenocarcinoma"),
+        sites=("X1", "X2", "X3"),
+        median_months=40.0,
+        tissue=(0.5, 0.5),
+    ),
+    "BLCA": DemoCohort(
+        name="BLCA",
+        patients=60,
+        subtypes=(
+            Subtype(("Transitional cell carcinoma",), "TCGA-BLCA", (1.0, 0.0)),
+            Subtype(
+                ("Papillary transitional cell carcinoma", "Papillary adenocarcinoma, NOS"),
+                "TCGA-BLCA",
+                (-1.0, 0.0),
+            ),
+        ),
+        rare=("Squamous cell carcinoma, NOS", "Carcinoma, NOS"),
+        sites=("Y1", "Y2"),
+        median_months=30.0,
+        tissue=(-0.5, -0.5),
+        corrupt_slide_is_spare=False,
+    ),
+}

@@ -1,0 +1,122 @@
+"""Writes the label sentences and their embeddings: ``python -m data_utils.make_textemb_conch --onco BRCA``.
+
+Reads the split files, builds four sentences per case and embeds each different sentence once with CONCH's
+text tower. Beside the embeddings lie the sentences (``sentences_{onco}.csv``) and the quartile edges of
+survival they were written with (``survival_edges_{onco}.json``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data_utils.cohorts import load_cohort, read_cohort
+from data_utils.label_text import build_sentences, survival_edges
+from data_utils.tcga import read_split_cases, split_paths
+from models.conch.text_tower import encode_tokens, load_text_tower, read_text_config
+from models.conch.tokenizer import ConchTokenizer
+from utils import constants
+from utils.files import atomic_path, setup_logging, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--onco", required=True, type=str.upper, help="cohort, such as BRCA")
+    parser.add_argument("--features_encoder", default="gigapath", help="which split files to read")
+    parser.add_argument("--cohort_json", type=Path, help="cohort definition (default: constants)")
+    parser.add_argument("--splits_dir", type=Path, help="folder of the split files (default: constants)")
+    parser.add_argument("--output", type=Path, help="{case_id: [4, 512]} (default: constants)")
+    parser.add_argument(
+        "--protocol",
+        choices=("published", "strict"),
+        default="published",
+        help="quartile edges from all cases (published) or from the training split (strict)",
+    )
+    parser.add_argument("--conch_config", type=Path, help="sizes of the tower (default: conch_text.json)")
+    parser.add_argument("--conch_checkpoint", type=Path, help="conch.pt (default: constants)")
+    parser.add_argument("--conch_tokenizer", type=Path, help="tokeniser JSON (default: constants)")
+    parser.add_argument("--batch_size", type=int, default=64, help="sentences at once")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or the index of a GPU")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    setup_logging()
+    output = args.output or constants.text_table(args.onco)
+    cohort = read_cohort(args.cohort_json) if args.cohort_json else load_cohort(args.onco)
+    config = read_text_config(args.conch_config or constants.CONFIGS_ROOT / "conch_text.json")
+
+    cases = read_split_cases(split_paths(args.onco, args.features_encoder, args.splits_dir))
+    learned_from = cases[cases["split"] == "train"] if args.protocol == "strict" else cases
+    edges = survival_edges(learned_from["durations"].tolist())
+    sentences = pd.DataFrame([build_sentences(row, cohort.site, edges) for row in cases.to_dict("records")])
+
+    tokenizer = ConchTokenizer(
+        args.conch_tokenizer or constants.CONCH_TOKENIZER, config.context_length, config.vocab_size
+    )
+    device = choose_device(args.device)
+    tower = load_text_tower(config, args.conch_checkpoint or constants.CONCH_CHECKPOINT).to(device)
+    different = sorted(set(sentences.to_numpy().ravel()))
+    embeddings = embed(different, tokenizer, tower, device, args.batch_size)
+    rows = sentences.map({sentence: row for row, sentence in enumerate(different)}.get).to_numpy()
+
+    with atomic_path(output) as temporary:
+        torch.save(
+            {
+                case: embeddings[row]
+                for case, row in zip(cases["case_id"], torch.from_numpy(rows), strict=True)
+            },
+            temporary,
+        )
+    readable = pd.concat([cases[["case_id", "case_submitter_id", "split"]], sentences], axis=1)
+    with atomic_path(output.with_name(f"sentences_{args.onco.lower()}.csv")) as temporary:
+        readable.to_csv(temporary, index=False)
+    write_json(
+        output.with_name(f"survival_edges_{args.onco.lower()}.json"),
+        {"protocol": args.protocol, "cases": len(learned_from), "edges_months": edges},
+    )
+    logger.info(
+        "%d cases, %d different sentences (%s protocol) -> %s",
+        len(cases),
+        len(different),
+        args.protocol,
+        output,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Device for "auto" (a GPU where there is one), "cpu", "cuda" or the index of a GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(f"cuda:{name}" if name.isdigit() else name)
+
+
+def embed(
+    sentences: Sequence[str],
+    tokenizer: ConchTokenizer,
+    tower: nn.Module,
+    device: torch.device,
+    batch_size: int,
+) -> Tensor:
+    """L2-normalised embeddings ``[n, output_dim]`` on the CPU, float32."""
+    starts = range(0, len(sentences), batch_size)
+    return torch.cat(
+        [
+            encode_tokens(tower, tokenizer(sentences[start : start + batch_size]).to(device)).cpu()
+            for start in tqdm(starts, desc="sentences", disable=None)
+        ]
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

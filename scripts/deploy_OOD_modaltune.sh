@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=modaltune-ood
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=64G
+#SBATCH --time=12:00:00
+#SBATCH --output=slurm-%x-%j.out
+#
+# Applies a trained ModalTune to other cohorts: embeddings come from the frozen weights of every seed,
+# the probes are fitted on the new cohort's training patients and scored on its test patients.
+#   bash scripts/deploy_OOD_modaltune.sh      or      sbatch scripts/deploy_OOD_modaltune.sh
+# The new cohorts need their features, gene table and splits (submit_extract_patches.sh, submit_get_dataset.sh).
+set -euo pipefail
+
+# ---- edit here, or set in the environment
+TRAINED_ON="${TRAINED_ON:-BRCA}"                        # cohort of the trained model
+COHORTS="${COHORTS:-COADREAD BLCA}"                     # cohorts to apply it to
+TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+PROTOCOL="${PROTOCOL:-published}"                       # published | strict
+WORKERS="${WORKERS:-4}"
+DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
+RUN_NAME="${RUN_NAME:-modaltune_gigapath_$TYPE}"        # as in submit_modaltune.sh
+EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
+# ----
+
+# sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
+REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+[[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
+cd "$REPO"
+source scripts/setup_env.sh
+
+read -r -a cohorts <<<"$COHORTS"
+read -r -a extra <<<"$EXTRA_ARGS"
+output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_ROOT)')"
+run="$output_root/$RUN_NAME/$TRAINED_ON"
+
+for onco in "${cohorts[@]}"; do
+  echo "== $TRAINED_ON -> $onco"
+  python train_modaltune.py --eval_only --eval_weights "$run" --onco "$onco" \
+    --output_path "$run" --eval_name "ood_$onco" --mil_name "longnetvit_${TYPE}_adapter" \
+    --protocol "$PROTOCOL" --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
+done

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# The whole pipeline on a generated cohort, on the CPU: raw slides, expression and clinical tables ->
+# features -> splits and texts -> trained ModalTune -> metrics, and the same model on a cohort it has
+# never seen. Sets everything up on first use; started again, it does only what is missing.
+#
+#   bash scripts/run_demo.sh
+#   DEMO_ROOT=/scratch/demo SEED=1 NUM_EPOCHS=10 bash scripts/run_demo.sh
+set -euo pipefail
+
+# ---- edit here, or set in the environment
+SEED="${SEED:-0}"
+NUM_SEEDS="${NUM_SEEDS:-1}"
+NUM_EPOCHS="${NUM_EPOCHS:-30}"
+SCALE="${SCALE:-1}"                                     # factor on the number of patients
+TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+PROTOCOL="${PROTOCOL:-published}"                       # published | strict
+# ----
+
+REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$REPO"
+source scripts/setup_env.sh
+
+DEMO_ROOT="${DEMO_ROOT:-$REPO/demo_data}"
+export MODALTUNE_DATA_ROOT="$DEMO_ROOT/data"
+export MODALTUNE_WEIGHTS_ROOT="$DEMO_ROOT/weights"
+export MODALTUNE_PATHWAY_TABLE="$DEMO_ROOT/pathways.csv"
+export MODALTUNE_SPLITS_ROOT="$DEMO_ROOT/splits"
+export MODALTUNE_OUTPUT_ROOT="$DEMO_ROOT/runs"
+export SEED NUM_SEEDS NUM_EPOCHS TYPE PROTOCOL DEVICE=cpu
+export WORKERS=0
+
+started=$SECONDS
+step() { echo; echo "=== [$((SECONDS - started)) s] $*"; }
+
+step "1/5 generate raw slides, tables and small checkpoints"
+python -m data_utils.make_demo_cohort --root "$DEMO_ROOT" --seed 0 --scale "$SCALE"
+
+step "2/5 extract patch features (one slide is corrupt on purpose)"
+COHORTS="BRCA BLCA" ENCODER_CONFIG=model_configs/demo_gigapath_tile_encoder.json ALLOW_FAILURES=1 \
+  BATCH_SIZE=64 WORKERS=1 EXTRA_ARGS="" bash scripts/submit_extract_patches.sh
+
+step "3/5 gene tables, splits, clinical features and label sentences"
+COHORTS="BRCA BLCA" CONCH_CONFIG=model_configs/demo_conch_text.json bash scripts/submit_get_dataset.sh
+
+step "4/5 train on BRCA and evaluate"
+COHORTS=BRCA MODEL_CONFIG=model_configs/demo_modaltune_gigapath_config.json EXTRA_ARGS="" \
+  bash scripts/submit_modaltune.sh
+
+step "5/5 apply to BLCA, which the model has never seen"
+TRAINED_ON=BRCA COHORTS=BLCA EXTRA_ARGS="" bash scripts/deploy_OOD_modaltune.sh
+
+run="$MODALTUNE_OUTPUT_ROOT/modaltune_gigapath_$TYPE/BRCA"
+step "done"
+cat "$run/results.md" "$run/ood_BLCA/results.md"
+echo
+echo "Tables, figures, embeddings and checkpoints: $run"

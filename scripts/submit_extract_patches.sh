@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=modaltune-extract
+#SBATCH --array=0-3
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=64G
+#SBATCH --time=48:00:00
+#SBATCH --output=slurm-%x-%A_%a.out
+#
+# Whole-slide images -> GigaPath patch features.
+#   bash scripts/submit_extract_patches.sh      all cohorts, one after the other
+#   sbatch scripts/submit_extract_patches.sh    one cohort per array task (submit from the repository root)
+# Finished slides are skipped, so an interrupted job is simply started again. What happened to every slide
+# stands in extraction_report.csv beside the features.
+set -euo pipefail
+
+# ---- edit here, or set in the environment
+COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as --array above
+ENCODER_CONFIG="${ENCODER_CONFIG:-model_configs/gigapath_tile_encoder.json}"
+BATCH_SIZE="${BATCH_SIZE:-64}"
+WORKERS="${WORKERS:-}"                                  # reading processes; empty: one per core of the job
+DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | number of a GPU
+ALLOW_FAILURES="${ALLOW_FAILURES:-0}"                   # slides of a cohort that may fail before this script does
+EXTRA_ARGS="${EXTRA_ARGS:-}"                            # more flags, such as --previews --min_tissue 0.25
+# ----
+
+# sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
+REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+[[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
+cd "$REPO"
+source scripts/setup_env.sh
+
+read -r -a cohorts <<<"$COHORTS"
+if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
+  if ((SLURM_ARRAY_TASK_ID >= ${#cohorts[@]})); then
+    echo "array task $SLURM_ARRAY_TASK_ID: only ${#cohorts[@]} cohorts, nothing to do"
+    exit 0
+  fi
+  cohorts=("${cohorts[$SLURM_ARRAY_TASK_ID]}")
+fi
+
+read -r -a extra <<<"$EXTRA_ARGS"
+
+for onco in "${cohorts[@]}"; do
+  echo "== $onco"
+  python -m data_utils.TCGA_extract_feats_GIGAPATH --onco "$onco" --encoder_config "$ENCODER_CONFIG" \
+    --batch_size "$BATCH_SIZE" --device "$DEVICE" --allow_failures "$ALLOW_FAILURES" \
+    ${WORKERS:+--workers "$WORKERS"} ${extra[@]+"${extra[@]}"}
+done

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=modaltune
+#SBATCH --array=0-3
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=64G
+#SBATCH --time=48:00:00
+#SBATCH --output=slurm-%x-%A_%a.out
+#
+# Trains ModalTune on each cohort with several seeds and evaluates it on the test patients.
+#   bash scripts/submit_modaltune.sh      all cohorts, one after the other
+#   sbatch scripts/submit_modaltune.sh    one cohort per array task (submit from the repository root)
+# Started again, it continues where it was interrupted and skips what is finished.
+set -euo pipefail
+
+# ---- edit here, or set in the environment
+COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as the --array above
+TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+MODEL_CONFIG="${MODEL_CONFIG:-model_configs/modaltune_gigapath_config.json}"
+PROTOCOL="${PROTOCOL:-published}"                       # published | strict
+SEED="${SEED:-0}"
+NUM_SEEDS="${NUM_SEEDS:-3}"                             # SEED, SEED + 1, ...
+NUM_EPOCHS="${NUM_EPOCHS:-30}"
+LR="${LR:-1e-4}"
+WORKERS="${WORKERS:-4}"
+DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
+RUN_NAME="${RUN_NAME:-modaltune_gigapath_$TYPE}"        # folder below OUTPUT_ROOT of utils/constants.py
+EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
+# ----
+
+# sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
+REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+[[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
+cd "$REPO"
+source scripts/setup_env.sh
+
+read -r -a cohorts <<<"$COHORTS"
+if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
+  if ((SLURM_ARRAY_TASK_ID >= ${#cohorts[@]})); then
+    echo "array task $SLURM_ARRAY_TASK_ID: only ${#cohorts[@]} cohorts, nothing to do"
+    exit 0
+  fi
+  cohorts=("${cohorts[$SLURM_ARRAY_TASK_ID]}")
+fi
+read -r -a extra <<<"$EXTRA_ARGS"
+output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_ROOT)')"
+
+for onco in "${cohorts[@]}"; do
+  echo "== $onco"
+  python train_modaltune.py --onco "$onco" --output_path "$output_root/$RUN_NAME/$onco" \
+    --mil_name "longnetvit_${TYPE}_adapter" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL" \
+    --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" \
+    --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
+done

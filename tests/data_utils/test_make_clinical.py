@@ -1,0 +1,95 @@
+"""Clinical features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from data_utils import make_clinical
+from data_utils.make_clinical import ClinicalCodes
+from data_utils.tcga import AJCC_COLUMNS, split_paths
+
+
+def split_row(case: str, age: float | None, stage: str | None, t: str | None = "T1") -> dict[str, object]:
+    return {
+        "case_id": case,
+        "case_submitter_id": case.upper(),
+        "project_id": "TCGA-BRCA",
+        "primary_diagnosis": "lobular carcinoma",
+        "durations": 12.5,
+        "vital_status": 1,
+        "age_at_index": age,
+        "ajcc_pathologic_stage": stage,
+        "ajcc_pathologic_t": t,
+        "ajcc_pathologic_n": None,
+        "ajcc_pathologic_m": "M0",
+    }
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    splits = {
+        "train": [split_row("a", 40, "Stage II"), split_row("b", None, "Stage I"), split_row("c", 80, None)],
+        "val": [split_row("d", 100, "Stage IV", "T2")],
+        "test": [split_row("e", float("nan"), "Stage II"), split_row("e", float("nan"), "Stage II")],
+    }
+    for split, path in split_paths("BRCA", folder=tmp_path).items():
+        path.write_text(json.dumps({"data": splits[split]}))
+    return ["--onco=brca", f"--splits_dir={tmp_path}", f"--output={tmp_path / 'clinical.pt'}"]
+
+
+def load(folder: Path) -> tuple[dict[str, list[float]], dict]:
+    tensors = torch.load(folder / "clinical.pt", weights_only=True)
+    assert all(value.dtype == torch.float32 and value.shape == (5,) for value in tensors.values())
+    codes = json.loads((folder / "clinical_codes.json").read_text())
+    return {case: pytest.approx(value.tolist()) for case, value in tensors.items()}, codes
+
+
+def test_published(tmp_path: Path, flags: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    make_clinical.main(flags)
+    features, codes = load(tmp_path)
+    # Stages I, II, IV, unknown; median age of 40, 80 and 100.
+    assert features == {
+        "a": [0.4, 1, 0, 0, 0],
+        "b": [0.8, 0, 0, 0, 0],
+        "c": [0.8, 3, 0, 0, 0],
+        "d": [1.0, 2, 1, 0, 0],
+        "e": [0.8, 1, 0, 0, 0],
+    }
+    assert (codes["protocol"], codes["max_age"], codes["median_age"], codes["cases"]) == (
+        "published",
+        100,
+        80,
+        5,
+    )
+    assert codes["codes"]["ajcc_pathologic_t"] == {"T1": 0, "T2": 1, "unknown": 2}
+    assert "2 missing ages set to the median 80" in caplog.text
+    assert "no case has ajcc_pathologic_n" in caplog.text
+
+
+def test_strict_learns_from_training_cases(
+    tmp_path: Path, flags: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_clinical.main([*flags, "--protocol=strict"])
+    features, codes = load(tmp_path)
+    # Stages I, II, unknown; T1, unknown; median of 40 and 80.
+    assert features["d"] == [1.25, 2, 1, 0, 0]
+    assert features["e"] == [0.75, 1, 0, 0, 0]
+    assert (codes["protocol"], codes["max_age"], codes["cases"]) == ("strict", 80, 3)
+    assert "ajcc_pathologic_t: ['T2'] get the code of unknown" in caplog.text
+
+
+def test_nothing_known() -> None:
+    cases = pd.DataFrame({"age_at_index": [float("nan")] * 2, **dict.fromkeys(AJCC_COLUMNS)}, dtype=object)
+    cases["age_at_index"] = cases["age_at_index"].astype(float)
+    features = ClinicalCodes.fit(cases).transform(cases)
+    assert features.tolist() == [[0.0] * 5] * 2
+
+
+def test_unknown_protocol(flags: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_clinical.main([*flags, "--protocol=loose"])

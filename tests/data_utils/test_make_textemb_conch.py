@@ -1,0 +1,120 @@
+"""Text embeddings of a cohort, with a small random text tower."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from data_utils import make_textemb_conch
+from data_utils.tcga import split_paths
+from models.conch.text_tower import build_text_tower, encode_tokens, read_text_config
+from models.conch.tokenizer import ConchTokenizer
+from tests.models.conch.test_text_tower import write_tokenizer
+from utils import constants
+
+CONFIG = {"context_length": 160, "vocab_size": 300, "width": 16, "heads": 2, "layers": 1, "output_dim": 512}
+
+
+def split_row(case: str, months: float, slide: int = 1) -> dict[str, object]:
+    return {
+        "case_id": case,
+        "case_submitter_id": case.upper(),
+        "slide_submitter_id": f"{case}-DX{slide}",
+        "project_id": "TCGA-BRCA",
+        "primary_diagnosis": "lobular carcinoma",
+        "durations": months,
+        "vital_status": 1,
+        "ajcc_pathologic_stage": None,
+    }
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    splits = {
+        "train": [split_row("a", 10), split_row("a", 10, 2), split_row("b", 20), split_row("c", 30)],
+        "val": [split_row("d", 100)],
+        "test": [split_row("e", 10)],
+    }
+    for split, path in split_paths("BRCA", folder=tmp_path).items():
+        path.write_text(json.dumps({"data": splits[split]}))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    torch.manual_seed(0)
+    tower = build_text_tower(read_text_config(tmp_path / "config.json"))
+    torch.save({f"text.{name}": value for name, value in tower.state_dict().items()}, tmp_path / "conch.pt")
+    write_tokenizer(tmp_path / "tokenizer.json")
+    return [
+        "--onco=brca",
+        "--device=cpu",
+        "--batch_size=2",
+        f"--splits_dir={tmp_path}",
+        f"--output={tmp_path / 'text.pt'}",
+        f"--conch_config={tmp_path / 'config.json'}",
+        f"--conch_checkpoint={tmp_path / 'conch.pt'}",
+        f"--conch_tokenizer={tmp_path / 'tokenizer.json'}",
+    ]
+
+
+def test_embeddings_belong_to_their_sentences(
+    tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    towers, sizes = [], []
+    load = make_textemb_conch.load_text_tower
+
+    def count(tower: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(tokens))
+        return encode_tokens(tower, tokens)
+
+    monkeypatch.setattr(
+        make_textemb_conch, "load_text_tower", lambda *args: towers.append(load(*args)) or towers[0]
+    )
+    monkeypatch.setattr(make_textemb_conch, "encode_tokens", count)
+    make_textemb_conch.main(flags)
+
+    table = torch.load(tmp_path / "text.pt", weights_only=True)
+    readable = pd.read_csv(tmp_path / "sentences_brca.csv").set_index("case_id")
+    assert list(table) == readable.index.tolist() == list("abcde")
+    tokenizer = ConchTokenizer(tmp_path / "tokenizer.json", CONFIG["context_length"], CONFIG["vocab_size"])
+    for case, embedding in table.items():
+        assert embedding.shape == (4, 512)
+        assert embedding.dtype == torch.float32
+        sentences = readable.loc[case, list(constants.TEXT_ROWS)].tolist()
+        torch.testing.assert_close(
+            embedding, encode_tokens(towers[0], tokenizer(sentences)), atol=1e-6, rtol=1e-5
+        )
+    # 5 cases share one diagnosis and one stage sentence; their fates differ by quartile, a and e agree.
+    assert sum(sizes) == len(set(readable[list(constants.TEXT_ROWS)].to_numpy().ravel())) == 10
+    assert max(sizes) == 2
+
+
+def test_protocols_differ_in_their_edges(tmp_path: Path, flags: list[str]) -> None:
+    make_textemb_conch.main(flags)
+    edges = json.loads((tmp_path / "survival_edges_brca.json").read_text())
+    assert edges == {"protocol": "published", "cases": 5, "edges_months": [10, 10, 20, 30, 100]}
+    make_textemb_conch.main([*flags, "--protocol=strict"])
+    edges = json.loads((tmp_path / "survival_edges_brca.json").read_text())
+    assert edges == {"protocol": "strict", "cases": 3, "edges_months": [10, 15, 20, 25, 30]}
+    fates = pd.read_csv(tmp_path / "sentences_brca.csv").set_index("case_id")["survival"]
+    assert fates["d"].endswith("The patient died between 25 and 30 months")
+
+
+def test_failure_leaves_no_file(tmp_path: Path, flags: list[str]) -> None:
+    (tmp_path / "conch.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="CONCH_CHECKPOINT"):
+        make_textemb_conch.main(flags)
+    assert not (tmp_path / "text.pt").exists()
+    assert not (tmp_path / "sentences_brca.csv").exists()
+
+
+@pytest.mark.parametrize(("name", "device"), [("cpu", "cpu"), ("cuda", "cuda"), ("1", "cuda:1")])
+def test_named_device(name: str, device: str) -> None:
+    assert make_textemb_conch.choose_device(name) == torch.device(device)
+
+
+@pytest.mark.parametrize(("available", "device"), [(True, "cuda"), (False, "cpu")])
+def test_automatic_device(available: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert make_textemb_conch.choose_device("auto") == torch.device(device)

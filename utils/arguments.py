@@ -1,0 +1,158 @@
+"""Command line of the training entry points. Flags of the published scripts keep their names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from data_utils.cohorts import load_cohort
+from utils import constants
+
+# Flags that count something.
+_COUNTS = ("gc", "num_epochs", "eval_interval", "save_interval", "multi_seed", "num_folds", "threshold")
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """The parser of ``train_modaltune.py``."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    data = parser.add_argument_group("data", "files not given are those of --onco (see utils/constants.py)")
+    data.add_argument("--onco", help="cohort, such as BRCA")
+    data.add_argument("--train_json", type=Path, help="split file of the training patients")
+    data.add_argument("--val_json", type=Path, help="split file of the validation patients")
+    data.add_argument("--test_json", type=Path, help="split file of the test patients")
+    data.add_argument("--genomics_csv_path", type=Path, help="case x gene table")
+    data.add_argument("--text_location", type=Path, help="label sentences {case_id: [4, 512]}; for training")
+    data.add_argument("--clinical_location", type=Path, help="clinical features {case_id: [5]}")
+    data.add_argument(
+        "--pathway_table", type=Path, default=constants.PATHWAY_TABLE, help="gene x pathway CSV"
+    )
+    data.add_argument("--threshold", type=int, default=25_000, help="sub-sample cases with more patches")
+    data.add_argument(
+        "--protocol",
+        choices=("published", "strict"),
+        default="published",
+        help="published: standardise genes over the whole cohort, stack slides as the published code; "
+        "strict: fit on the training split only, stack slides without overlap",
+    )
+    data.add_argument("--num_folds", type=int, default=1, help="k-fold cross-validation over all patients")
+    data.add_argument("--fold_json", type=Path, help="JSON list of folds {train, val, test}; else stratified")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--mil_name", default="longnetvit_gene_adapter", help="which model")
+    model.add_argument(
+        "--model_config", type=Path, default=constants.CONFIGS_ROOT / "modaltune_gigapath_config.json"
+    )
+    model.add_argument("--num_classes", type=int, help="subtype classes; default: those of --onco, else 2")
+    model.add_argument(
+        "--num_tasks", type=int, default=3, help="task tokens, of General, Diagnosis, Survival"
+    )
+    model.add_argument(
+        "--backbone_weights", type=Path, default=constants.GIGAPATH_SLIDE_ENCODER, help="slide encoder"
+    )
+    model.add_argument("--random_backbone", action="store_true", help="random slide encoder (for tests only)")
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--num_epochs", type=int, default=30)
+    training.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")
+    training.add_argument("--weight_decay", type=float, default=5e-4)
+    training.add_argument("--gc", type=int, default=1, help="cases whose gradients are added up to a step")
+    training.add_argument("--seed", type=int, default=0)
+    training.add_argument(
+        "--multi_seed",
+        type=int,
+        nargs="?",
+        const=3,
+        default=1,
+        help="number of seeds (seed, seed + 1, ...); 3 where the flag has no number",
+    )
+    training.add_argument("--eval_interval", type=int, default=1, help="epochs between validations")
+    training.add_argument("--save_interval", type=int, default=1, help="epochs between resumable checkpoints")
+
+    compute = parser.add_argument_group("compute")
+    compute.add_argument("--device", default="auto", help="auto, cpu, cuda, or the index of a GPU")
+    compute.add_argument("--workers", type=int, default=0, help="processes that read features")
+    compute.add_argument(
+        "--use_amp", action="store_true", help="mixed precision: bfloat16, or float16 on older GPUs"
+    )
+    compute.add_argument(
+        "--activation_checkpointing",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="compute stages again in the backward pass; auto: where a case would not fit otherwise",
+    )
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--output_path", type=Path, required=True, help="run folder")
+    output.add_argument("--eval_only", action="store_true", help="evaluate --eval_weights, do not train")
+    output.add_argument(
+        "--eval_weights", type=Path, help="run folder, or a best_model_weights.pt of ours or as published"
+    )
+    output.add_argument("--eval_name", help="name of an evaluation; its results go to a folder of that name")
+    output.add_argument("--save_embeddings", action=argparse.BooleanOptionalAction, default=True)
+    output.add_argument("--wandb_mode", choices=("disabled", "offline", "online"), default="disabled")
+    return parser
+
+
+def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+    """Fills in what ``--onco`` implies and stops with a usage message where something is missing."""
+    wanted = {f"{split}_json": partial(constants.split_file, split=split) for split in constants.SPLITS}
+    wanted["genomics_csv_path"] = constants.gene_table
+    if not args.eval_only:
+        wanted["text_location"] = constants.text_table
+    if "clinical" in args.mil_name:
+        wanted["clinical_location"] = constants.clinical_tensors
+    for name, locate in wanted.items():
+        if getattr(args, name) is None:
+            if args.onco is None:
+                parser.error(f"--{name} is missing; give it, or --onco")
+            setattr(args, name, locate(args.onco))
+    if args.num_classes is None:
+        args.num_classes = 2 if args.onco is None else len(load_cohort(args.onco).classes)
+    return args
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+    """Stops with a usage message where flags contradict each other."""
+    if args.eval_only and args.eval_weights is None:
+        parser.error("--eval_only needs --eval_weights")
+    if args.eval_only and args.num_folds > 1:
+        parser.error("--eval_only evaluates one set of splits; call it once per fold")
+    if args.fold_json is not None and args.num_folds == 1:
+        parser.error("--fold_json needs --num_folds, the number of its folds to run")
+    for name in _COUNTS:
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    if args.seed < 0:
+        parser.error("--seed must not be negative")
+    return args
+
+
+def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses and checks the flags."""
+    parser = build_parser(description)
+    args = check_arguments(parser, parser.parse_args(argv))
+    return complete_arguments(parser, args)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or an index as a device.
+
+    Raises:
+        ValueError: another name, or a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    index = 0 if name == "cuda" else int(name) if name.isdigit() else None
+    if index is None:
+        raise ValueError(f"--device {name!r} should be auto, cpu, cuda, or the index of a GPU")
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} usable GPUs")
+    return torch.device("cuda", index)

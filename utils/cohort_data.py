@@ -1,0 +1,123 @@
+"""From files to datasets: standardises genes, groups pathways and builds the three splits."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from data_utils.datasets import CaseDataset, GeneVectors, PatchOptions, read_tensor_table
+from data_utils.genes import GeneScaler, PathwayGroups, align_genes, read_gene_table, read_pathway_table
+from data_utils.splits import Patient, check_disjoint, make_folds, read_folds, read_split
+from utils import constants
+
+logger = logging.getLogger(__name__)
+
+TEXT_SHAPE = (len(constants.TEXT_ROWS), 512)
+CLINICAL_SHAPE = (5,)
+
+Splits = Mapping[str, Sequence[Patient]]
+
+
+@dataclass(frozen=True)
+class CohortData:
+    """The tables of a cohort, read once and shared by all folds and seeds.
+
+    Attributes:
+        patients: per split.
+        genes: case x gene table, not standardised.
+        pathways: the pathways of the model; of the training run, where one is evaluated.
+        texts: label sentences, where given.
+        clinical: clinical features, where given.
+        protocol: ``published`` or ``strict``.
+    """
+
+    patients: Splits
+    genes: pd.DataFrame
+    pathways: PathwayGroups
+    texts: Mapping[str, Tensor] | None
+    clinical: Mapping[str, Tensor] | None
+    protocol: str
+
+    @classmethod
+    def read(cls, args: argparse.Namespace, pathways: PathwayGroups | None = None) -> CohortData:
+        """Reads everything the arguments name.
+
+        Args:
+            args: see :mod:`utils.arguments`.
+            pathways: of a trained model; without, they come from ``--pathway_table``.
+        """
+        patients = {split: read_split(getattr(args, f"{split}_json")) for split in constants.SPLITS}
+        check_disjoint(patients)
+        genes = read_gene_table(args.genomics_csv_path)
+        if pathways is None:
+            pathways = PathwayGroups.from_table(read_pathway_table(args.pathway_table), genes.columns)
+        cls._check_overlap(args, patients, genes)
+        return cls(
+            patients=patients,
+            genes=align_genes(genes, pathways.genes),
+            pathways=pathways,
+            texts=_read(args.text_location, TEXT_SHAPE, "data_utils.make_textemb_conch"),
+            clinical=_read(args.clinical_location, CLINICAL_SHAPE, "data_utils.make_clinical"),
+            protocol=args.protocol,
+        )
+
+    @staticmethod
+    def _check_overlap(args: argparse.Namespace, patients: Splits, genes: pd.DataFrame) -> None:
+        everyone = [p for split in patients.values() for p in split]
+        known = set(genes.index)
+        if not any(p.submitter_id in known or p.case_id in known for p in everyone):
+            raise ValueError(
+                f"no patient of the split files is in {args.genomics_csv_path}: the splits hold such as "
+                f"{[p.submitter_id for p in everyone[:3]]}, the gene table such as {list(genes.index[:3])}"
+            )
+
+    def folds(self, num_folds: int, fold_json: Any, seed: int) -> list[Splits]:
+        """The splits to run: those of the files, or ``num_folds`` of all patients together."""
+        if num_folds == 1:
+            return [self.patients]
+        everyone = [p for split in self.patients.values() for p in split]
+        if fold_json is not None:
+            folds = read_folds(fold_json, everyone)
+            if num_folds > len(folds):
+                raise ValueError(f"{fold_json} holds {len(folds)} folds, fewer than --num_folds {num_folds}")
+            return folds[:num_folds]
+        vectors = GeneVectors(self.genes)
+        eligible = [p.case_id for p in everyone if vectors.get(p) is not None]
+        return make_folds(everyone, eligible, num_folds, seed)
+
+    def fit_scaler(self, patients: Splits) -> GeneScaler:
+        """Standardisation of the genes: over the whole table (published), or the training split."""
+        table = self.genes
+        if self.protocol == "strict":
+            train = {name for p in patients["train"] for name in (p.case_id, p.submitter_id)}
+            table = table[table.index.isin(train)]
+        return GeneScaler.fit(table)
+
+    def datasets(
+        self, patients: Splits, scaler: GeneScaler, patches: PatchOptions, clinical: bool
+    ) -> dict[str, CaseDataset]:
+        """One dataset per split, plus ``fit``: the training split with fresh patch subsets every epoch."""
+        genes = GeneVectors(scaler.transform(self.genes))
+        tables = {"genes": genes, "clinical": self.clinical if clinical else None}
+        datasets = {
+            split: CaseDataset(patients[split], texts=None, options=patches, name=split, **tables)
+            for split in constants.SPLITS
+        }
+        if self.texts is not None:
+            resampling = PatchOptions(**{**vars(patches), "resample": True})
+            datasets["fit"] = CaseDataset(
+                patients["train"], texts=self.texts, options=resampling, name="train", **tables
+            )
+        return datasets
+
+
+def _read(path: Any, shape: tuple[int, ...], writer: str) -> dict[str, Tensor] | None:
+    if path is None:
+        return None
+    return read_tensor_table(path, shape, f"write it with python -m {writer}")

@@ -1,0 +1,153 @@
+"""The embeddings of a set of cases, with what is known of each: what every evaluation starts from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from utils.files import atomic_path
+
+
+def name_cases(case_ids: Iterable[str], limit: int = 5) -> str:
+    """The first few case ids, for a message."""
+    case_ids = list(case_ids)
+    rest = len(case_ids) - limit
+    return ", ".join(case_ids[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _integers(name: str, values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values)
+    if array.size and not np.array_equal(array, array.astype(np.float64).round()):
+        raise ValueError(f"{name} must be whole numbers")
+    return array.astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Embeddings and labels of a set of cases.
+
+    Attributes:
+        vectors: one vector for every case and task token ``[n, T, O]``, float32, finite.
+        case_ids: identifier of every case, each once.
+        labels: subtype class ``[n]``, -1 where the diagnosis is in none.
+        durations: survival time in months ``[n]``; NaN where it is unknown.
+        events: 1 the patient died, 0 censored ``[n]``.
+        sites: project (such as ``TCGA-BRCA``) of every case.
+
+    Raises:
+        ValueError: lengths differ, a case occurs twice, a vector or a label is impossible; the
+            message names the cases.
+    """
+
+    vectors: np.ndarray
+    case_ids: list[str]
+    labels: np.ndarray
+    durations: np.ndarray
+    events: np.ndarray
+    sites: list[str]
+
+    def __post_init__(self) -> None:
+        content = {
+            "vectors": np.asarray(self.vectors, dtype=np.float32),
+            "case_ids": [str(case_id) for case_id in self.case_ids],
+            "labels": _integers("labels", self.labels),
+            "durations": np.asarray(self.durations, dtype=np.float64),
+            "events": _integers("events", self.events),
+            "sites": [str(site) for site in self.sites],
+        }
+        for name, value in content.items():
+            object.__setattr__(self, name, value)
+        self._check_shapes()
+        self._check_values()
+
+    def _check_shapes(self) -> None:
+        if self.vectors.ndim != 3:
+            raise ValueError(f"embeddings must be [cases, tasks, width], their shape is {self.vectors.shape}")
+        n = len(self.case_ids)
+        shapes = {name: np.shape(getattr(self, name)) for name in ("labels", "durations", "events", "sites")}
+        wrong = {name: shape for name, shape in shapes.items() if shape != (n,)}
+        if len(self.vectors) != n:
+            wrong["vectors"] = self.vectors.shape
+        for name, shape in wrong.items():
+            raise ValueError(f"{n} case ids but {name} of shape {shape}: one entry per case is needed")
+
+    def _check_values(self) -> None:
+        repeated = [case_id for case_id, times in Counter(self.case_ids).items() if times > 1]
+        if repeated:
+            raise ValueError(
+                f"case ids that occur more than once: {name_cases(repeated)}. The slides of a patient "
+                "belong into one case"
+            )
+        not_finite = ~np.isfinite(self.vectors).all(axis=(1, 2))
+        faults = {
+            "embeddings that are not finite (the run diverged, or an input was NaN)": not_finite,
+            "classes below -1": self.labels < -1,
+            "infinite survival times": np.isinf(self.durations),
+            "negative survival times": self.durations < 0,
+            "events other than 0 and 1": ~np.isin(self.events, (0, 1)),
+        }
+        for fault, where in faults.items():
+            if where.any():
+                raise ValueError(f"{fault}: cases {name_cases(self.select_ids(where))}")
+
+    def __len__(self) -> int:
+        return len(self.case_ids)
+
+    def task(self, index: int) -> np.ndarray:
+        """The embeddings of one task token ``[n, O]``."""
+        if not 0 <= index < self.vectors.shape[1]:
+            raise IndexError(f"no task token {index}: the embeddings hold {self.vectors.shape[1]}")
+        return self.vectors[:, index]
+
+    def select_ids(self, where: np.ndarray) -> list[str]:
+        """Ids of the cases where the mask ``[n]`` holds."""
+        return [self.case_ids[i] for i in np.flatnonzero(where)]
+
+    def select(self, where: np.ndarray) -> Embeddings:
+        """The cases where the mask ``[n]`` holds."""
+        keep = np.flatnonzero(where)
+        return Embeddings(
+            vectors=self.vectors[keep],
+            case_ids=[self.case_ids[i] for i in keep],
+            labels=self.labels[keep],
+            durations=self.durations[keep],
+            events=self.events[keep],
+            sites=[self.sites[i] for i in keep],
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the embeddings as ``.npz``, atomically."""
+        with atomic_path(path) as temporary, temporary.open("wb") as handle:
+            np.savez(
+                handle,
+                vectors=self.vectors,
+                case_ids=np.asarray(self.case_ids, dtype=str),
+                labels=self.labels,
+                durations=self.durations,
+                events=self.events,
+                sites=np.asarray(self.sites, dtype=str),
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Embeddings:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged or no embeddings file; the message names it.
+        """
+        names = ("vectors", "case_ids", "labels", "durations", "events", "sites")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                content = {name: arrays[name] for name in names}
+        except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a readable embeddings file ({error}); remove it and evaluate again"
+            ) from error
+        return cls(**content)

@@ -1,0 +1,285 @@
+"""One call of a training entry point: folds x seeds, each trained and evaluated, then one table.
+
+Layout of a run folder: ``config.json``, ``results.csv``, ``results.md`` and one folder
+``[fold_<k>/]seed_<s>`` per training with its checkpoints, metrics, embeddings and figures. A folder
+that has its ``report.csv`` is finished and is not run again; one that has not continues from its last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import platform
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from data_utils.datasets import CaseDataset, PatchOptions
+from data_utils.genes import PathwayGroups
+from data_utils.splits import Patient
+from models.aggregators import DataSpec, build_aggregator
+from utils import checkpoint, constants
+from utils.arguments import pick_device
+from utils.cohort_data import CohortData, Splits
+from utils.distillation import TextDistillation
+from utils.files import atomic_path, read_json, setup_logging, write_json
+from utils.precision import Precision
+from utils.results import Evaluator, write_results
+from utils.tracking import Tracker
+from utils.trainer import BEST_WEIGHTS, Trainer, TrainingOptions, set_seed
+
+logger = logging.getLogger(__name__)
+
+REPORT = "report.csv"
+# Arguments that may change between two calls on one run folder, because no number depends on them.
+_FREE_ARGUMENTS = {
+    "workers",
+    "device",
+    "wandb_mode",
+    "save_interval",
+    "activation_checkpointing",
+    "multi_seed",
+    "output_path",
+    "eval_name",
+}
+_PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "lifelines", "h5py")
+
+EvaluatorFactory = Callable[[argparse.Namespace], Evaluator]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training or evaluation: its folder, seed, patients and, for an evaluation, its weights."""
+
+    folder: Path
+    seed: int
+    patients: Splits
+    weights: Path | None = None
+
+
+def run(args: argparse.Namespace, make_evaluator: EvaluatorFactory) -> pd.DataFrame:
+    """Runs everything the arguments ask for.
+
+    Args:
+        args: see :mod:`utils.arguments`.
+        make_evaluator: builds the evaluator of the entry point.
+
+    Returns:
+        The results over folds and seeds, as written to ``results.csv``.
+    """
+    setup_logging()
+    output = args.output_path / args.eval_name if args.eval_name else args.output_path
+    weights = find_weights(args.eval_weights) if args.eval_only else []
+    trained = checkpoint.load_weights(weights[0]).get("run", {}) if weights else {}
+    config = _model_config(args, trained)
+    pathways = PathwayGroups.from_dict(trained["pathways"]) if trained else None
+    data = CohortData.read(args, pathways)
+    _claim(output, args, config, data)
+
+    frames = []
+    jobs = list(_evaluations(output, args, data, weights) if weights else _trainings(output, args, data))
+    for number, job in enumerate(jobs, 1):
+        logger.info("%d of %d: %s", number, len(jobs), job.folder)
+        report = job.folder / REPORT
+        if not report.is_file():
+            _run_job(job, args, config, data, make_evaluator(args))
+        frames.append(pd.read_csv(report, keep_default_na=True))
+    return write_results(frames, output, _header(args, config, data, jobs))
+
+
+def _run_job(
+    job: Job, args: argparse.Namespace, config: dict[str, Any], data: CohortData, evaluator: Evaluator
+) -> None:
+    set_seed(job.seed)
+    model = _build_model(args, config, data)
+    objective = TextDistillation(model.output_dim, args.num_tasks)
+    scaler = data.fit_scaler(job.patients)
+    patches = PatchOptions(
+        threshold=args.threshold,
+        cumulative_stacking=args.protocol == "strict",
+        extent=model.backbone.grid_extent,
+        seed=job.seed,
+    )
+    datasets = data.datasets(job.patients, scaler, patches, clinical="clinical" in config["mil_name"])
+    device = pick_device(args.device)
+    options = TrainingOptions(**{f.name: getattr(args, f.name) for f in fields(TrainingOptions)})
+    trainer = Trainer(
+        model,
+        objective,
+        evaluator,
+        job.folder,
+        TrainingOptions(**{**vars(options), "seed": job.seed}),
+        device,
+        Precision(device, args.use_amp),
+        run={
+            **config,
+            "seed": job.seed,
+            "num_tasks": args.num_tasks,
+            "protocol": args.protocol,
+            "train_cases": [p.case_id for p in job.patients["train"]],
+            "pathways": data.pathways.to_dict(),
+            "gene_scaler": scaler.to_dict(),
+        },
+    )
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    logger.info(
+        "%s: %s trainable and %s frozen parameters", config["mil_name"], f"{trainable:,}", f"{frozen:,}"
+    )
+    if job.weights is None:
+        first = trainer.resume()
+        settings = {**config, "seed": job.seed}
+        with Tracker(job.folder, args.wandb_mode, settings, first - 1 if first else None) as tracker:
+            trainer.fit(datasets["fit"], datasets["train"], datasets["val"], tracker, first)
+    else:
+        checkpoint.load_trainable(model, checkpoint.load_weights(job.weights)["model"], job.weights)
+    _report(trainer, datasets, job, args.save_embeddings)
+
+
+def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, save_embeddings: bool) -> None:
+    embeddings = {split: trainer.embed(datasets[split]) for split in constants.SPLITS}
+    if save_embeddings:
+        for split, embedded in embeddings.items():
+            embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
+    frame = trainer.evaluator.report(embeddings, job.folder, job.seed)
+    with atomic_path(job.folder / REPORT) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+# ---------------------------------------------------------------------------- jobs
+def _trainings(output: Path, args: argparse.Namespace, data: CohortData) -> Iterator[Job]:
+    folds = data.folds(args.num_folds, args.fold_json, args.seed)
+    for k, patients in enumerate(folds):
+        for seed in range(args.seed, args.seed + args.multi_seed):
+            parent = output / f"fold_{k}" if len(folds) > 1 else output
+            yield Job(parent / f"seed_{seed}", seed, patients)
+
+
+def _evaluations(
+    output: Path, args: argparse.Namespace, data: CohortData, weights: list[Path]
+) -> Iterator[Job]:
+    for path in weights:
+        trained = checkpoint.load_weights(path).get("run", {})
+        seen = set(trained.get("train_cases", ())) & {p.case_id for p in data.patients["test"]}
+        if seen:
+            raise ValueError(
+                f"{path} was trained on {len(seen)} patients of {args.test_json}, such as {sorted(seen)[:3]}; "
+                "pass the split files (the fold) it was trained with"
+            )
+        seed = trained.get("seed", args.seed)
+        # Folders keep the names they have below the run folder that is evaluated.
+        below = (
+            path.parent.relative_to(args.eval_weights) if args.eval_weights.is_dir() else Path(f"seed_{seed}")
+        )
+        yield Job(output / below, seed, data.patients, path)
+
+
+def find_weights(path: Path) -> list[Path]:
+    """The weights of a run folder (one per fold and seed), or the one file given.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    if path.is_file():
+        return [path]
+    found = sorted(path.rglob(BEST_WEIGHTS)) if path.is_dir() else []
+    if not found:
+        raise FileNotFoundError(f"--eval_weights {path}: neither a file nor a folder with {BEST_WEIGHTS}")
+    return found
+
+
+# ---------------------------------------------------------------------------- model
+def _model_config(args: argparse.Namespace, trained: dict[str, Any]) -> dict[str, Any]:
+    """``{"mil_name", "model_config"}``: what the weights say, else what the flags say."""
+    config = {"mil_name": args.mil_name, "model_config": read_json(args.model_config)}
+    stored = {name: trained[name] for name in config if name in trained}
+    if stored and stored != config:
+        logger.info("--mil_name and --model_config are those of the trained weights (%s)", stored["mil_name"])
+    if trained and trained["num_tasks"] != args.num_tasks:
+        raise ValueError(f"the weights have {trained['num_tasks']} tasks, --num_tasks says {args.num_tasks}")
+    if trained and trained["protocol"] != args.protocol:
+        logger.warning(
+            "the weights were trained with --protocol %s, this evaluation uses %s",
+            trained["protocol"],
+            args.protocol,
+        )
+    config |= stored
+    if "clinical" in config["mil_name"] and args.clinical_location is None:
+        raise ValueError(f"{config['mil_name']} needs --clinical_location, which was not given")
+    return config
+
+
+def _build_model(args: argparse.Namespace, config: dict[str, Any], data: CohortData) -> nn.Module:
+    spec = DataSpec(data.pathways.indices, args.num_tasks)
+    model = build_aggregator(config["mil_name"], config["model_config"], spec)
+    if args.random_backbone:
+        logger.warning("the slide encoder has random weights (--random_backbone)")
+    else:
+        model.backbone.load_pretrained(args.backbone_weights)
+    model.activation_checkpointing = args.activation_checkpointing
+    return model
+
+
+# ---------------------------------------------------------------------------- record
+def _claim(output: Path, args: argparse.Namespace, config: dict[str, Any], data: CohortData) -> None:
+    """Writes ``config.json``, or refuses a folder that holds a run with other arguments."""
+    arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
+    path = output / "config.json"
+    if path.is_file():
+        before = read_json(path)
+        old = {**before["arguments"], "config": before["model"]}
+        new = {**arguments, "config": config}
+        changed = {k for k in old.keys() | new.keys() if old.get(k) != new.get(k)} - _FREE_ARGUMENTS
+        if changed:
+            difference = {k: (old.get(k), new.get(k)) for k in sorted(changed)}
+            raise ValueError(
+                f"{output} holds a run with other arguments (before, now): {difference}. Choose another "
+                "--output_path, or remove the folder"
+            )
+    write_json(
+        path,
+        {
+            "arguments": arguments,
+            "model": config,
+            "pathways": len(data.pathways.names),
+            "genes": len(data.pathways.genes),
+            "versions": versions(),
+            "git_commit": git_commit(),
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages numbers depend on."""
+    return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES}
+
+
+def git_commit() -> str:
+    """Commit of the repository, ``unknown`` outside of git."""
+    command = ["git", "-C", str(constants.REPO_ROOT), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _header(
+    args: argparse.Namespace, config: dict[str, Any], data: CohortData, jobs: list[Job]
+) -> dict[str, Any]:
+    everyone: list[Patient] = [p for split in data.patients.values() for p in split]
+    return {
+        "cohort": ", ".join(sorted({p.project_id for p in everyone})),
+        "model": config["mil_name"],
+        "protocol": args.protocol,
+        "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),
+        "weights" if args.eval_only else "epochs": args.eval_weights if args.eval_only else args.num_epochs,
+        "git_commit": git_commit(),
+        **versions(),
+    }

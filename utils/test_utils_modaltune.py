@@ -1,0 +1,233 @@
+"""Evaluation of one cohort: subtype and survival probes for every task token.
+
+(The name is the published layout's; pytest collects ``tests/`` only.)
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+
+from utils import bootstrap, plots
+from utils.embeddings import Embeddings, name_cases
+from utils.files import atomic_path
+from utils.probes import (
+    SubtypeResult,
+    SurvivalProbe,
+    SurvivalResult,
+    fit_subtype,
+    fit_survival,
+)
+from utils.results import COLUMNS
+
+logger = logging.getLogger(__name__)
+
+FIGURE_SPLIT = "test"
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Both probes of one task token, scored on one split."""
+
+    subtype: SubtypeResult
+    survival: SurvivalResult
+
+
+class CohortEvaluator:
+    """Evaluates the embeddings of one cohort (see :class:`utils.results.Evaluator`).
+
+    Args:
+        num_classes: subtype classes.
+        task_names: names of the task tokens in the order of the embeddings. The first one is the
+            headline and selects the model.
+        class_names: names of the classes for figures.
+    """
+
+    def __init__(
+        self, num_classes: int, task_names: Sequence[str], class_names: Sequence[str] | None = None
+    ) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}: a subtype needs at least two classes")
+        if not task_names:
+            raise ValueError("no task names")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+        self.num_classes = num_classes
+        self.task_names = tuple(task_names)
+        self.class_names = tuple(class_names) if class_names is not None else None
+        self._subtype_selects = True
+        self._said: set[str] = set()
+
+    # ------------------------------------------------------------------------ model selection
+    @property
+    def key(self) -> str:
+        """Validation metric that selects the model.
+
+        Balanced accuracy of the first task token; its concordance index from the first validation on
+        that has no subtype to evaluate.
+        """
+        metric = "balanced_accuracy" if self._subtype_selects else "concordance_index"
+        return f"val_{metric}/{self.task_names[0]}"
+
+    def validate(self, train: Embeddings, val: Embeddings) -> dict[str, float]:
+        """Metrics of an epoch from probes fitted on ``train``, NaN where not evaluable (logged once)."""
+        self._check({"train": train, "val": val})
+        metrics: dict[str, float] = {}
+        for task, name in enumerate(self.task_names):
+            subtype = fit_subtype(train, task, self.num_classes).score(val)
+            survival = fit_survival(train, task).score(val)
+            metrics[f"val_balanced_accuracy/{name}"] = subtype.balanced_accuracy
+            metrics[f"val_accuracy/{name}"] = subtype.accuracy
+            metrics[f"val_concordance_index/{name}"] = survival.concordance_index
+            for kind, reason in (("subtype", subtype.reason), ("survival", survival.reason)):
+                self._say_once(f"validation: {kind} of token {name} not evaluable: {reason}", reason)
+            if task == 0:
+                self._choose_key(subtype, survival)
+        return metrics
+
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, float]:
+        """Balanced accuracy, then concordance index of the first task token; greater is better.
+
+        The second decides between epochs of equal balanced accuracy, which are frequent with few
+        validation patients, and alone where the subtype is not evaluable. What is NaN counts as
+        minus infinity.
+        """
+        names = (
+            f"val_{metric}/{self.task_names[0]}" for metric in ("balanced_accuracy", "concordance_index")
+        )
+        values = (metrics.get(name, math.nan) for name in names)
+        balanced_accuracy, concordance_index = (-math.inf if math.isnan(v) else float(v) for v in values)
+        return balanced_accuracy, concordance_index
+
+    def _choose_key(self, subtype: SubtypeResult, survival: SurvivalResult) -> None:
+        # Which classes a split holds does not change between epochs, so neither does the key.
+        self._subtype_selects = not subtype.reason or bool(survival.reason)
+        if not self._subtype_selects:
+            self._say_once(f"the concordance index selects the model ({self.key}): {subtype.reason}", "key")
+
+    def _say_once(self, message: str, reason: str) -> None:
+        if reason and message not in self._said:
+            self._said.add(message)
+            logger.warning(message)
+
+    # ------------------------------------------------------------------------ final report
+    def report(self, splits: Mapping[str, Embeddings], output_dir: str | Path, seed: int) -> pd.DataFrame:
+        """Scores every split with probes fitted on ``train``.
+
+        Args:
+            splits: embeddings under ``train`` (needed), ``val`` and ``test``.
+            output_dir: gets ``predictions/<split>.csv`` and, for the test split, ``figures/``.
+            seed: seed of the run; seeds the bootstrap.
+
+        Returns:
+            One row for a metric of a task token on a split (:data:`utils.results.COLUMNS`).
+        """
+        if "train" not in splits:
+            raise ValueError(f"probes are fitted on the split 'train', given are {sorted(splits)}")
+        self._check(splits)
+        output_dir = Path(output_dir)
+        rows: list[dict] = []
+        predictions: dict[str, list[pd.DataFrame]] = {split: [] for split in splits}
+        for task, name in enumerate(self.task_names):
+            subtype = fit_subtype(splits["train"], task, self.num_classes)
+            survival = fit_survival(splits["train"], task)
+            for split, cases in splits.items():
+                scores = _Scores(subtype.score(cases), survival.score(cases))
+                rows += [{"seed": seed, "task": name, "split": split, **row} for row in _rows(scores, seed)]
+                predictions[split].append(self._predictions(cases, scores, name))
+                if split == FIGURE_SPLIT:
+                    self._draw(scores, survival, output_dir / "figures", name)
+        for split, tables in predictions.items():
+            with atomic_path(output_dir / "predictions" / f"{split}.csv") as temporary:
+                pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def _predictions(self, cases: Embeddings, scores: _Scores, name: str) -> pd.DataFrame:
+        """One row per case; empty where a class or the survival is unknown."""
+        table = pd.DataFrame(
+            {
+                "task": name,
+                "case_id": cases.case_ids,
+                "site": cases.sites,
+                "label": cases.labels,
+                "duration": cases.durations,
+                "event": cases.events,
+            },
+            index=cases.case_ids,
+        )
+        subtype, survival = scores.subtype, scores.survival
+        predicted = pd.Series(subtype.predictions, index=subtype.case_ids, dtype="Int64")
+        table["prediction"] = predicted.mask(predicted < 0)
+        for c in range(self.num_classes):
+            table[f"probability_{c}"] = pd.Series(subtype.probabilities[:, c], index=subtype.case_ids)
+        table["risk"] = pd.Series(survival.risk, index=survival.case_ids)
+        return table
+
+    def _draw(self, scores: _Scores, survival: SurvivalProbe, folder: Path, name: str) -> None:
+        subtype, scored = scores.subtype, scores.survival
+        stem, title = name.lower(), f"{name} · {FIGURE_SPLIT}"
+        if not subtype.reason:
+            plots.roc(
+                subtype.labels, subtype.probabilities, folder / f"{stem}_roc.png", title, self.class_names
+            )
+            plots.confusion(subtype.confusion, folder / f"{stem}_confusion.png", title, self.class_names)
+        if survival.model is not None and len(scored.case_ids):
+            high = scored.risk > survival.median_risk
+            path = folder / f"{stem}_kaplan_meier.png"
+            p = plots.kaplan_meier(scored.durations, scored.events, high, path, title)
+            logger.info("%s: log-rank p of risk groups split at the median training risk: %.3g", title, p)
+
+    # ------------------------------------------------------------------------ checks
+    def _check(self, splits: Mapping[str, Embeddings]) -> None:
+        for split, cases in splits.items():
+            tasks = cases.vectors.shape[1]
+            if tasks != len(self.task_names):
+                raise ValueError(
+                    f"the {split} embeddings have {tasks} task tokens, the evaluator {len(self.task_names)}: "
+                    f"{', '.join(self.task_names)}"
+                )
+        for one, other in combinations(splits, 2):
+            shared = sorted(set(splits[one].case_ids) & set(splits[other].case_ids))
+            if shared:
+                raise ValueError(
+                    f"cases in both {one} and {other}: {name_cases(shared)}; correct the split files"
+                )
+
+
+def _rows(scores: _Scores, seed: int) -> list[dict]:
+    """Metrics of a task token on a split, with bootstrap intervals over its patients."""
+    subtype, survival = scores.subtype, scores.survival
+    absent = "a class has no case here"
+    intervals = {
+        "balanced_accuracy": (bootstrap.balanced_accuracy, (subtype.labels, subtype.predictions)),
+        "accuracy": (bootstrap.accuracy, (subtype.labels, subtype.predictions)),
+        "auc": (bootstrap.macro_auc, (subtype.labels, subtype.probabilities)),
+        "concordance_index": (bootstrap.concordance, (survival.durations, survival.events, survival.risk)),
+    }
+    rows = []
+    for metric, (function, arrays) in intervals.items():
+        result = survival if metric == "concordance_index" else subtype
+        value = getattr(result, metric)
+        known = not math.isnan(value)
+        low, high = (
+            bootstrap.bootstrap_interval(function, arrays, RESAMPLES, seed) if known else (math.nan, math.nan)
+        )
+        rows.append(
+            {
+                "metric": metric,
+                "value": value,
+                "ci_low": low,
+                "ci_high": high,
+                "n": len(result.case_ids),
+                "events": int(survival.events.sum()) if result is survival else math.nan,
+                "reason": "" if known else result.reason or absent,
+            }
+        )
+    return rows
