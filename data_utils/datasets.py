@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,10 @@ class PatchOptions:
         extent: level-0 pixels of the slide encoder's position grid; stacks beyond it are re-packed.
         resample: draw a new subset every epoch (training) or always the same (evaluation).
         seed: of the subsets.
+        patch_size: level-0 distance between neighbouring patches, for files that do not state it.
+        check_slide: where the slide encoder counts distances in patches, its check of a slide (see
+            :class:`models.slide_backbone.SlideBackbone`). Slides whose patch size differs from that of
+            the first slide are then scaled to it.
     """
 
     threshold: int | None = None
@@ -44,6 +48,8 @@ class PatchOptions:
     extent: int | None = None
     resample: bool = False
     seed: int = 0
+    patch_size: int | None = None
+    check_slide: Callable[[Tensor, int | None, str], None] | None = None
 
 
 class GeneVectors:
@@ -172,8 +178,13 @@ class CaseDataset(Dataset):
         """Features ``[L, D]``, stacked coordinates ``[L, 2]`` and ``patch_size_level0`` of all slides."""
         read = [read_coords(slide) for slide in patient.slides]
         coords = [corners for corners, _ in read]
-        sizes = [meta.patch_size_level0 for _, meta in read]
-        if len(set(sizes)) > 1:
+        sizes = [meta.patch_size_level0 or self.options.patch_size for _, meta in read]
+        if self.options.check_slide is not None:
+            for slide, corners, size in zip(patient.slides, coords, sizes, strict=True):
+                self.options.check_slide(torch.from_numpy(corners), size, f"feature file {slide}")
+            # Whole multiples of a patch stay whole multiples.
+            coords = [corners * sizes[0] // size for corners, size in zip(coords, sizes, strict=True)]
+        elif len(set(sizes)) > 1:
             logger.warning("case %s: its slides differ in patch_size_level0: %s", patient.case_id, sizes)
         coords = self._place(patient, coords, sizes[0] or _DEFAULT_PATCH_SIZE)
         rows = self._subsets(patient, [len(corners) for corners in coords])

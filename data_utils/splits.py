@@ -68,6 +68,8 @@ def resolve_features_path(path: str) -> Path:
 def read_split(path: str | Path) -> list[Patient]:
     """The patients of a split file, in its order; rows of one patient (its slides) are joined.
 
+    A file without rows is legal: tiny cohorts leave a split empty.
+
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the file has another layout, a field is missing, a slide stands twice, or rows of
@@ -78,7 +80,7 @@ def read_split(path: str | Path) -> list[Patient]:
         raise FileNotFoundError(f"split file {path} does not exist; write it with data_utils.make_dataset")
     content = read_json(path)
     rows = content.get("data") if isinstance(content, Mapping) else None
-    if not isinstance(rows, list) or not rows:
+    if not isinstance(rows, list):
         raise ValueError(f'{path} should hold {{"data": [one object per slide, ...]}}')
     grouped: dict[str, list[Mapping[str, Any]]] = {}
     for number, row in enumerate(rows):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from utils.files import read_tensors
@@ -27,21 +28,48 @@ def read_checkpoint(path: str | Path, what: str, source: str, constant: str) -> 
         FileNotFoundError: the file does not exist.
         ValueError: the file is damaged or holds more than tensors.
     """
+    return read_tensors(_existing(path, what, source, constant), f"checkpoint of {what}")
+
+
+def read_safetensors(
+    path: str | Path, prefix: str, what: str, source: str, constant: str
+) -> dict[str, Tensor]:
+    """Reads the tensors of a ``.safetensors`` file whose names begin with ``prefix``, without it.
+
+    Arguments and errors otherwise as :func:`read_checkpoint`.
+    """
+    path = _existing(path, what, source, constant)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 it is no dict
+            state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable checkpoint of {what}: {error}") from error
+    if not state:
+        raise ValueError(
+            f"{path} holds nothing named {prefix}*; is it the checkpoint of {what} from {source}?"
+        )
+    return state
+
+
+def _existing(path: str | Path, what: str, source: str, constant: str) -> Path:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"weights of {what} not found at {path}. Get them from {source} and set {constant} in "
             f"utils/constants.py or the environment variable MODALTUNE_{constant}."
         )
-    return read_tensors(path, f"checkpoint of {what}")
+    return path
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, path: str | Path) -> None:
     """Loads ``state`` into ``module``; nothing may be missing, what is unexpected is reported.
 
     Raises:
-        ValueError: parameters are missing or have another shape.
+        ValueError: parameters are missing or have another shape, or ``state`` is no state dict.
     """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds a {type(state).__name__}, {what} is stored as a dict of tensors")
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())

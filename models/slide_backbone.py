@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 # A new slide encoder is one folder and one line here. Modules are imported on demand, so that
 # running one encoder needs nothing of the others.
-BACKBONES = {"gigapath": "models.prov_gigapath.backbone:GigaPathBackbone"}
+BACKBONES = {
+    "gigapath": "models.prov_gigapath.backbone:GigaPathBackbone",
+    "titan": "models.titan.backbone:TitanBackbone",
+}
 
 
 class SlideBackbone(nn.Module, ABC):
@@ -27,6 +31,9 @@ class SlideBackbone(nn.Module, ABC):
     embed_dim: int
     # Level-0 pixels that the position grid covers along each axis, where the encoder has one.
     grid_extent: int | None = None
+    # Where the encoder counts distances in patches: checks the patch size that a slide states,
+    # ``(coords [L, 2], patch_size, where) -> None``, and raises a ValueError that begins with ``where``.
+    check_slide: Callable[[Tensor, int | None, str], None] | None = None
 
     @property
     @abstractmethod
@@ -58,6 +65,14 @@ class SlideBackbone(nn.Module, ABC):
             FileNotFoundError: there is no such file; the message says where to get it.
             ValueError: parameters are missing or have another shape.
         """
+
+    def forward(self, case: Case, num_tasks: int = 1) -> Tensor:
+        """The encoder's own image token ``[T, 1, E]``, without any adapter."""
+        cls, patches, context = self.embed(case, num_tasks)
+        tokens = torch.cat([cls, patches], dim=1)
+        for block in self.blocks:
+            tokens = self.run(block, tokens, context)
+        return self.pool(tokens[:, :1], tokens[:, 1:], context)
 
 
 def build_backbone(name: str, config: Mapping[str, Any]) -> SlideBackbone:

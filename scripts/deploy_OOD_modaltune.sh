@@ -15,13 +15,20 @@ set -euo pipefail
 # ---- edit here, or set in the environment
 TRAINED_ON="${TRAINED_ON:-BRCA}"                        # cohort of the trained model
 COHORTS="${COHORTS:-COADREAD BLCA}"                     # cohorts to apply it to
+ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-RUN_NAME="${RUN_NAME:-modaltune_gigapath_$TYPE}"        # as in submit_modaltune.sh
+RUN_NAME="${RUN_NAME:-modaltune_${ENCODER}_$TYPE}"      # as in submit_modaltune.sh
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
 # ----
+
+case "$ENCODER" in
+  gigapath) mil_name="longnetvit_${TYPE}_adapter" ;;
+  titan) mil_name="titan_${TYPE}_adapter" ;;
+  *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
+esac
 
 # sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -37,6 +44,6 @@ run="$output_root/$RUN_NAME/$TRAINED_ON"
 for onco in "${cohorts[@]}"; do
   echo "== $TRAINED_ON -> $onco"
   python train_modaltune.py --eval_only --eval_weights "$run" --onco "$onco" \
-    --output_path "$run" --eval_name "ood_$onco" --mil_name "longnetvit_${TYPE}_adapter" \
+    --output_path "$run" --eval_name "ood_$onco" --mil_name "$mil_name" \
     --protocol "$PROTOCOL" --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
 done

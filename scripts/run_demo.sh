@@ -4,10 +4,12 @@
 # never seen. Sets everything up on first use; started again, it does only what is missing.
 #
 #   bash scripts/run_demo.sh
+#   ENCODER=titan bash scripts/run_demo.sh              TITAN instead of GigaPath, in the same folder
 #   DEMO_ROOT=/scratch/demo SEED=1 NUM_EPOCHS=10 bash scripts/run_demo.sh
 set -euo pipefail
 
 # ---- edit here, or set in the environment
+ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
 SEED="${SEED:-0}"
 NUM_SEEDS="${NUM_SEEDS:-1}"
 NUM_EPOCHS="${NUM_EPOCHS:-30}"
@@ -15,6 +17,12 @@ SCALE="${SCALE:-1}"                                     # factor on the number o
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 # ----
+
+case "$ENCODER" in
+  gigapath) patch_config=demo_gigapath_tile_encoder ;;
+  titan) patch_config=demo_conch_v1_5 ;;
+  *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
+esac
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$REPO"
@@ -26,7 +34,7 @@ export MODALTUNE_WEIGHTS_ROOT="$DEMO_ROOT/weights"
 export MODALTUNE_PATHWAY_TABLE="$DEMO_ROOT/pathways.csv"
 export MODALTUNE_SPLITS_ROOT="$DEMO_ROOT/splits"
 export MODALTUNE_OUTPUT_ROOT="$DEMO_ROOT/runs"
-export SEED NUM_SEEDS NUM_EPOCHS TYPE PROTOCOL DEVICE=cpu
+export ENCODER SEED NUM_SEEDS NUM_EPOCHS TYPE PROTOCOL DEVICE=cpu
 export WORKERS=0
 
 started=$SECONDS
@@ -36,20 +44,20 @@ step "1/5 generate raw slides, tables and small checkpoints"
 python -m data_utils.make_demo_cohort --root "$DEMO_ROOT" --seed 0 --scale "$SCALE"
 
 step "2/5 extract patch features (one slide is corrupt on purpose)"
-COHORTS="BRCA BLCA" ENCODER_CONFIG=model_configs/demo_gigapath_tile_encoder.json ALLOW_FAILURES=1 \
+COHORTS="BRCA BLCA" ENCODER_CONFIG="model_configs/$patch_config.json" ALLOW_FAILURES=1 \
   BATCH_SIZE=64 WORKERS=1 EXTRA_ARGS="" bash scripts/submit_extract_patches.sh
 
 step "3/5 gene tables, splits, clinical features and label sentences"
 COHORTS="BRCA BLCA" CONCH_CONFIG=model_configs/demo_conch_text.json bash scripts/submit_get_dataset.sh
 
 step "4/5 train on BRCA and evaluate"
-COHORTS=BRCA MODEL_CONFIG=model_configs/demo_modaltune_gigapath_config.json EXTRA_ARGS="" \
+COHORTS=BRCA MODEL_CONFIG="model_configs/demo_modaltune_${ENCODER}_config.json" EXTRA_ARGS="" \
   bash scripts/submit_modaltune.sh
 
 step "5/5 apply to BLCA, which the model has never seen"
 TRAINED_ON=BRCA COHORTS=BLCA EXTRA_ARGS="" bash scripts/deploy_OOD_modaltune.sh
 
-run="$MODALTUNE_OUTPUT_ROOT/modaltune_gigapath_$TYPE/BRCA"
+run="$MODALTUNE_OUTPUT_ROOT/modaltune_${ENCODER}_$TYPE/BRCA"
 step "done"
 cat "$run/results.md" "$run/ood_BLCA/results.md"
 echo

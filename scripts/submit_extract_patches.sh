@@ -7,7 +7,7 @@
 #SBATCH --time=48:00:00
 #SBATCH --output=slurm-%x-%A_%a.out
 #
-# Whole-slide images -> GigaPath patch features.
+# Whole-slide images -> patch features, of GigaPath or (ENCODER=titan) of CONCH v1.5 for TITAN.
 #   bash scripts/submit_extract_patches.sh      all cohorts, one after the other
 #   sbatch scripts/submit_extract_patches.sh    one cohort per array task (submit from the repository root)
 # Finished slides are skipped, so an interrupted job is simply started again. What happened to every slide
@@ -16,13 +16,20 @@ set -euo pipefail
 
 # ---- edit here, or set in the environment
 COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as --array above
-ENCODER_CONFIG="${ENCODER_CONFIG:-model_configs/gigapath_tile_encoder.json}"
+ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
+ENCODER_CONFIG="${ENCODER_CONFIG:-}"                    # empty: the published one
 BATCH_SIZE="${BATCH_SIZE:-64}"
 WORKERS="${WORKERS:-}"                                  # reading processes; empty: one per core of the job
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | number of a GPU
 ALLOW_FAILURES="${ALLOW_FAILURES:-0}"                   # slides of a cohort that may fail before this script does
 EXTRA_ARGS="${EXTRA_ARGS:-}"                            # more flags, such as --previews --min_tissue 0.25
 # ----
+
+case "$ENCODER" in
+  gigapath) module=data_utils.TCGA_extract_feats_GIGAPATH ;;
+  titan) module=data_utils.TCGA_extract_feats_TITAN ;;
+  *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
+esac
 
 # sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -42,8 +49,8 @@ fi
 read -r -a extra <<<"$EXTRA_ARGS"
 
 for onco in "${cohorts[@]}"; do
-  echo "== $onco"
-  python -m data_utils.TCGA_extract_feats_GIGAPATH --onco "$onco" --encoder_config "$ENCODER_CONFIG" \
-    --batch_size "$BATCH_SIZE" --device "$DEVICE" --allow_failures "$ALLOW_FAILURES" \
+  echo "== $onco ($ENCODER)"
+  python -m "$module" --onco "$onco" --batch_size "$BATCH_SIZE" --device "$DEVICE" \
+    --allow_failures "$ALLOW_FAILURES" ${ENCODER_CONFIG:+--encoder_config "$ENCODER_CONFIG"} \
     ${WORKERS:+--workers "$WORKERS"} ${extra[@]+"${extra[@]}"}
 done

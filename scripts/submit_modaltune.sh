@@ -15,8 +15,9 @@ set -euo pipefail
 
 # ---- edit here, or set in the environment
 COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as the --array above
+ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
-MODEL_CONFIG="${MODEL_CONFIG:-model_configs/modaltune_gigapath_config.json}"
+MODEL_CONFIG="${MODEL_CONFIG:-model_configs/modaltune_${ENCODER}_config.json}"
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 SEED="${SEED:-0}"
 NUM_SEEDS="${NUM_SEEDS:-3}"                             # SEED, SEED + 1, ...
@@ -24,9 +25,15 @@ NUM_EPOCHS="${NUM_EPOCHS:-30}"
 LR="${LR:-1e-4}"
 WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-RUN_NAME="${RUN_NAME:-modaltune_gigapath_$TYPE}"        # folder below OUTPUT_ROOT of utils/constants.py
+RUN_NAME="${RUN_NAME:-modaltune_${ENCODER}_$TYPE}"      # folder below OUTPUT_ROOT of utils/constants.py
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
 # ----
+
+case "$ENCODER" in
+  gigapath) mil_name="longnetvit_${TYPE}_adapter" ;;
+  titan) mil_name="titan_${TYPE}_adapter" ;;
+  *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
+esac
 
 # sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -48,7 +55,7 @@ output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_
 for onco in "${cohorts[@]}"; do
   echo "== $onco"
   python train_modaltune.py --onco "$onco" --output_path "$output_root/$RUN_NAME/$onco" \
-    --mil_name "longnetvit_${TYPE}_adapter" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL" \
+    --mil_name "$mil_name" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL" \
     --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" \
     --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
 done

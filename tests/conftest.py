@@ -35,6 +35,27 @@ def tiny_config():
 
 
 @pytest.fixture
+def tiny_titan_config(tiny_config):
+    """The same on TITAN; the number of heads is no power of two."""
+    slide_encoder = {
+        "in_dim": 10,
+        "embed_dim": 48,
+        "depth": 6,
+        "num_heads": 6,
+        "mlp_ratio": 2.0,
+        "pooler_heads": 4,
+        "pooler_queries": 3,
+    }
+    return {**tiny_config, "slide_encoder": slide_encoder, "token_agg": "cat"}
+
+
+@pytest.fixture
+def tiny_configs(tiny_config, tiny_titan_config):
+    """A small ModalTune config for every slide encoder there is."""
+    return {"gigapath": tiny_config, "titan": tiny_titan_config}
+
+
+@pytest.fixture
 def pathways():
     """Uneven, overlapping pathways over ten genes."""
     return ((0, 3, 5), (1,), (2, 3, 4, 6, 7, 8, 9), (5, 0))

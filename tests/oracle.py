@@ -110,9 +110,95 @@ def longnet_block(x, state, name, num_heads, dilated, segments, ratios):
     return x + linear(hidden, state, f"{name}.ffn.fc2")
 
 
-def modaltune(state, config, case, pathways, num_tasks, dilated, clinical=False):
-    """Outputs ``[T, O]`` from a state dict in the published layout (all float64)."""
-    vit = config["slide_encoder"]
+class GigaPath:
+    """The slide encoder with LongNet blocks; ``dilated`` is an attention function."""
+
+    def __init__(self, state, vit, dilated):
+        self.state, self.vit, self.dilated = state, vit, dilated
+
+    def embed(self, case):
+        patches = linear(case.features, self.state, "patch_embed.proj")
+        return self.state["cls_token"][0], patches + position_code(case.coords // 256, self.vit["embed_dim"])
+
+    def block(self, tokens, number):
+        name, vit = f"encoder.layers.{number}", self.vit
+        shape = (vit["num_heads"], self.dilated, vit["segment_lengths"], vit["dilated_ratios"])
+        return longnet_block(tokens, self.state, name, *shape)
+
+    def pool(self, tokens):
+        return tokens[0]
+
+
+def titan_slopes(num_heads):
+    """One slope per head: a geometric series, completed from the finer one where it is too short."""
+    power = 1
+    while 2 * power <= num_heads:
+        power *= 2
+    slopes = [2 ** (-8 / power * (i + 1)) for i in range(power)]
+    finer = [2 ** (-4 / power * (i + 1)) for i in range(2 * power)]
+    return slopes + [finer[2 * i] for i in range(num_heads - power)]
+
+
+def titan_grid(features, coords, patch_size):
+    """Cells ``(x, y)`` in order and the sum of the features on each, background left out."""
+    corner = [min(column) for column in coords.T.tolist()]
+    summed = {}
+    for feature, (x, y) in zip(features, coords.tolist(), strict=True):
+        cell = ((x - corner[0]) // patch_size, (y - corner[1]) // patch_size)
+        summed[cell] = summed.get(cell, 0) + feature
+    cells = [cell for cell in sorted(summed) if summed[cell].abs().max() > 0]
+    return cells, torch.stack([summed[cell] for cell in cells])
+
+
+def alibi_attention(q, k, v, cells, num_heads):
+    """Softmax attention over ``[1 + N, C]`` with biases; the first token is CLS, ``cells [N, 2]``."""
+    outs = []
+    width = q.shape[1] // num_heads
+    cells = torch.as_tensor(cells, dtype=q.dtype)
+    distance = torch.zeros(len(q), len(q), dtype=q.dtype)
+    distance[1:, 1:] = ((cells[:, None] - cells[None]) ** 2).sum(-1).sqrt()
+    for h, slope in enumerate(titan_slopes(num_heads)):
+        part = slice(h * width, (h + 1) * width)
+        scores = q[:, part] @ k[:, part].T / math.sqrt(width) - slope * distance
+        outs.append(scores.softmax(-1) @ v[:, part])
+    return torch.cat(outs, dim=1)
+
+
+class Titan:
+    """The slide encoder with 2-D ALiBi blocks and an attentional pooler."""
+
+    def __init__(self, state, vit):
+        self.state, self.vit = state, vit
+
+    def embed(self, case):
+        self.cells, features = titan_grid(case.features, case.coords, case.patch_size_lv0)
+        return self.state["cls_token"][0], gelu(linear(features, self.state, "patch_embed.0"))
+
+    def block(self, tokens, number):
+        name, state = f"blocks.modules_list.{number}", self.state
+        qkv = linear(layer_norm(tokens, state, f"{name}.norm1", 1e-6), state, f"{name}.attn.qkv")
+        read = alibi_attention(*qkv.chunk(3, dim=1), self.cells, self.vit["num_heads"])
+        tokens = tokens + linear(read, state, f"{name}.attn.proj")
+        hidden = linear(layer_norm(tokens, state, f"{name}.norm2", 1e-6), state, f"{name}.mlp.fc1")
+        return tokens + linear(gelu(hidden), state, f"{name}.mlp.fc2")
+
+    def pool(self, tokens):
+        state, name = self.state, "attn_pool_contrastive"
+        memory = layer_norm(layer_norm(tokens, state, "norm", 1e-6), state, f"{name}.ln_k", 1e-6)
+        queries = layer_norm(state[f"{name}.query"], state, f"{name}.ln_q", 1e-6)
+        weights = state[f"{name}.attn.in_proj_weight"].chunk(3)
+        biases = state[f"{name}.attn.in_proj_bias"].chunk(3)
+        inputs = (queries, memory, memory)
+        q, k, v = (x @ w.T + b for x, w, b in zip(inputs, weights, biases, strict=True))
+        read = attention(q, k, v, self.vit["pooler_heads"])
+        return linear(read, state, f"{name}.attn.out_proj")[0]
+
+
+def modaltune(encoder, state, config, case, pathways, num_tasks, clinical=False):
+    """Outputs ``[T, O]`` from a state dict in the published layout (all float64).
+
+    ``encoder`` is one of the slide encoders above, on the same state dict.
+    """
     heads = config["num_heads"]
     pos = state["gene_pe"]
     outputs = []
@@ -125,9 +211,7 @@ def modaltune(state, config, case, pathways, num_tasks, dilated, clinical=False)
             hidden = torch.relu(linear(case.clinical[None], state, "clinical_mlp.0"))
             c = torch.cat([layer_norm(linear(hidden, state, "clinical_mlp.2"), state, "clinical_mlp.3"), c])
 
-        patches = linear(case.features, state, "patch_embed.proj")
-        patches = patches + position_code(case.coords // 256, vit["embed_dim"])
-        cls = state["cls_token"][0]
+        cls, patches = encoder.embed(case)
         for stage, (first, last) in enumerate(config["interaction_indexes"]):
             name = f"interactions.{stage}"
             if stage > 0:
@@ -135,22 +219,15 @@ def modaltune(state, config, case, pathways, num_tasks, dilated, clinical=False)
             read = cross_attention(patches, c, state, f"{name}.injector.attn", heads, key_pos=pos)
             tokens = torch.cat([cls, patches + state[f"{name}.injector.gamma"] * read])
             for block in range(first, last + 1):
-                tokens = longnet_block(
-                    tokens,
-                    state,
-                    f"encoder.layers.{block}",
-                    vit["num_heads"],
-                    dilated,
-                    vit["segment_lengths"],
-                    vit["dilated_ratios"],
-                )
+                tokens = encoder.block(tokens, block)
             cls, patches = tokens[:1], tokens[1:]
             c = extract(c, patches, pos, state, f"{name}.extractor", heads)
         for extra in range(2):
             c = extract(c, patches, pos, state, f"interactions.{stage}.extra_extractors.{extra}", heads)
 
         start = 1 if clinical else 0
-        parts = [cls[0], c[start], c[start + 1 :].mean(0)] + ([c[0]] if clinical else [])
+        image = encoder.pool(torch.cat([cls, patches]))
+        parts = [image, c[start], c[start + 1 :].mean(0)] + ([c[0]] if clinical else [])
         joined = sum(parts) if config["token_agg"] == "sum" else torch.cat(parts)
         outputs.append(linear(layer_norm(joined, state, "final_norm"), state, "final_project"))
     return torch.stack(outputs)

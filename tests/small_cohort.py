@@ -115,34 +115,40 @@ def write_slide(path: Path, num_patches: int, seed: int, shift: float = 0.0, pat
 
 
 def make_small_cohort(
-    root: Path, train: int = 8, val: int = 4, test: int = 4, without_genes: tuple[int, ...] = ()
+    root: Path,
+    train: int = 8,
+    val: int = 4,
+    test: int = 4,
+    without_genes: tuple[int, ...] = (),
+    first: int = 0,
 ) -> SmallCohort:
     """Writes feature files, splits, genes, pathways, texts, clinical features and a model config.
 
-    Classes alternate; they move the first feature, the first gene and the texts. Every fifth patient
-    has two slides.
+    Patients are numbered from ``first``; those numbered in ``without_genes`` have no RNA. Classes
+    alternate; they move the first feature, the first gene and the texts. Every fifth patient has two
+    slides.
     """
     root.mkdir(parents=True, exist_ok=True)
     cohort = SmallCohort(root)
-    number = train + val + test
-    generator = np.random.default_rng(0)
+    cases = range(first, first + train + val + test)
+    generator = np.random.default_rng(first)
     rows = []
-    for case in range(number):
+    for case in cases:
         label = case % 2
         for slide in range(2 if case % 5 == 0 else 1):
             path = root / "features" / f"slide-{case}-{slide}.h5"
             write_slide(path, 5 + case % 3, seed=10 * case + slide, shift=2.0 * label)
             rows.append(split_row(case, slide, path, label))
-    edges = {"train": range(train), "val": range(train, train + val), "test": range(train + val, number)}
-    for split, cases in edges.items():
-        ids = {f"case-{case}" for case in cases}
+    parts = {"train": cases[:train], "val": cases[train : train + val], "test": cases[train + val :]}
+    for split, part in parts.items():
+        ids = {f"case-{case}" for case in part}
         data = [row for row in rows if row["case_id"] in ids]
         cohort.split(split).write_text(json.dumps({"data": data}), encoding="utf-8")
 
-    genes = generator.normal(size=(number, NUM_GENES))
-    genes[:, 0] += np.arange(number) % 2
-    table = pd.DataFrame(genes, columns=[f"G{i}" for i in range(NUM_GENES)])
-    table.insert(0, "case_id", [f"TCGA-AA-{case:04d}" for case in range(number)])
+    genes = generator.normal(size=(len(cases), NUM_GENES))
+    genes[:, 0] += np.array(cases) % 2
+    table = pd.DataFrame(genes, index=cases, columns=[f"G{i}" for i in range(NUM_GENES)])
+    table.insert(0, "case_id", [f"TCGA-AA-{case:04d}" for case in cases])
     table.drop(index=list(without_genes)).to_csv(cohort.genes, index=False)
     member = {name: [int(i in genes) for i in range(NUM_GENES)] for name, genes in PATHWAYS.items()}
     pd.DataFrame({"gene": table.columns[1:], **member}).to_csv(cohort.pathways, index=False)
@@ -152,9 +158,10 @@ def make_small_cohort(
         f"case-{case}": torch.nn.functional.normalize(
             torch.from_numpy(sentences[case % 2] + 0.3 * generator.normal(size=(4, 512))).float(), dim=-1
         )
-        for case in range(number)
+        for case in cases
     }
     torch.save(texts, cohort.texts)
-    torch.save({f"case-{case}": torch.rand(5) for case in range(number)}, cohort.clinical)
+    clinical = {f"case-{case}": torch.from_numpy(generator.random(5)).float() for case in cases}
+    torch.save(clinical, cohort.clinical)
     cohort.model_config.write_text(json.dumps(MODEL_CONFIG), encoding="utf-8")
     return cohort

@@ -13,7 +13,16 @@ from data_utils.cohorts import load_cohort
 from utils import constants
 
 # Flags that count something.
-_COUNTS = ("gc", "num_epochs", "eval_interval", "save_interval", "multi_seed", "num_folds", "threshold")
+_COUNTS = (
+    "gc",
+    "num_epochs",
+    "eval_interval",
+    "save_interval",
+    "multi_seed",
+    "num_folds",
+    "threshold",
+    "patch_size_lv0",
+)
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -32,7 +41,16 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     data.add_argument(
         "--pathway_table", type=Path, default=constants.PATHWAY_TABLE, help="gene x pathway CSV"
     )
-    data.add_argument("--threshold", type=int, default=25_000, help="sub-sample cases with more patches")
+    thresholds = ", ".join(f"{e.threshold} for {name}" for name, e in constants.SLIDE_ENCODERS.items())
+    data.add_argument(
+        "--threshold", type=int, help=f"sub-sample cases with more patches; if not given, {thresholds}"
+    )
+    data.add_argument(
+        "--patch_size_lv0",
+        type=int,
+        help="level-0 distance between neighbouring patches, for feature files that do not state it (512 px "
+        "at 0.5 mpp: 1024 on a 40x slide, 512 on a 20x slide)",
+    )
     data.add_argument(
         "--protocol",
         choices=("published", "strict"),
@@ -46,14 +64,16 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     model = parser.add_argument_group("model")
     model.add_argument("--mil_name", default="longnetvit_gene_adapter", help="which model")
     model.add_argument(
-        "--model_config", type=Path, default=constants.CONFIGS_ROOT / "modaltune_gigapath_config.json"
+        "--model_config", type=Path, help="JSON file; if not given, the published one of the slide encoder"
     )
     model.add_argument("--num_classes", type=int, help="subtype classes; default: those of --onco, else 2")
     model.add_argument(
         "--num_tasks", type=int, default=3, help="task tokens, of General, Diagnosis, Survival"
     )
     model.add_argument(
-        "--backbone_weights", type=Path, default=constants.GIGAPATH_SLIDE_ENCODER, help="slide encoder"
+        "--backbone_weights",
+        type=Path,
+        help="slide encoder; if not given, that of utils/constants.py for --mil_name",
     )
     model.add_argument("--random_backbone", action="store_true", help="random slide encoder (for tests only)")
 
@@ -100,8 +120,20 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
-    """Fills in what ``--onco`` implies and stops with a usage message where something is missing."""
-    wanted = {f"{split}_json": partial(constants.split_file, split=split) for split in constants.SPLITS}
+    """Fills in what ``--mil_name`` and ``--onco`` imply; a usage message says what is missing."""
+    encoder = constants.encoder_of(args.mil_name)
+    defaults = constants.SLIDE_ENCODERS[encoder]
+    for name, value in (
+        ("threshold", defaults.threshold),
+        ("model_config", defaults.config),
+        ("backbone_weights", defaults.weights),
+    ):
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    wanted = {
+        f"{split}_json": partial(constants.split_file, split=split, encoder=encoder)
+        for split in constants.SPLITS
+    }
     wanted["genomics_csv_path"] = constants.gene_table
     if not args.eval_only:
         wanted["text_location"] = constants.text_table
@@ -126,7 +158,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     if args.fold_json is not None and args.num_folds == 1:
         parser.error("--fold_json needs --num_folds, the number of its folds to run")
     for name in _COUNTS:
-        if getattr(args, name) < 1:
+        value = getattr(args, name)
+        if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1")
     if args.seed < 0:
         parser.error("--seed must not be negative")

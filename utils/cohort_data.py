@@ -102,13 +102,20 @@ class CohortData:
     def datasets(
         self, patients: Splits, scaler: GeneScaler, patches: PatchOptions, clinical: bool
     ) -> dict[str, CaseDataset]:
-        """One dataset per split, plus ``fit``: the training split with fresh patch subsets every epoch."""
+        """One dataset per split, plus ``fit``: the training split with fresh patch subsets every epoch.
+
+        Splits in which no patient has RNA are left out.
+        """
         genes = GeneVectors(scaler.transform(self.genes))
         tables = {"genes": genes, "clinical": self.clinical if clinical else None}
-        datasets = {
-            split: CaseDataset(patients[split], texts=None, options=patches, name=split, **tables)
-            for split in constants.SPLITS
-        }
+        datasets = {}
+        for split in constants.SPLITS:
+            if any(genes.get(patient) is not None for patient in patients[split]):
+                datasets[split] = CaseDataset(
+                    patients[split], texts=None, options=patches, name=split, **tables
+                )
+            else:
+                logger.warning("no patient of the %s split has RNA: nothing is evaluated on it", split)
         if self.texts is not None:
             resampling = PatchOptions(**{**vars(patches), "resample": True})
             datasets["fit"] = CaseDataset(

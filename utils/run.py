@@ -91,7 +91,8 @@ def run(args: argparse.Namespace, make_evaluator: EvaluatorFactory) -> pd.DataFr
         if not report.is_file():
             _run_job(job, args, config, data, make_evaluator(args))
         frames.append(pd.read_csv(report, keep_default_na=True))
-    return write_results(frames, output, _header(args, config, data, jobs))
+    names = [str(job.folder.relative_to(output)) for job in jobs]
+    return write_results(frames, output, _header(args, config, data, jobs), names)
 
 
 def _run_job(
@@ -105,9 +106,14 @@ def _run_job(
         threshold=args.threshold,
         cumulative_stacking=args.protocol == "strict",
         extent=model.backbone.grid_extent,
+        patch_size=args.patch_size_lv0,
+        check_slide=model.backbone.check_slide,
         seed=job.seed,
     )
     datasets = data.datasets(job.patients, scaler, patches, clinical="clinical" in config["mil_name"])
+    needed = {"train"} if job.weights else {"train", "val"}
+    if missing := needed - datasets.keys():
+        raise ValueError(f"no patient with RNA in the splits {sorted(missing)}, which this run needs")
     device = pick_device(args.device)
     options = TrainingOptions(**{f.name: getattr(args, f.name) for f in fields(TrainingOptions)})
     trainer = Trainer(
@@ -144,7 +150,7 @@ def _run_job(
 
 
 def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, save_embeddings: bool) -> None:
-    embeddings = {split: trainer.embed(datasets[split]) for split in constants.SPLITS}
+    embeddings = {split: trainer.embed(datasets[split]) for split in constants.SPLITS if split in datasets}
     if save_embeddings:
         for split, embedded in embeddings.items():
             embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
@@ -200,6 +206,12 @@ def _model_config(args: argparse.Namespace, trained: dict[str, Any]) -> dict[str
     """``{"mil_name", "model_config"}``: what the weights say, else what the flags say."""
     config = {"mil_name": args.mil_name, "model_config": read_json(args.model_config)}
     stored = {name: trained[name] for name in config if name in trained}
+    trained_on, wanted = (constants.encoder_of(c["mil_name"]) for c in (config | stored, config))
+    if trained_on != wanted:  # split files and weights of the encoder were chosen by the flag
+        raise ValueError(
+            f"--eval_weights are of {stored['mil_name']}, on the slide encoder {trained_on}; pass that --mil_name, "
+            f"{args.mil_name} stands for the files of {wanted}"
+        )
     if stored and stored != config:
         logger.info("--mil_name and --model_config are those of the trained weights (%s)", stored["mil_name"])
     if trained and trained["num_tasks"] != args.num_tasks:

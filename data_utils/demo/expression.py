@@ -129,8 +129,8 @@ CONSTANT_IN_COHORT = {"BRCA": "UPK3A"}
 # Real pan-cancer matrices lack some values.
 GAPS_IN_PANCAN = "TG"
 
-NOISE = 1.0
-CHANCE_ACTIVITY = 0.5
+NOISE = 0.8
+CHANCE_ACTIVITY = 0.4
 
 
 def pathway_table() -> pd.DataFrame:

@@ -91,9 +91,9 @@ def paint_tissue(
         return smooth_noise(mask.shape, microns / (HALF * mpp), rng)
 
     # Every slide is stained a little differently.
-    gain_h, gain_e = np.exp(0.06 * rng.standard_normal(2)).astype(np.float32)
+    gain_h, gain_e = np.exp(0.04 * rng.standard_normal(2)).astype(np.float32)
     nests = noise(52 + 16 * first) + np.float32(0.35) * noise(18)
-    nests = np.clip((nests + np.float32(0.25 + 0.40 * first)) * 5, 0, 1)
+    nests = np.clip((nests + np.float32(0.25 + 0.50 * first)) * 5, 0, 1)
     fibres = np.sin(noise(70 + 15 * tissue[1]) * 9 + noise(14))
     eosin = np.float32(0.50 - 0.055 * grade + 0.03 * tissue[0]) + np.float32(0.12) * fibres * (1 - nests)
     eosin -= nests * np.float32(0.10 + 0.06 * second)

@@ -23,8 +23,10 @@ from utils.files import atomic_path
 MISSING = "'--"  # what a GDC export writes for a value it has not got
 
 # How far image and expression stray from the hidden variables (standard deviations).
-LOOK_ERROR = 0.5
-AGGRESSIVENESS_ERROR = 0.3
+IMAGE_LOOK_ERROR, GENE_LOOK_ERROR = 0.35, 0.45
+AGGRESSIVENESS_ERROR = 0.25
+# How far a slide strays from what the image of its patient shows.
+SLIDE_ERROR = 0.15
 # Survival is Weibull with hazard proportional to exp(HAZARD_SLOPE * aggressiveness).
 HAZARD_SLOPE = 3.0
 WEIBULL_SHAPE = 2.5
@@ -124,7 +126,7 @@ def _patient(cohort: DemoCohort, seed: int, number: int) -> Patient:
         diagnosis, subtype, look = str(rng.choice(cohort.rare)), -1, (0.0, 0.0)
 
     aggressiveness = float(rng.normal())
-    image_look, gene_look = (_seen(look, LOOK_ERROR, rng) for _ in range(2))
+    image_look, gene_look = (_seen(look, error, rng) for error in (IMAGE_LOOK_ERROR, GENE_LOOK_ERROR))
     image_grade, gene_grade = (aggressiveness + AGGRESSIVENESS_ERROR * rng.normal() for _ in range(2))
     barcode = f"TCGA-{rng.choice(cohort.sites)}-{number:04X}"
     clinical = {
@@ -181,8 +183,8 @@ def _slides(
                 uuid=_uuid(rng).upper(),
                 folder=_uuid(rng),
                 seed=int(rng.integers(2**31)),
-                look=_seen(look, 0.2, rng),
-                grade=grade + 0.15 * float(rng.normal()),
+                look=_seen(look, SLIDE_ERROR, rng),
+                grade=grade + SLIDE_ERROR * float(rng.normal()),
                 mpp=0.25 if fine else 0.5,
                 has_mpp_tag=number != Peculiar.NO_MPP,
                 corrupt=number == Peculiar.CORRUPT and k == count - 1,

@@ -237,6 +237,6 @@ def build_modaltune(
     return ModalTune(backbone, encoders, parsed, spec.num_tasks)
 
 
-for _prefix, _encoder in {"longnetvit": "gigapath"}.items():
+for _prefix, _encoder in {"longnetvit": "gigapath", "titan": "titan"}.items():
     register(f"{_prefix}_gene_adapter")(partial(build_modaltune, _encoder, ("genes",)))
     register(f"{_prefix}_gene_clinical_adapter")(partial(build_modaltune, _encoder, ("clinical", "genes")))

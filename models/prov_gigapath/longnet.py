@@ -151,6 +151,11 @@ class LongNetViT(nn.Module):
         super().__init__()
         if embed_dim % 4:
             raise ValueError(f"embed_dim {embed_dim} is no multiple of 4, which 2-D positions need")
+        if not segment_lengths or len(segment_lengths) != len(dilated_ratios):
+            raise ValueError(
+                f"{len(segment_lengths)} segment_lengths but {len(dilated_ratios)} dilated_ratios: as many of "
+                "both are needed, at least one"
+            )
         if dilated_ratios[0] != 1:
             raise ValueError(f"the first dilated ratio must be 1, not {dilated_ratios[0]}")
         self.embed_dim, self.tile_size, self.grid_size = embed_dim, tile_size, grid_size

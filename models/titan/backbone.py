@@ -1,0 +1,80 @@
+"""TITAN's vision encoder as a backbone of the Modal Adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.pretrained import load_strict, read_safetensors
+from models.slide_backbone import SlideBackbone
+from models.titan.grid import check_patch_size, scatter_to_grid
+from models.titan.vision_encoder import TitanVisionEncoder
+
+if TYPE_CHECKING:
+    from data_utils.case import Case
+
+
+class TitanBackbone(SlideBackbone):
+    """Runs :class:`TitanVisionEncoder` block by block.
+
+    The image token is what the contrastive pooler reads from all tokens, CLS among them, after the
+    final norm; it is not projected. The context of a case are its grid cells ``[1 + N, 2]``, of which
+    the first stands for CLS.
+
+    Args:
+        config: arguments of :class:`TitanVisionEncoder`.
+    """
+
+    check_slide: Callable[[Tensor, int | None, str], None] = staticmethod(check_patch_size)
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.vit = TitanVisionEncoder(**config)
+        self.embed_dim = self.vit.embed_dim
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.vit.blocks.modules_list
+
+    def embed(self, case: Case, num_tasks: int) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`SlideBackbone`; tokens are the occupied grid cells, x by x.
+
+        Raises:
+            ValueError: the features have another width or are all zero, or the patch size is missing
+                or collapses the grid; the message names the case.
+        """
+        where = f"case {case.case_id}"
+        if case.features.shape[-1] != self.vit.in_dim:
+            raise ValueError(
+                f"{where}: patch features are {case.features.shape[-1]} wide, the slide encoder takes "
+                f"{self.vit.in_dim}. Were they extracted with another patch encoder?"
+            )
+        check_patch_size(case.coords, case.patch_size_lv0, where)
+        features, cells = scatter_to_grid(case.features, case.coords, case.patch_size_lv0)
+        if not len(features):
+            raise ValueError(f"{where}: all patch features are zero, which TITAN takes for background")
+        patches = self.vit.patch_embed(features).expand(num_tasks, -1, -1)  # [T, N, E]
+        cls = self.vit.cls_token.expand(num_tasks, -1, -1)
+        return cls, patches, F.pad(cells, (0, 0, 1, 0))
+
+    def run(self, block: nn.Module, tokens: Tensor, context: Tensor) -> Tensor:
+        return block(tokens, context, self.vit.slopes)
+
+    def pool(self, cls: Tensor, patches: Tensor, context: Tensor) -> Tensor:
+        tokens = self.vit.norm(torch.cat([cls, patches], dim=1))
+        return self.vit.attn_pool_contrastive(tokens)
+
+    def load_pretrained(self, path: str | Path) -> None:
+        state = read_safetensors(
+            path,
+            prefix="vision_encoder.",
+            what="the TITAN slide encoder",
+            source="https://huggingface.co/MahmoodLab/TITAN (model.safetensors)",
+            constant="TITAN_SLIDE_ENCODER",
+        )
+        load_strict(self.vit, state, "the TITAN slide encoder", path)

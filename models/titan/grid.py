@@ -1,0 +1,96 @@
+"""TITAN's grid of patches: from level-0 coordinates to cells, and whether the patch size can be right."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# More patches than this share of all on cells with others: the patch size is too large.
+MAX_SHARED = 0.2
+# Steps in the coordinates that are shorter than the patch size by less than this are rounding. (From about
+# 5 % on, more than a fifth of the patches share a cell.)
+_ROUNDING = 0.05
+
+_MEANING = (
+    "the level-0 distance between neighbouring patches (for 512 px at 0.5 mpp, 1024 on a 40x slide and 512 "
+    "on a 20x slide)"
+)
+
+
+def grid_cells(coords: Tensor, patch_size: int) -> Tensor:
+    """Cells ``[L, 2]`` int64 of level-0 coordinates ``[L, 2]``, counted from the smallest x and y."""
+    corner = coords.min(dim=0).values
+    return torch.div(coords - corner, patch_size, rounding_mode="floor").long()
+
+
+def scatter_to_grid(features: Tensor, coords: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
+    """Lays patches out on the grid without ever building it.
+
+    Args:
+        features: ``[L, D]``.
+        coords: level-0 coordinates ``[L, 2]`` (x, y).
+        patch_size: level-0 distance between neighbouring patches.
+
+    Returns:
+        Features ``[N, D]`` and cells ``[N, 2]`` of the occupied cells, x by x and therein by y. Features
+        on one cell are added up; a cell whose features are all zero is background and left out.
+    """
+    cells = grid_cells(coords, patch_size)
+    columns = cells[:, 1].max() + 1
+    keys, owner = torch.unique(cells[:, 0] * columns + cells[:, 1], return_inverse=True)  # sorted
+    wide = torch.promote_types(features.dtype, torch.float32)
+    summed = features.new_zeros(len(keys), features.shape[1], dtype=wide)
+    summed.index_add_(0, owner, features.to(wide))
+    keep = (summed != 0).any(dim=1)
+    keys = keys[keep]
+    return summed[keep], torch.stack([keys // columns, keys % columns], dim=1)
+
+
+def likely_patch_size(coords: Tensor) -> int | None:
+    """Distance between neighbouring patches as the coordinates ``[L, 2]`` show it, if they do.
+
+    Files list patches along rows or columns, so it is the most frequent step from one patch to the next.
+    (Gaps in the sorted coordinates would mix up the grids of slides that are stacked.)
+    """
+    steps = coords.diff(dim=0).abs().flatten()
+    sizes, counts = torch.unique(steps[steps > 0], return_counts=True)
+    return int(sizes[counts.argmax()]) if len(sizes) else None
+
+
+def check_patch_size(coords: Tensor, patch_size: int | None, where: str) -> None:
+    """Refuses a patch size that is missing or would collapse the grid.
+
+    Several patches may share a cell for a good reason: slides of a patient that overlap in the stack
+    of the published protocol. Their coordinates still show the right patch size; so only where these
+    disagree it is an error.
+
+    Args:
+        coords: level-0 coordinates ``[L, 2]`` of one slide or of the stacked slides of a case.
+        patch_size: what the file states.
+        where: names the file or the case, for the message.
+
+    Raises:
+        ValueError: names the patch size and the one that the coordinates suggest.
+    """
+    if patch_size is None:
+        likely = likely_patch_size(coords)
+        hint = f"; the coordinates suggest {likely}" if likely else ""
+        raise ValueError(
+            f"{where}: no patch_size_level0 is stated, and TITAN's positions depend on it. Pass "
+            f"--patch_size_lv0, {_MEANING}{hint}"
+        )
+    if patch_size < 1:
+        raise ValueError(f"{where}: patch_size_level0 is {patch_size}; it should be {_MEANING}")
+    counts = torch.unique(grid_cells(coords, patch_size), dim=0, return_counts=True)[1]
+    shared = int(counts[counts > 1].sum())
+    if shared <= MAX_SHARED * len(coords):
+        return
+    likely = likely_patch_size(coords)
+    if likely is None:
+        raise ValueError(f"{where}: all {len(coords)} patches have the same coordinates {coords[0].tolist()}")
+    if likely < (1 - _ROUNDING) * patch_size:
+        raise ValueError(
+            f"{where}: with patch_size_level0 {patch_size}, {shared} of {len(coords)} patches share a cell of "
+            f"TITAN's grid. It should be {_MEANING}; the coordinates suggest {likely}. Correct the attribute of "
+            "the feature file (or --patch_size_lv0, which serves files that state none)"
+        )

@@ -1,0 +1,173 @@
+"""What ModalTune promises, on every registered slide encoder with every set of modalities."""
+
+import pytest
+import torch
+
+from models.aggregators import DataSpec, available_aggregators, build_aggregator
+from models.slide_backbone import BACKBONES
+from utils import constants
+from utils.checkpoint import from_published, load_trainable, to_published, trainable_state
+
+NAMES = [name for name in available_aggregators() if name.endswith("_adapter")]
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def build(name, tiny_configs, pathways):
+    """``build(token_agg="cat")``: the model in evaluation mode, with changes to its config."""
+
+    def make(**changes):
+        config = {**tiny_configs[constants.encoder_of(name)], **changes}
+        return build_aggregator(name, config, DataSpec(pathways, 3)).eval()
+
+    return make
+
+
+def test_every_encoder_is_here(tiny_configs):
+    assert {constants.encoder_of(name) for name in NAMES} == set(BACKBONES) == set(tiny_configs)
+    assert set(BACKBONES) == set(constants.SLIDE_ENCODERS)
+    assert sum("clinical" in name for name in NAMES) == len(NAMES) / 2 == len(BACKBONES)
+
+
+# ---------------------------------------------------------------------------- forward
+def test_closed_gates_leave_the_slide_encoder_alone(build, make_case, monkeypatch):
+    model, case = build(), make_case()
+    pooled = []
+    pool = model.backbone.pool
+
+    def record(cls, patches, context):
+        pooled.append(pool(cls, patches, context))
+        return pooled[-1]
+
+    monkeypatch.setattr(model.backbone, "pool", record)
+    model(case)
+    assert torch.equal(pooled[0], model.backbone(case, 3))
+    with torch.no_grad():
+        model.interactions[0].injector.gamma.add_(0.1)
+    model(case)
+    assert not torch.allclose(pooled[2], pooled[0])
+
+
+@pytest.mark.parametrize("length", [1, 23])
+def test_shapes(build, make_case, length):
+    model, case = build(), make_case(length)
+    cls, patches, _ = model.backbone.embed(case, 3)
+    assert cls.shape == (3, 1, 48) and patches.shape == (3, length, 48)
+    assert model(case).shape == (3, 7) and model(case, tasks=[2]).shape == (1, 7)
+
+
+def test_token_order(name, build, make_case):
+    model = build()
+    tokens, spans = model.modality_tokens(make_case(), range(3))
+    first = 1 if "clinical" in name else 0
+    order = {"clinical": slice(0, 1)} if first else {}
+    assert spans == {**order, "task": slice(first, first + 1), "genes": slice(first + 1, first + 5)}
+    assert tokens.shape == (3, first + 5, 48) and model.gene_pe.shape == (first + 5, 48)
+    task = tokens[:, spans["task"]]
+    assert not torch.equal(task[0], task[1]) and not torch.equal(task[1], task[2])
+    others = torch.cat([tokens[:, :first], tokens[:, spans["genes"]]], dim=1)
+    assert torch.equal(others[0], others[2])
+
+
+def test_tasks_run_alone_as_in_a_batch(build, make_case, randomise):
+    model, case = randomise(build()), make_case()
+    alone = torch.cat([model(case, tasks=[task]) for task in range(3)])
+    torch.testing.assert_close(model(case), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_copies_draw_their_own_masks_in_training_only(build, make_case, randomise):
+    model, case = randomise(build()), make_case()
+    with torch.no_grad():  # the same task thrice: only the masks differ
+        first, second, third = model(case, tasks=[1, 1, 1])
+        torch.testing.assert_close(first, third)
+        first, second, third = model.train()(case, tasks=[1, 1, 1])
+    assert not torch.allclose(first, second) and not torch.allclose(second, third)
+
+
+def test_gene_cls_token(name, build, make_case, randomise):
+    model = randomise(build(prompt_agg="cls"))
+    tokens, spans = model.modality_tokens(make_case(), range(3))
+    first = 2 if "clinical" in name else 1
+    assert spans["genes"] == slice(first, first + 5) and len(model.gene_pe) == first + 5
+    assert torch.equal(tokens[0, first], model.gene_cls[0, 0])
+    assert model(make_case()).shape == (3, 7)
+
+
+# ---------------------------------------------------------------------------- gradients
+def test_only_adapter_parameters_learn(build, make_case, randomise):
+    model = randomise(build()).train()
+    model(make_case()).square().sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.requires_grad != parameter_name.startswith("backbone."), parameter_name
+        assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
+
+
+def test_at_initialisation_of_the_injector_only_the_gate_learns(build, make_case):
+    model = build()
+    model(make_case()).square().sum().backward()
+    injector = model.interactions[0].injector
+    assert injector.gamma.grad.abs().max() > 0
+    assert injector.attn.q_proj.weight.grad.abs().max() == 0
+
+
+def test_activation_checkpointing_changes_nothing(build, make_case, randomise):
+    model = randomise(build(), scale=0.2).train()
+    grads = {}
+    for mode in ("off", "on"):
+        model.activation_checkpointing = mode
+        model.zero_grad()
+        torch.manual_seed(3)
+        model(make_case()).square().sum().backward()
+        grads[mode] = [p.grad.clone() for p in model.parameters() if p.requires_grad]
+    for off, on in zip(grads["off"], grads["on"], strict=True):
+        assert torch.equal(off, on)
+
+
+def test_mixed_precision_stays_near(build, make_case, randomise):
+    model, case = randomise(build(), scale=0.1).train(), make_case()
+    outputs = {}
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            outputs[enabled] = model(case).float()
+    torch.testing.assert_close(outputs[True], outputs[False], rtol=0.1, atol=0.1)
+    outputs[True].square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+
+
+# ---------------------------------------------------------------------------- weights
+def test_state_dict_round_trip(build, make_case, randomise):
+    model, other = randomise(build()), build()
+    other.backbone.load_state_dict(model.backbone.state_dict())
+    load_trainable(other, trainable_state(model), "weights.pt")
+    assert torch.equal(other(make_case()), model(make_case()))
+
+
+def test_published_layout_round_trip(name, build, make_case, pathways, randomise):
+    model, other = randomise(build()), build()
+    published = to_published(model.state_dict(), [len(p) for p in pathways])
+    assert published["gene_encoder.gene_networks.2.0.0.weight"].shape == (8, 7)
+    assert "interactions.2.extra_extractors.1.ffn.linear2.weight" in published
+    assert ("clinical_mlp.3.weight" in published) == ("clinical" in name)
+    assert model.backbone.vit.state_dict().keys() <= published.keys()
+    load_trainable(other, from_published({**published, "pos_embed": torch.zeros(1)}), "published.pt")
+    assert torch.equal(other(make_case()), model(make_case()))
+
+
+# ---------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize("field", ["genes", "clinical"])
+def test_missing_modality_names_the_case(field, name, build, make_case):
+    if field in name.replace("gene", "genes"):
+        with pytest.raises(ValueError, match="case-4"):
+            build()(make_case(seed=4, **{field: None}))
+    else:
+        assert build()(make_case(seed=4, **{field: None})).shape == (3, 7)
+
+
+def test_wrong_feature_width_names_the_case(build, make_case):
+    with pytest.raises(ValueError, match=r"case-0.*11 wide.*takes 10"):
+        build()(make_case(in_dim=11))

@@ -1,0 +1,82 @@
+"""What is known of a case becomes tokens."""
+
+import pytest
+import torch
+
+from models.modalities import MODALITIES, ClinicalEncoder, GeneEncoder
+from tests import oracle
+
+CONFIG = {"hidden_dim": 8, "depth": 2, "num_tokens": 4, "dropout": 0.25}
+
+
+@pytest.fixture
+def encoders(pathways):
+    return {"genes": GeneEncoder(12, pathways, **CONFIG), "clinical": ClinicalEncoder(12)}
+
+
+def test_every_modality_keeps_the_contract(encoders, make_case):
+    assert set(encoders) == set(MODALITIES)
+    for name, encoder in encoders.items():
+        assert isinstance(encoder, MODALITIES[name])
+        for training in (True, False):
+            tokens = encoder.train(training)(make_case(), 3)
+            assert tokens.shape == (3, encoder.num_tokens, 12), name
+    assert (encoders["genes"].num_tokens, encoders["clinical"].num_tokens) == (4, 1)
+
+
+def test_task_copies_agree_in_evaluation(encoders, make_case):
+    for encoder in encoders.values():
+        tokens = encoder.eval()(make_case(), 3)
+        assert torch.equal(tokens[0], tokens[1]) and torch.equal(tokens[0], tokens[2])
+
+
+def test_gene_copies_draw_their_own_masks_in_training(encoders, make_case, randomise):
+    encoder = randomise(encoders["genes"]).train()
+    tokens = encoder(make_case(), 3)
+    assert not torch.equal(tokens[0], tokens[1]) and not torch.equal(tokens[1], tokens[2])
+
+
+def test_training_without_dropout_equals_evaluation(pathways, make_case, randomise):
+    encoder = randomise(GeneEncoder(12, pathways, **{**CONFIG, "dropout": 0.0}))
+    training = encoder.train()(make_case(), 3)
+    torch.testing.assert_close(training, encoder.eval()(make_case(), 3))
+
+
+def test_clinical_token_equals_the_formula(make_case, randomise):
+    encoder = randomise(ClinicalEncoder(12)).double()
+    case = make_case(dtype=torch.float64)
+    state = dict(encoder.network.named_parameters())
+    hidden = torch.relu(oracle.linear(case.clinical, state, "0"))
+    expected = oracle.layer_norm(oracle.linear(hidden, state, "2"), state, "3")
+    assert state["0.weight"].shape == (6, 5)
+    torch.testing.assert_close(encoder(case, 2), expected.expand(2, 1, -1))
+
+
+def test_genes_beyond_the_pathways_do_not_matter(encoders, make_case):
+    encoder = encoders["genes"].eval()
+    case = make_case(num_genes=10)
+    longer = make_case(num_genes=10, genes=torch.cat([case.genes, torch.full((5,), 1e6)]))
+    assert torch.equal(encoder(case, 1), encoder(longer, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "message"),
+    [("genes", "genes", "case-7 has no genes"), ("clinical", "clinical", "case-7 has no clinical features")],
+)
+def test_a_case_without_the_modality_is_named(encoders, make_case, name, field, message):
+    with pytest.raises(ValueError, match=message):
+        encoders[name](make_case(seed=7, **{field: None}), 3)
+
+
+def test_gradients_reach_every_parameter(encoders, make_case, randomise):
+    for encoder in encoders.values():
+        randomise(encoder).eval()(make_case(), 2).square().sum().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+
+
+def test_initialisation_is_the_published_one():
+    torch.manual_seed(0)
+    encoder = ClinicalEncoder(768)
+    first, second = encoder.network[0], encoder.network[2]
+    assert second.weight.std().item() == pytest.approx(0.02, rel=0.02) and second.weight.abs().max() < 0.2
+    assert first.bias.abs().max() == 0 and second.bias.abs().max() == 0

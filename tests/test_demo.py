@@ -1,0 +1,139 @@
+"""The demo, run by the script people run: the planted signal is found, and only where it is."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import train_modaltune
+from utils import constants
+
+EPOCHS = 10
+CONFIG = constants.CONFIGS_ROOT / "demo_modaltune_gigapath_config.json"
+
+pytestmark = pytest.mark.slow
+
+
+def run_demo(root: Path) -> str:
+    """Runs ``scripts/run_demo.sh`` in the environment of the tests; returns what it printed."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MODALTUNE_")}
+    env |= {"MODALTUNE_SKIP_SETUP": "1", "DEMO_ROOT": str(root), "NUM_EPOCHS": str(EPOCHS)}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    done = subprocess.run(
+        ["bash", "scripts/run_demo.sh"],
+        cwd=constants.REPO_ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A demo folder after one run."""
+    root = tmp_path_factory.mktemp("demo")
+    run_demo(root)
+    return root
+
+
+def run_folder(root: Path) -> Path:
+    return root / "runs" / "modaltune_gigapath_gene" / "BRCA"
+
+
+def metric_of(folder: Path, metric: str) -> float:
+    table = pd.read_csv(folder / "results.csv")
+    row = table[
+        (table.run == "mean") & (table.task == "General") & (table.split == "test") & (table.metric == metric)
+    ]
+    return float(row.value.item())
+
+
+def test_planted_signal_is_found(demo):
+    assert metric_of(run_folder(demo), "balanced_accuracy") >= 0.8
+    assert metric_of(run_folder(demo), "concordance_index") >= 0.65
+
+
+def test_planted_signal_is_found_out_of_distribution(demo):
+    assert metric_of(run_folder(demo) / "ood_BLCA", "balanced_accuracy") >= 0.7
+
+
+def test_shuffled_pairing_finds_nothing(demo, tmp_path):
+    """Slides and genes of one patient with the labels and sentences of another."""
+    splits = {
+        s: json.loads((demo / f"splits/tcga_brca/{s}_brca_cls_feat.json").read_text())
+        for s in constants.SPLITS
+    }
+    rows = [row for split in splits.values() for row in split["data"]]
+    slides, barcodes = {}, {}
+    genes = pd.read_csv(demo / "data/TCGA-tables/rna_brca.csv", index_col=0)
+    for row in rows:
+        if row["case_submitter_id"] in genes.index:
+            slides.setdefault(row["case_id"], []).append(row["features_path"])
+            barcodes[row["case_id"]] = row["case_submitter_id"]
+    ids = sorted(slides)
+    donors = dict(zip(ids, np.random.default_rng(0).permutation(ids), strict=True))
+    assert sum(case == donor for case, donor in donors.items()) < 0.1 * len(ids)
+    for name, split in splits.items():
+        first = {row["case_id"]: row for row in split["data"] if row["case_id"] in donors}
+        shuffled = [
+            {**row, "features_path": path} for case, row in first.items() for path in slides[donors[case]]
+        ]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"data": shuffled}))
+    taken = genes.loc[[barcodes[donors[case]] for case in ids]]
+    taken.index = pd.Index([barcodes[case] for case in ids], name="case_id")
+    taken.to_csv(tmp_path / "genes.csv")
+
+    arguments = [f"--{name}_json={tmp_path / name}.json" for name in constants.SPLITS]
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(constants, "FEATURES_ROOT", demo / "data/TCGA-extractedfeatures")
+        train_modaltune.main(
+            [
+                *arguments,
+                f"--genomics_csv_path={tmp_path / 'genes.csv'}",
+                f"--text_location={demo / 'data/TCGA-tables/text_brca.pt'}",
+                f"--pathway_table={demo / 'pathways.csv'}",
+                f"--backbone_weights={demo / 'weights/prov-gigapath/slide_encoder.pth'}",
+                f"--model_config={CONFIG}",
+                f"--output_path={tmp_path / 'run'}",
+                "--num_epochs=4",
+                "--eval_interval=2",
+                "--device=cpu",
+            ]
+        )
+    assert metric_of(tmp_path / "run", "balanced_accuracy") < 0.75
+    assert metric_of(tmp_path / "run", "concordance_index") < 0.65
+
+
+def test_corrupt_slide_is_reported(demo):
+    with (demo / "data/TCGA-extractedfeatures/gigapath/TCGA-BRCA/extraction_report.csv").open() as handle:
+        failed = [row for row in csv.DictReader(handle) if row["status"] == "failed"]
+    assert len(failed) == 1 and failed[0]["reason"]
+    dropped = (demo / "splits/tcga_brca/dropped_brca.csv").read_text()
+    assert failed[0]["slide"].split(".")[0] in dropped
+
+
+def test_run_again_makes_only_what_is_missing(demo):
+    features = sorted((demo / "data/TCGA-extractedfeatures/gigapath/TCGA-BRCA").glob("*.h5"))
+    slides = sorted((demo / "data/TCGA-BRCA/images").rglob("*.svs"))
+    weights = run_folder(demo) / "seed_0" / "best_model_weights.pt"
+    before = torch.load(weights, weights_only=True)["model"]
+    kept = [*features[::2], *slides[1:], weights]
+    stamps = {path: path.stat().st_mtime_ns for path in kept}
+    for path in [*features[1::2], slides[0], run_folder(demo) / "results.md"]:
+        path.unlink()
+    run_demo(demo)
+    assert {path: path.stat().st_mtime_ns for path in kept} == stamps
+    assert all(path.is_file() for path in [*features, *slides, run_folder(demo) / "results.md"])
+    after = torch.load(weights, weights_only=True)["model"]
+    assert all(torch.equal(before[name], after[name]) for name in before)

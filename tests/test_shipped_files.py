@@ -1,0 +1,97 @@
+"""What a user copies from the repository works: README commands, configs, cohorts, scripts."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from data_utils.cohorts import read_cohort
+from models.aggregators import DataSpec, available_aggregators, build_aggregator
+from utils import constants
+from utils.files import read_json
+
+README = (constants.REPO_ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = sorted((constants.REPO_ROOT / "scripts").glob("*.sh"))
+
+
+def readme_commands():
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_readme_shows_the_two_commands_and_the_four_scripts():
+    called = " ".join(readme_commands())
+    for name in (
+        "run_demo",
+        "run_tests",
+        "submit_extract_patches",
+        "submit_get_dataset",
+        "submit_modaltune",
+        "deploy_OOD_modaltune",
+    ):
+        assert f"bash scripts/{name}.sh" in called
+
+
+@pytest.mark.parametrize("command", [c for c in readme_commands() if "--help" in c])
+def test_readme_help_commands_run(command):
+    words = shlex.split(command)
+    assert words[0] == "python"
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=constants.REPO_ROOT, capture_output=True, text=True, check=True
+    )
+    assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("command", [c for c in readme_commands() if "scripts/" in c])
+def test_readme_scripts_exist_and_know_the_variables(command):
+    *variables, bash, script = shlex.split(command)
+    text = (constants.REPO_ROOT / script).read_text(encoding="utf-8")
+    assert bash == "bash"
+    for variable in variables:
+        assert f'{variable.split("=")[0]}="${{' in text
+
+
+def test_readme_map_names_existing_files():
+    section = README.split("## Map of the repository")[1].split("\n## ")[0]
+    folder = ""
+    for name in re.findall(r"`([\w./*]+)`", section):
+        if name.startswith("demo_"):
+            continue
+        path = name if "/" in name or name.startswith("train") else f"{folder}/{name}"
+        folder = path.rsplit("/", 1)[0] if "/" in path else folder
+        assert list(constants.REPO_ROOT.glob(path)), f"{name} of the README does not exist"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.name)
+def test_scripts_parse_and_stop_at_the_first_error(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert "set -euo pipefail" in script.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(constants.CONFIGS_ROOT.glob("*modaltune*.json")), ids=lambda p: p.stem
+)
+def test_model_configs_build(path):
+    encoder = "longnetvit" if "gigapath" in path.stem else path.stem.split("_")[-2]
+    names = [name for name in available_aggregators() if name.startswith(encoder)]
+    assert names
+    for name in names:
+        with torch.device("meta"):
+            model = build_aggregator(name, read_json(path), DataSpec(((0, 1), (1, 2))))
+        assert model.output_dim == 256
+
+
+@pytest.mark.parametrize("path", sorted(constants.COHORTS_ROOT.glob("*.json")), ids=lambda p: p.stem)
+def test_cohorts_parse(path):
+    assert read_cohort(path).name.lower() == path.stem
+
+
+def test_no_module_is_too_long():
+    roots = ("data_utils", "models", "utils")
+    files = [f for root in roots for f in (constants.REPO_ROOT / root).rglob("*.py")]
+    long = {f.name: n for f in files if (n := len(f.read_text(encoding="utf-8").splitlines())) > 400}
+    assert len(files) > 30 and not long

@@ -1,0 +1,144 @@
+"""Flags: the published names, what --onco implies, and combinations that make no sense."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils import constants
+from utils.arguments import parse_args, pick_device
+
+FILES = ["--train_json", "a", "--val_json", "b", "--test_json", "c", "--genomics_csv_path", "g"]
+COMPLETE = [*FILES, "--text_location", "t", "--output_path", "out"]
+EVAL = [*FILES, "--output_path", "out", "--eval_only", "--eval_weights", "w.pt"]
+
+# The published launch scripts use these.
+PUBLISHED_FLAGS = [
+    "train_json", "val_json", "test_json", "output_path", "num_folds", "fold_json", "eval_only",
+    "eval_weights", "eval_name", "device", "workers", "use_amp", "model_config", "mil_name", "num_classes",
+    "lr", "num_epochs", "weight_decay", "save_interval", "eval_interval", "gc", "text_location",
+    "genomics_csv_path", "clinical_location", "num_tasks", "threshold", "seed", "multi_seed",
+    "save_embeddings", "wandb_mode",
+]  # fmt: skip
+
+
+def parse(*argv):
+    return parse_args("test", list(argv))
+
+
+def usage_error(capsys, *argv):
+    with pytest.raises(SystemExit) as stopped:
+        parse(*argv)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_published_flags_exist(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("--help")
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert not [flag for flag in PUBLISHED_FLAGS if f"--{flag}" not in text]
+
+
+def test_published_recipe_is_the_default():
+    args = parse(*COMPLETE)
+    recipe = (args.lr, args.weight_decay, args.num_epochs, args.gc, args.threshold, args.num_tasks)
+    assert recipe == (1e-4, 5e-4, 30, 1, 25_000, 3)
+    assert (args.protocol, args.multi_seed, args.num_folds, args.seed) == ("published", 1, 1, 0)
+    assert args.mil_name == "longnetvit_gene_adapter" and args.wandb_mode == "disabled"
+    assert args.num_classes == 2 and args.save_embeddings and not args.use_amp and not args.random_backbone
+    assert args.model_config.is_file()
+
+
+def test_flags_given_stay():
+    args = parse(*COMPLETE, "--onco", "rcc")
+    assert (args.train_json, args.genomics_csv_path, args.text_location) == (Path("a"), Path("g"), Path("t"))
+
+
+def test_onco_finds_every_file(monkeypatch):
+    monkeypatch.setattr(constants, "SPLITS_ROOT", Path("/splits"))
+    monkeypatch.setattr(constants, "TABLES_ROOT", Path("/tables"))
+    args = parse("--onco", "RCC", "--output_path", "out")
+    assert args.train_json == Path("/splits/tcga_rcc/train_rcc_cls_feat.json")
+    assert args.val_json.name == "val_rcc_cls_feat.json" and args.test_json.name == "test_rcc_cls_feat.json"
+    assert args.genomics_csv_path == Path("/tables/rna_rcc.csv")
+    assert args.text_location == Path("/tables/text_rcc.pt")
+    assert args.clinical_location is None and args.num_classes == 3
+    clinical = parse(
+        "--onco", "RCC", "--output_path", "out", "--mil_name", "longnetvit_gene_clinical_adapter"
+    )
+    assert clinical.clinical_location == Path("/tables/clinical_rcc.pt")
+
+
+def test_evaluation_needs_no_texts():
+    assert parse(*EVAL).text_location is None
+
+
+@pytest.mark.parametrize(
+    "flag", ["train_json", "val_json", "test_json", "genomics_csv_path", "text_location"]
+)
+def test_a_missing_file_is_named(flag, capsys):
+    position = COMPLETE.index(f"--{flag}")
+    error = usage_error(capsys, *COMPLETE[:position], *COMPLETE[position + 2 :])
+    assert f"--{flag} is missing; give it, or --onco" in error
+
+
+def test_the_clinical_model_needs_its_file(capsys):
+    error = usage_error(capsys, *COMPLETE, "--mil_name", "longnetvit_gene_clinical_adapter")
+    assert "--clinical_location is missing" in error
+
+
+def test_an_unknown_cohort_lists_those_there_are():
+    with pytest.raises(FileNotFoundError, match="BRCA"):
+        parse("--onco", "XYZ", "--output_path", "out")
+
+
+@pytest.mark.parametrize(("words", "seeds"), [([], 1), (["--multi_seed"], 3), (["--multi_seed", "5"], 5)])
+def test_multi_seed_with_and_without_number(words, seeds):
+    assert parse(*COMPLETE, *words).multi_seed == seeds
+
+
+def test_save_embeddings_can_be_switched_off():
+    assert not parse(*COMPLETE, "--no-save_embeddings").save_embeddings
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--eval_only"], "--eval_only needs --eval_weights"),
+        (["--eval_only", "--eval_weights", "w", "--num_folds", "3"], "call it once per fold"),
+        (["--fold_json", "f"], "--fold_json needs --num_folds"),
+        (["--protocol", "loose"], "invalid choice: 'loose'"),
+        (["--seed", "-1"], "--seed must not be negative"),
+        *((["--" + name, "0"], f"--{name} must be at least 1") for name in (
+            "gc", "num_epochs", "eval_interval", "save_interval", "multi_seed", "num_folds", "threshold"
+        )),
+    ],
+)  # fmt: skip
+def test_contradictions_stop_with_usage(words, message, capsys):
+    assert message in usage_error(capsys, *COMPLETE, *words)
+
+
+def test_the_output_folder_is_required(capsys):
+    assert "--output_path" in usage_error(capsys, *COMPLETE[:-2])
+
+
+# ---------------------------------------------------------------------------- device
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_devices(monkeypatch, gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type == ("cuda" if gpus else "cpu")
+    if gpus:
+        assert pick_device("cuda") == torch.device("cuda", 0) and pick_device("1") == torch.device("cuda", 1)
+    for name in ("cuda", "1") if not gpus else ("2",):
+        with pytest.raises(ValueError, match=f"--device {name}: this machine has {gpus} usable GPUs"):
+            pick_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:0", "-1", ""])
+def test_unknown_devices(name):
+    with pytest.raises(ValueError, match="should be auto, cpu, cuda, or the index"):
+        pick_device(name)

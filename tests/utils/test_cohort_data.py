@@ -1,0 +1,178 @@
+"""From the files of a cohort to datasets, under both protocols."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from data_utils.datasets import PatchOptions
+from data_utils.genes import PathwayGroups
+from tests.small_cohort import NUM_GENES, PATHWAYS, make_small_cohort
+from utils.arguments import parse_args
+from utils.cohort_data import CohortData
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    return make_small_cohort(tmp_path / "cohort", without_genes=(3, 9))
+
+
+@pytest.fixture
+def read(cohort, tmp_path):
+    """``read(flag=value, pathways=...)``: the data of the cohort under changed flags."""
+
+    def read(pathways=None, **changes):
+        return CohortData.read(parse_args("test", cohort.flags(tmp_path / "run", **changes)), pathways)
+
+    return read
+
+
+def datasets(data, clinical=False):
+    scaler = data.fit_scaler(data.patients)
+    return data.datasets(data.patients, scaler, PatchOptions(threshold=4), clinical)
+
+
+def test_everything_is_read(read):
+    data = read()
+    assert {split: len(patients) for split, patients in data.patients.items()} == {
+        "train": 8,
+        "val": 4,
+        "test": 4,
+    }
+    assert data.pathways.names == tuple(PATHWAYS) and data.genes.shape == (14, NUM_GENES)
+    members = [sorted(data.pathways.genes[i] for i in group) for group in data.pathways.indices]
+    assert members == [sorted(f"G{i}" for i in group) for group in PATHWAYS.values()]
+    assert len(data.texts) == 16 and data.clinical is None
+
+
+def test_datasets_of_a_run(read):
+    parts = datasets(read())
+    assert set(parts) == {"train", "val", "test", "fit"}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 7, "val": 3, "test": 4, "fit": 7}
+    case = parts["fit"][0]
+    assert case.text.shape == (4, 512) and case.genes.shape == (NUM_GENES,) and case.clinical is None
+    assert parts["train"][0].text is None
+    assert parts["fit"].options.resample and not parts["train"].options.resample
+    assert [p.case_id for p in parts["fit"].patients] == [p.case_id for p in parts["train"].patients]
+
+
+def test_clinical_features_where_the_model_wants_them(read, cohort):
+    data = read(clinical_location=cohort.clinical)
+    assert datasets(data, clinical=True)["val"][0].clinical.shape == (5,)
+    assert datasets(data, clinical=False)["val"][0].clinical is None
+
+
+@pytest.mark.parametrize("protocol", ["published", "strict"])
+def test_what_standardises_the_genes(read, cohort, protocol):
+    data = read(protocol=protocol)
+    table = pd.read_csv(cohort.genes, index_col=0)
+    fitted = table if protocol == "published" else table[table.index < "TCGA-AA-0008"]
+    assert len(fitted) == (14 if protocol == "published" else 7)
+    expected = (table - fitted.mean()) / fitted.std(ddof=0)
+    for part in datasets(data).values():
+        for i in range(len(part)):
+            case = part[i]
+            row = expected.loc[case.submitter_id, list(data.pathways.genes)]
+            np.testing.assert_allclose(case.genes.numpy(), row, rtol=1e-4, atol=1e-5)
+
+
+def test_strict_scaler_does_not_see_the_other_splits(read, cohort):
+    before = read(protocol="strict")
+    table = pd.read_csv(cohort.genes, index_col=0)
+    table.loc[table.index >= "TCGA-AA-0008"] += 100
+    table.to_csv(cohort.genes)
+    after = read(protocol="strict")
+    assert before.fit_scaler(before.patients) == after.fit_scaler(after.patients)
+    assert read().fit_scaler(after.patients) != after.fit_scaler(after.patients)
+
+
+def test_pathways_of_a_trained_model_keep_their_genes(read, caplog):
+    pathways = PathwayGroups(("P", "Q"), ("G7", "X", "G1"), ((0, 1), (2,)))
+    with caplog.at_level("WARNING"):
+        data = read(pathways)
+    assert data.genes.columns.tolist() == ["G7", "X", "G1"] and "X" in caplog.text
+    genes = datasets(data)["train"][0].genes
+    assert genes[1] == 0 and genes[0] != 0  # the gene the cohort lacks stands at the mean
+
+
+def test_evaluation_reads_no_texts(read):
+    data = read(text_location=None, eval_only=True, eval_weights="w.pt")
+    assert data.texts is None and set(datasets(data)) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("how", ["empty file", "no RNA"])
+def test_a_split_without_patients_is_left_out_aloud(read, cohort, caplog, how):
+    if how == "empty file":
+        cohort.split("test").write_text('{"data": []}')
+    else:
+        table = pd.read_csv(cohort.genes)
+        table[table.case_id < "TCGA-AA-0012"].to_csv(cohort.genes, index=False)
+    with caplog.at_level("WARNING"):
+        parts = datasets(read())
+    assert set(parts) == {"train", "val", "fit"} and "no patient of the test split has RNA" in caplog.text
+
+
+# ---------------------------------------------------------------------------- folds
+def test_one_fold_is_the_split_files(read):
+    data = read()
+    assert data.folds(1, None, 0) == [data.patients]
+
+
+def test_folds_test_everyone_with_rna_once(read):
+    data = read()
+    folds = data.folds(3, None, 0)
+    tested = [p.case_id for fold in folds for p in fold["test"]]
+    assert sorted(tested) == sorted(f"case-{i}" for i in range(16) if i not in (3, 9))
+    assert all({"case-3", "case-9"} <= {p.case_id for p in fold["train"]} for fold in folds)
+
+
+def test_folds_of_a_file(read, tmp_path):
+    data = read()
+    ids = [f"case-{i}" for i in range(16)]
+    content = [
+        {"train": ids[4:], "val": ids[2:4], "test": ids[:2]},
+        {"train": ids[:12], "val": [], "test": ids[12:]},
+    ]
+    path = tmp_path / "folds.json"
+    path.write_text(json.dumps(content))
+    assert [p.case_id for p in data.folds(2, path, 0)[1]["test"]] == ids[12:]
+    with pytest.raises(ValueError, match=r"folds\.json holds 2 folds, fewer than --num_folds 3"):
+        data.folds(3, path, 0)
+
+
+# ---------------------------------------------------------------------------- what does not fit
+def test_splits_that_share_a_patient(read, cohort):
+    with pytest.raises(ValueError, match="is in the splits train and test"):
+        read(test_json=cohort.split("train"))
+
+
+def test_genes_of_another_cohort_show_both_sides(read, cohort):
+    table = pd.read_csv(cohort.genes)
+    table["case_id"] = [f"TCGA-ZZ-{i:04d}" for i in range(len(table))]
+    table.to_csv(cohort.genes, index=False)
+    with pytest.raises(ValueError, match=r"no patient of the split files.*TCGA-AA-0000.*TCGA-ZZ-0000"):
+        read()
+
+
+def test_texts_of_another_cohort_are_refused(read, cohort):
+    torch.save({"someone": torch.zeros(4, 512)}, cohort.texts)
+    with pytest.raises(ValueError, match="7 patients of the train split have no label sentences"):
+        datasets(read())
+
+
+@pytest.mark.parametrize(
+    ("flag", "writer"), [("text_location", "make_textemb_conch"), ("clinical_location", "make_clinical")]
+)
+def test_missing_tables_say_what_writes_them(read, tmp_path, flag, writer):
+    with pytest.raises(
+        FileNotFoundError, match=rf"none\.pt does not exist; write it with python -m data_utils\.{writer}"
+    ):
+        read(**{flag: tmp_path / "none.pt"})
+
+
+def test_texts_of_the_wrong_shape_name_the_case(read, cohort):
+    torch.save({"case-0": torch.zeros(3, 512)}, cohort.texts)
+    with pytest.raises(ValueError, match=r"texts\.pt: case case-0 is \(3, 512\), should be \(4, 512\)"):
+        read()

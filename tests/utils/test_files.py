@@ -1,0 +1,117 @@
+"""Files appear whole or not at all."""
+
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.files import atomic_path, read_json, read_tensors, setup_logging, write_json
+
+
+def test_a_file_appears_when_the_block_succeeds(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.b.csv"
+    with atomic_path(path) as temporary:
+        assert temporary.suffix == ".csv" and temporary.parent == path.parent
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_the_older_file(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("older")
+    with pytest.raises(error), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "older" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.txt"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(VALUES)
+def test_json_round_trip(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    write_json(path, value)
+    assert read_json(path) == value
+
+
+def test_json_that_is_none_names_file_and_place(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1,\n "b": }')
+    with pytest.raises(ValueError, match=r"a\.json is not valid JSON .*line 2"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "b.json")
+
+
+def test_an_object_that_is_no_json_leaves_the_older_file(tmp_path):
+    write_json(tmp_path / "a.json", [1])
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert read_json(tmp_path / "a.json") == [1]
+
+
+def test_tensors_are_read_onto_the_cpu(tmp_path):
+    torch.save({"a": torch.arange(3), "b": [1, None, "x"]}, tmp_path / "a.pt")
+    content = read_tensors(tmp_path / "a.pt", "table")
+    assert content["a"].tolist() == [0, 1, 2] and content["b"] == [1, None, "x"]
+    with pytest.raises(FileNotFoundError):
+        read_tensors(tmp_path / "b.pt", "table")
+
+
+class Code:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code was executed')",)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "save", [lambda path: torch.save(Code(), path), lambda path: path.write_bytes(pickle.dumps(Code()))]
+)
+def test_code_is_refused(tmp_path, save):
+    save(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt is no readable table"):
+        read_tensors(tmp_path / "a.pt", "table")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(max_examples=150, deadline=None)
+@given(content=st.binary(max_size=40))
+def test_any_other_bytes_are_refused_by_name(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "noise.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"noise\.pt is no readable table"):
+        read_tensors(path, "table")
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_truncated_checkpoints_are_refused_by_name(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "cut.pt"
+    torch.save({"a": torch.arange(50)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    with pytest.raises(ValueError, match=r"cut\.pt is no readable table"):
+        read_tensors(path, "table")
+
+
+def test_logging_is_set_up_twice_without_harm(caplog):
+    setup_logging()
+    setup_logging()
+    assert not caplog.text
