@@ -18,11 +18,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data_utils.case import Case
 from data_utils.extraction import autocast_dtype
-from data_utils.extraction_cli import extraction_parser, in_shard, resolve_device, run_extraction
+from data_utils.extraction_cli import extraction_parser, in_shard, run_extraction
 from data_utils.feature_store import read_features
 from models.slide_backbone import SlideBackbone, build_backbone
 from models.titan.conch_v1_5 import load_conch_v1_5
 from utils import constants
+from utils.devices import pick_device
 from utils.files import atomic_path, read_json, setup_logging
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if backbone is None or status == 2:
         return status
     folder = args.output_dir or constants.feature_dir(args.onco, args.encoder)
-    device = resolve_device(args.device)
+    device = pick_device(args.device)
     embed = partial(
         embed_slide,
         backbone.to(device),

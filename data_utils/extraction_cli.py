@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from data_utils.extraction import autocast_dtype, extract_cohort
 from data_utils.slides import find_slides
 from data_utils.tile_loading import TileRecipe
 from utils import constants
+from utils.devices import pick_device
 from utils.files import read_json
 
 logger = logging.getLogger(__name__)
@@ -26,25 +26,6 @@ EXIT_STATUS = (
     "Exit status: 0 all slides are done (or no more than --allow_failures failed), 1 more failed, "
     "2 wrong usage or no slides found."
 )
-
-
-def resolve_device(text: str) -> torch.device:
-    """The device of ``--device``: auto (GPU if there is one), cpu, cuda, or the number of a GPU.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    available = torch.cuda.device_count()
-    if text == "auto":
-        text = "cuda" if available else "cpu"
-    if text.isdigit():
-        text = f"cuda:{text}"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
-        raise ValueError(f"unknown --device {text!r}; use auto, cpu, cuda or the number of a GPU")
-    device = torch.device(text)
-    if device.type == "cuda" and (device.index or 0) >= available:
-        raise ValueError(f"--device {text}: this machine has {available} GPUs that PyTorch can use")
-    return device
 
 
 def in_shard(path: Path, shard: tuple[int, int]) -> bool:
@@ -104,7 +85,7 @@ def run_extraction(
     try:
         found = find_slides(args.slides_dir or constants.slide_dir(args.onco))
         slides = [path for path in found if in_shard(path, args.shard)][: args.limit]
-        device = resolve_device(args.device)
+        device = pick_device(args.device)
         autocast_dtype(args.precision, device)
         config = read_json(args.encoder_config)
         recipe = TileRecipe.from_config(args.encoder_config.stem, config)

@@ -23,6 +23,7 @@ from data_utils.tcga import read_split_cases, split_paths
 from models.conch.text_tower import encode_tokens, load_text_tower, read_text_config
 from models.conch.tokenizer import ConchTokenizer
 from utils import constants
+from utils.devices import pick_device
 from utils.files import atomic_path, setup_logging, write_json
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = ConchTokenizer(
         args.conch_tokenizer or constants.CONCH_TOKENIZER, config.context_length, config.vocab_size
     )
-    device = choose_device(args.device)
+    device = pick_device(args.device)
     tower = load_text_tower(config, args.conch_checkpoint or constants.CONCH_CHECKPOINT).to(device)
     different = sorted(set(sentences.to_numpy().ravel()))
     embeddings = embed(different, tokenizer, tower, device, args.batch_size)
@@ -92,13 +93,6 @@ def main(argv: list[str] | None = None) -> None:
         args.protocol,
         output,
     )
-
-
-def choose_device(name: str) -> torch.device:
-    """Device for "auto" (a GPU where there is one), "cpu", "cuda" or the index of a GPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(f"cuda:{name}" if name.isdigit() else name)
 
 
 def embed(

@@ -12,7 +12,8 @@ set -euo pipefail
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
 SEED="${SEED:-0}"
 NUM_SEEDS="${NUM_SEEDS:-1}"
-NUM_EPOCHS="${NUM_EPOCHS:-30}"
+NUM_EPOCHS="${NUM_EPOCHS:-15}"
+LR="${LR:-1e-3}"                                         # small models bear a higher rate than the published 1e-4
 SCALE="${SCALE:-1}"                                     # factor on the number of patients
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
@@ -34,8 +35,10 @@ export MODALTUNE_WEIGHTS_ROOT="$DEMO_ROOT/weights"
 export MODALTUNE_PATHWAY_TABLE="$DEMO_ROOT/pathways.csv"
 export MODALTUNE_SPLITS_ROOT="$DEMO_ROOT/splits"
 export MODALTUNE_OUTPUT_ROOT="$DEMO_ROOT/runs"
-export ENCODER SEED NUM_SEEDS NUM_EPOCHS TYPE PROTOCOL DEVICE=cpu
+export ENCODER SEED NUM_SEEDS NUM_EPOCHS LR TYPE PROTOCOL DEVICE=cpu
 export WORKERS=0
+# The demo's models are so small that threads wait for each other longer than they work.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 started=$SECONDS
 step() { echo; echo "=== [$((SECONDS - started)) s] $*"; }

@@ -5,7 +5,7 @@ import torch
 
 from data_utils.case import Case
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # small models run many times slower on several threads
 
 
 @pytest.fixture

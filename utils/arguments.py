@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from data_utils.cohorts import load_cohort
 from utils import constants
 
@@ -171,21 +169,3 @@ def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.
     parser = build_parser(description)
     args = check_arguments(parser, parser.parse_args(argv))
     return complete_arguments(parser, args)
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or an index as a device.
-
-    Raises:
-        ValueError: another name, or a GPU that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cpu":
-        return torch.device("cpu")
-    index = 0 if name == "cuda" else int(name) if name.isdigit() else None
-    if index is None:
-        raise ValueError(f"--device {name!r} should be auto, cpu, cuda, or the index of a GPU")
-    if index >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} usable GPUs")
-    return torch.device("cuda", index)

@@ -26,8 +26,8 @@ from data_utils.genes import PathwayGroups
 from data_utils.splits import Patient
 from models.aggregators import DataSpec, build_aggregator
 from utils import checkpoint, constants
-from utils.arguments import pick_device
 from utils.cohort_data import CohortData, Splits
+from utils.devices import pick_device
 from utils.distillation import TextDistillation
 from utils.files import atomic_path, read_json, setup_logging, write_json
 from utils.precision import Precision

@@ -231,9 +231,14 @@ def build_modaltune(
 ) -> ModalTune:
     """ModalTune on the slide encoder ``encoder`` with the modalities named."""
     parsed = from_mapping(ModalTuneConfig, config, "model config")
-    backbone = build_backbone(encoder, parsed.slide_encoder)
     arguments = {"genes": {"pathways": spec.pathways, **parsed.gene_encoder}}
-    encoders = {name: MODALITIES[name](backbone.embed_dim, **arguments.get(name, {})) for name in modalities}
+    try:
+        backbone = build_backbone(encoder, parsed.slide_encoder)
+        encoders = {
+            name: MODALITIES[name](backbone.embed_dim, **arguments.get(name, {})) for name in modalities
+        }
+    except TypeError as error:  # an argument the encoder does not know
+        raise ValueError(f"model config, slide_encoder or gene_encoder: {error}") from error
     return ModalTune(backbone, encoders, parsed, spec.num_tasks)
 
 

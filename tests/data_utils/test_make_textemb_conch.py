@@ -107,14 +107,3 @@ def test_failure_leaves_no_file(tmp_path: Path, flags: list[str]) -> None:
         make_textemb_conch.main(flags)
     assert not (tmp_path / "text.pt").exists()
     assert not (tmp_path / "sentences_brca.csv").exists()
-
-
-@pytest.mark.parametrize(("name", "device"), [("cpu", "cpu"), ("cuda", "cuda"), ("1", "cuda:1")])
-def test_named_device(name: str, device: str) -> None:
-    assert make_textemb_conch.choose_device(name) == torch.device(device)
-
-
-@pytest.mark.parametrize(("available", "device"), [(True, "cuda"), (False, "cpu")])
-def test_automatic_device(available: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
-    assert make_textemb_conch.choose_device("auto") == torch.device(device)

@@ -66,6 +66,17 @@ def test_unexpected_entries_are_reported_and_ignored(caplog):
     assert torch.equal(target[0].weight, state["0.weight"])
 
 
+@pytest.mark.parametrize("fault", ["missing", "misshapen"])
+def test_either_fault_alone_is_refused(fault):
+    state = dict(model().state_dict())
+    if fault == "missing":
+        del state["0.bias"]
+    else:
+        state["0.bias"] = torch.zeros(2)
+    with pytest.raises(ValueError, match=r"w\.pth does not fit the encoder.*0\.bias"):
+        load_strict(model(), state, "the encoder", "w.pth")
+
+
 def test_missing_and_misshapen_parameters_are_refused():
     target = model()
     before = target[0].bias.clone()

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from utils import constants
-from utils.arguments import parse_args, pick_device
+from utils.arguments import parse_args
 
 FILES = ["--train_json", "a", "--val_json", "b", "--test_json", "c", "--genomics_csv_path", "g"]
 COMPLETE = [*FILES, "--text_location", "t", "--output_path", "out"]
@@ -122,23 +121,3 @@ def test_contradictions_stop_with_usage(words, message, capsys):
 
 def test_the_output_folder_is_required(capsys):
     assert "--output_path" in usage_error(capsys, *COMPLETE[:-2])
-
-
-# ---------------------------------------------------------------------------- device
-@pytest.mark.parametrize("gpus", [0, 2])
-def test_devices(monkeypatch, gpus):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device("auto").type == ("cuda" if gpus else "cpu")
-    if gpus:
-        assert pick_device("cuda") == torch.device("cuda", 0) and pick_device("1") == torch.device("cuda", 1)
-    for name in ("cuda", "1") if not gpus else ("2",):
-        with pytest.raises(ValueError, match=f"--device {name}: this machine has {gpus} usable GPUs"):
-            pick_device(name)
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:0", "-1", ""])
-def test_unknown_devices(name):
-    with pytest.raises(ValueError, match="should be auto, cpu, cuda, or the index"):
-        pick_device(name)

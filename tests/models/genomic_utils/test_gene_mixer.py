@@ -100,14 +100,17 @@ def test_every_layer_drops(pathways):
     grouped = PathwayNetworks(pathways, 50, 0.5).train()
     with torch.no_grad():
         grouped.weight2.copy_(torch.eye(50).expand(len(pathways), -1, -1))
-    out = grouped(torch.randn(10), 200)  # [copies, P, H]
+    out = grouped(torch.randn(10), 200).detach()  # [copies, P, H]
     # Two independent coins per entry: neither layer dropped one quarter of the entries.
     constants, counts = torch.unique(out, return_counts=True)
     common = counts > out.numel() // 20
     assert common.sum() == 2  # dropped by the second layer, and by the first only
     shares = (counts[common] / out.numel()).tolist()
     assert sorted(shares) == pytest.approx([0.25, 0.5], abs=0.02)
-    assert len(constants) > 10
+    # Copies draw their own masks in the first layer too: what it drops in one copy lives in another.
+    first = constants[counts == counts[common].min()]
+    alive = ~torch.isin(out, constants[common])
+    assert ((out == first).any(dim=0) & alive.any(dim=0)).all()
 
 
 # ---------------------------------------------------------------------------- the whole mixer

@@ -147,7 +147,7 @@ def test_steps_rounded_to_whole_pixels_are_accepted_where_slides_overlap():
     slides = [exact.floor().long().numpy()] * 6
     stacked = torch.from_numpy(np.concatenate(stack_slides(slides, 1014, cumulative=False)))
     check_patch_size(stacked, 1014, "x")
-    with pytest.raises(ValueError, match="suggest 101[34]"):
+    with pytest.raises(ValueError, match=r"suggest 101[34]"):
         check_patch_size(stacked, 1200, "x")
 
 

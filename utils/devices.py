@@ -1,0 +1,28 @@
+"""``--device`` of every entry point."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or the index of a GPU.
+
+    Raises:
+        ValueError: another name, or a GPU that is not there.
+    """
+    available = torch.cuda.device_count()
+    if name == "auto":
+        name = "cuda" if available else "cpu"
+    if name.isdigit():
+        name = f"cuda:{name}"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"--device {name!r} should be auto, cpu, cuda, or the index of a GPU")
+    if name == "cpu":
+        return torch.device("cpu")
+    device = torch.device(name if ":" in name else "cuda:0")
+    if device.index >= available:
+        raise ValueError(f"--device {name}: this machine has {available} GPUs that PyTorch can use")
+    return device
