@@ -66,16 +66,18 @@ class AttentionalPooler(nn.Module):
         if dim % num_heads:
             raise ValueError(f"embed_dim {dim} is not divisible by pooler_heads {num_heads}")
         self.query = nn.Parameter(torch.empty(num_queries, dim))
-        self.attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.attn = nn.MultiheadAttention(dim, num_heads)
         self.ln_q = LayerNorm(dim)
         self.ln_k = LayerNorm(dim)
         nn.init.trunc_normal_(self.query, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[T, N, E] -> [T, Q, E]``."""
-        x = self.ln_k(x)
-        query = self.ln_q(self.query).expand(len(x), -1, -1)
-        return self.attn(query, x, x, need_weights=False)[0]
+        # Sequence first and contiguous: on a transposed view, PyTorch's bfloat16 projection makes a copy
+        # of its weights for every token.
+        x = self.ln_k(x).transpose(0, 1).contiguous()  # [N, T, E]
+        query = self.ln_q(self.query).unsqueeze(1).expand(-1, x.shape[1], -1)
+        return self.attn(query, x, x, need_weights=False)[0].transpose(0, 1)
 
 
 class TitanVisionEncoder(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from models.aggregators import DataSpec, build_aggregator
 from models.titan.vision_encoder import AttentionalPooler, Block, SelfAttention, TitanVisionEncoder
 from tests import oracle
+from tests.models.titan.test_alibi_attention import LargestTensor
 from utils import constants
 from utils.checkpoint import to_published
 from utils.files import read_json
@@ -106,6 +107,16 @@ def test_the_pooler_equals_the_oracle(randomise):
     pooled = encoder.attn_pool_contrastive(encoder.norm(x))
     torch.testing.assert_close(pooled, expected.unsqueeze(1))
     assert encoder.attn_pool(x).shape == (2, 4, 12)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_pooler_does_not_copy_weights_for_every_token(enabled, grad):
+    pooler = AttentionalPooler(48, 1, 4).requires_grad_(False)
+    x = torch.randn(3, 400, 48, requires_grad=grad)
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled), LargestTensor() as largest:
+        pooler(x)
+    assert largest.bytes <= 2 * x.numel() * 4  # keys and values in one
 
 
 def test_random_weights_let_information_through():
