@@ -26,6 +26,7 @@ class Case:
         label: subtype class, -1 where the diagnosis is in none.
         duration: survival time in months.
         event: 1 the patient died, 0 censored.
+        site: cohort of the patient in pan-cancer splits, such as ``GBMLGG``; else empty.
     """
 
     case_id: str
@@ -40,6 +41,7 @@ class Case:
     label: int = -1
     duration: float = float("nan")
     event: int = 0
+    site: str = ""
 
     def to(self, device: torch.device | str) -> Case:
         """The same case with every tensor on ``device``."""

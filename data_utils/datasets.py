@@ -152,6 +152,11 @@ class CaseDataset(Dataset):
     def __len__(self) -> int:
         return len(self.patients)
 
+    @property
+    def sites(self) -> list[str]:
+        """Cancer site of every patient; the TCGA project where the splits know no sites."""
+        return [patient.site or patient.project_id for patient in self.patients]
+
     def set_epoch(self, epoch: int) -> None:
         """Chooses the patch subsets of the next pass."""
         self.epoch = epoch
@@ -163,6 +168,7 @@ class CaseDataset(Dataset):
             case_id=patient.case_id,
             submitter_id=patient.submitter_id,
             project_id=patient.project_id,
+            site=patient.site,
             features=torch.from_numpy(features),
             coords=torch.from_numpy(coords),
             patch_size_lv0=patch_size,

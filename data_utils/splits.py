@@ -43,6 +43,7 @@ class Patient:
         label: subtype class, -1 for none.
         duration: survival time in months.
         event: 1 dead, 0 censored.
+        site: cohort of the patient, where the rows name it (pan-cancer splits), else empty.
     """
 
     case_id: str
@@ -52,6 +53,7 @@ class Patient:
     label: int
     duration: float
     event: int
+    site: str = ""
 
 
 def resolve_features_path(path: str) -> Path:
@@ -112,6 +114,7 @@ def _join(path: Path, case_id: str, rows: Sequence[Mapping[str, Any]]) -> Patien
         label=int(first["primary_class"]),
         duration=float(first["durations"]),
         event=int(first["vital_status"]),
+        site=str(first.get("site") or ""),
     )
 
 

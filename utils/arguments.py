@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_utils.cohorts import load_cohort
 from utils import constants
+from utils.sampling import SITE_SAMPLING
 
 # Flags that count something.
 _COUNTS = (
@@ -88,6 +89,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         const=3,
         default=1,
         help="number of seeds (seed, seed + 1, ...); 3 where the flag has no number",
+    )
+    training.add_argument(
+        "--site_sampling",
+        choices=SITE_SAMPLING,
+        default="natural",
+        help="pan-cancer training: visit every case once an epoch, or draw every cancer site equally often",
     )
     training.add_argument("--eval_interval", type=int, default=1, help="epochs between validations")
     training.add_argument("--save_interval", type=int, default=1, help="epochs between resumable checkpoints")

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 
 from utils.files import atomic_path
 
+_PER_CASE = ("labels", "durations", "events", "sites", "projects", "complete")
+
 
 def name_cases(case_ids: Iterable[str], limit: int = 5) -> str:
     """The first few case ids, for a message."""
@@ -38,7 +40,9 @@ class Embeddings:
         labels: subtype class ``[n]``, -1 where the diagnosis is in none.
         durations: survival time in months ``[n]``; NaN where it is unknown.
         events: 1 the patient died, 0 censored ``[n]``.
-        sites: project (such as ``TCGA-BRCA``) of every case.
+        sites: cancer site of every case: its cohort in pan-cancer splits, else its project.
+        projects: TCGA project of every case (such as ``TCGA-LUAD``); its site if not given.
+        complete: whether the case has all modalities of the model ``[n]``; True if not given.
 
     Raises:
         ValueError: lengths differ, a case occurs twice, a vector or a label is impossible; the
@@ -51,6 +55,8 @@ class Embeddings:
     durations: np.ndarray
     events: np.ndarray
     sites: list[str]
+    projects: list[str] | None = None
+    complete: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         content = {
@@ -60,6 +66,10 @@ class Embeddings:
             "durations": np.asarray(self.durations, dtype=np.float64),
             "events": _integers("events", self.events),
             "sites": [str(site) for site in self.sites],
+            "projects": [str(p) for p in (self.sites if self.projects is None else self.projects)],
+            "complete": np.ones(len(self.case_ids), dtype=bool)
+            if self.complete is None
+            else np.asarray(self.complete, dtype=bool),
         }
         for name, value in content.items():
             object.__setattr__(self, name, value)
@@ -70,7 +80,7 @@ class Embeddings:
         if self.vectors.ndim != 3:
             raise ValueError(f"embeddings must be [cases, tasks, width], their shape is {self.vectors.shape}")
         n = len(self.case_ids)
-        shapes = {name: np.shape(getattr(self, name)) for name in ("labels", "durations", "events", "sites")}
+        shapes = {name: np.shape(getattr(self, name)) for name in _PER_CASE}
         wrong = {name: shape for name, shape in shapes.items() if shape != (n,)}
         if len(self.vectors) != n:
             wrong["vectors"] = self.vectors.shape
@@ -119,6 +129,8 @@ class Embeddings:
             durations=self.durations[keep],
             events=self.events[keep],
             sites=[self.sites[i] for i in keep],
+            projects=[self.projects[i] for i in keep],
+            complete=self.complete[keep],
         )
 
     def save(self, path: str | Path) -> None:
@@ -132,6 +144,8 @@ class Embeddings:
                 durations=self.durations,
                 events=self.events,
                 sites=np.asarray(self.sites, dtype=str),
+                projects=np.asarray(self.projects, dtype=str),
+                complete=self.complete,
             )
 
     @classmethod
@@ -142,7 +156,7 @@ class Embeddings:
             FileNotFoundError: there is no such file.
             ValueError: the file is damaged or no embeddings file; the message names it.
         """
-        names = ("vectors", "case_ids", "labels", "durations", "events", "sites")
+        names = ("vectors", "case_ids", *_PER_CASE)
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 content = {name: arrays[name] for name in names}

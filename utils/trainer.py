@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from utils import checkpoint
 from utils.embeddings import Embeddings
 from utils.precision import Precision
 from utils.results import Evaluator
+from utils.sampling import epoch_order
 from utils.schedule import WarmupCosine
 from utils.tracking import Tracker
 
@@ -42,6 +43,7 @@ class TrainingOptions:
     eval_interval: int = 1
     save_interval: int = 1
     workers: int = 0
+    site_sampling: str = "natural"
 
 
 def set_seed(seed: int) -> None:
@@ -131,15 +133,17 @@ class Trainer:
             labels=np.array([case.label for case in cases]),
             durations=np.array([case.duration for case in cases]),
             events=np.array([case.event for case in cases]),
-            sites=[case.project_id for case in cases],
+            sites=[case.site or case.project_id for case in cases],
+            projects=[case.project_id for case in cases],
         )
 
     # ------------------------------------------------------------------------ one epoch
     def _train_epoch(self, dataset: CaseDataset, epoch: int) -> float:
         self.model.train()
         dataset.set_epoch(epoch)
+        order = epoch_order(dataset.sites, self.options.seed, epoch, self.options.site_sampling)
         total, pending = 0.0, 0
-        progress = tqdm(self._loader(dataset, shuffle=True), desc=f"epoch {epoch}", leave=False)
+        progress = tqdm(self._loader(dataset, order), desc=f"epoch {epoch}", leave=False)
         for case in progress:
             case = case.to(self.device)
             with self.precision.autocast():
@@ -164,12 +168,12 @@ class Trainer:
         self.precision.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _loader(self, dataset: CaseDataset, shuffle: bool = False) -> Iterator[Case]:
+    def _loader(self, dataset: CaseDataset, order: Sequence[int] | None = None) -> Iterator[Case]:
         # Workers start anew every epoch, so that they see the dataset's epoch.
         return DataLoader(
             dataset,
             batch_size=None,
-            shuffle=shuffle,
+            sampler=order,
             num_workers=self.options.workers,
             pin_memory=self.device.type == "cuda",
         )

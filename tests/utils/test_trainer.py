@@ -46,6 +46,10 @@ class Cases(list):
 
     name = "train"
 
+    @property
+    def sites(self):
+        return [case.project_id for case in self]
+
     def set_epoch(self, epoch):
         self.epoch = epoch
 
@@ -171,14 +175,15 @@ def test_the_reported_loss_is_the_mean_over_cases(make_trainer, cases):
 
 def test_the_order_is_drawn_anew_every_epoch_and_per_seed(make_trainer, cases, monkeypatch):
     orders = {}
+    original = Trainer._loader
 
-    def record(self, dataset, epoch):
-        orders.setdefault(self.options.seed, []).append(
-            [case.case_id for case in self._loader(dataset, shuffle=True)]
-        )
-        return 0.0
+    def record(self, dataset, order=None):
+        read = [case.case_id for case in original(self, dataset, order)]
+        if order is not None:
+            orders.setdefault(self.options.seed, []).append(read)
+        return original(self, dataset, order)
 
-    monkeypatch.setattr(Trainer, "_train_epoch", record)
+    monkeypatch.setattr(Trainer, "_loader", record)
     for seed in (0, 1):
         fit(make_trainer(f"run{seed}", seed=seed, num_epochs=4), cases)
     assert all(sorted(order) == sorted(c.case_id for c in cases) for order in orders[0])
