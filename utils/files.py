@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import pickle
+import re
+import shutil
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+# Full disk, exhausted quota, limit on the size of files.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def setup_logging(level: int = logging.INFO) -> None:
@@ -28,6 +34,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     A reader therefore never sees a half-written file, and a failure leaves an older file as it was.
     The temporary name keeps the suffix, because some writers choose their format by it.
+
+    Raises:
+        OSError: the disk or a quota is full; the message names the file and what to do.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +46,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(
+            error.errno,
+            f"no room to write {path} ({os.strerror(error.errno)}; {free:,.0f} MiB are free on its disk). What it "
+            "held before is intact: make room, then start again",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -74,6 +92,14 @@ def read_tensors(path: str | Path, what: str) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path} is no readable {what}: it holds a {found[1]}, and reading that would run code from the "
+                f"file. If you trust where it comes from: python -m utils.checkpoint clean {path} NEW_FILE "
+                "--trust_checkpoint, and use the new file"
+            ) from error
+        raise ValueError(f"{path} is no readable {what}: {error}") from error
     # Bytes that are no checkpoint end in any of these, depending on how they begin.
-    except (RuntimeError, EOFError, LookupError, ValueError, struct.error, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, LookupError, ValueError, struct.error) as error:
         raise ValueError(f"{path} is no readable {what}: {error}") from error
