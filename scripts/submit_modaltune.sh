@@ -6,11 +6,15 @@
 #SBATCH --mem=64G
 #SBATCH --time=48:00:00
 #SBATCH --output=slurm-%x-%A_%a.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
 #
 # Trains ModalTune on each cohort with several seeds and evaluates it on the test patients.
 #   bash scripts/submit_modaltune.sh      all cohorts, one after the other
 #   sbatch scripts/submit_modaltune.sh    one cohort per array task (submit from the repository root)
-# Started again, it continues where it was interrupted and skips what is finished.
+# Started again, it continues where it was interrupted and skips what is finished. At its time limit it saves and
+# puts itself back into the queue (scripts/interruptible.sh).
 set -euo pipefail
 
 # ---- edit here, or set in the environment
@@ -39,6 +43,7 @@ esac
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
 cd "$REPO"
+source scripts/interruptible.sh
 source scripts/setup_env.sh
 
 read -r -a cohorts <<<"$COHORTS"
@@ -54,7 +59,7 @@ output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_
 
 for onco in "${cohorts[@]}"; do
   echo "== $onco"
-  python train_modaltune.py --onco "$onco" --output_path "$output_root/$RUN_NAME/$onco" \
+  run_interruptible python train_modaltune.py --onco "$onco" --output_path "$output_root/$RUN_NAME/$onco" \
     --mil_name "$mil_name" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL" \
     --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" \
     --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}

@@ -27,6 +27,10 @@ FREE_ARGUMENTS = {
 }
 
 
+# Bytes read at either end of a feature file.
+_END_BYTES = 4096
+
+
 def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """All arguments as values that JSON can hold."""
     return {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
@@ -35,8 +39,8 @@ def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:
 def data_digests(args: argparse.Namespace, patients: Mapping[str, Iterable[Patient]]) -> dict[str, str]:
     """SHA-256 of the content of every file the arguments name, and of the feature files' identity.
 
-    Feature files are many and large: their names and sizes stand for them. Their folder and their times
-    do not count, so that features may be copied to a faster disk between two jobs.
+    Feature files are many and large: name, size, beginning and end stand for them. Their folder and
+    their times do not count, so that features may be copied to a faster disk between two jobs.
     """
     digests = {
         name: _file_digest(path)
@@ -44,8 +48,7 @@ def data_digests(args: argparse.Namespace, patients: Mapping[str, Iterable[Patie
         if isinstance(path, Path) and path.is_file() and name not in ("model_config", "eval_weights")
     }
     slides = {slide for split in patients.values() for p in split for slide in p.slides}
-    sizes = sorted((slide.name, slide.stat().st_size if slide.is_file() else -1) for slide in slides)
-    digests["features"] = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    digests["features"] = hashlib.sha256(json.dumps(sorted(map(_identity, slides))).encode()).hexdigest()
     return digests
 
 
@@ -70,6 +73,18 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def _identity(path: Path) -> tuple[str, int, str]:
+    """Name, size and a digest of both ends; a file that is missing is reported where it is needed."""
+    if not path.is_file():
+        return path.name, -1, ""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        ends = file.read(_END_BYTES)
+        file.seek(max(0, size - _END_BYTES))
+        ends += file.read()
+    return path.name, size, hashlib.sha256(ends).hexdigest()
 
 
 def _file_digest(path: Path) -> str:

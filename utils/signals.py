@@ -37,7 +37,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested = False
-        self._first = 0.0
+        self._first, self._number = 0.0, signal.SIGTERM
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -54,11 +54,15 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+        if self.requested and kind is None:
+            # It came when nobody asked any more: it has the effect it has without this block.
+            self.requested = False
+            os.kill(os.getpid(), self._number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # No logging in here: the interrupted code may hold the very lock that logging needs.
         if not self.requested:
-            self.requested, self._first = True, time.monotonic()
+            self.requested, self._first, self._number = True, time.monotonic(), number
         elif time.monotonic() - self._first > _SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -139,8 +139,11 @@ class Trainer:
                     metrics |= self._validate(train_plain, val, epoch)
                 tracker.log(epoch, metrics)
                 self.progress = Progress(epoch + 1)
-                if (epoch + 1) % options.save_interval == 0 or last:
+                stop = self._stop_requested()
+                if (epoch + 1) % options.save_interval == 0 or last or stop:
                     self._save_last()
+                if stop:
+                    self._leave()
         tracker.plot()
         path = self.output_dir / BEST_WEIGHTS
         checkpoint.load_trainable(self.model, checkpoint.load_weights(path)["model"], path)
@@ -163,8 +166,9 @@ class Trainer:
                     with self.precision.autocast():
                         vector = self.model(case.to(self.device)).float().cpu().numpy()
                     rows.append((vector, _description(case)))
-                if self.group.sum(self.signals.requested)[0]:
-                    self._interrupt()
+                if self._stop_requested():
+                    self._save_last()
+                    self._leave()
         vectors, cases = zip(*group.interleave(rows), strict=True)
         return Embeddings(
             vectors=np.stack(vectors),
@@ -245,10 +249,10 @@ class Trainer:
         skipped, stop, save = self.group.sum(len(self.progress.skipped), self.signals.requested, due)
         if skipped > self.options.max_skipped:
             self._too_many_skipped(epoch)
-        if stop:
-            self._interrupt()
-        if save:
+        if stop or save:
             self._save_last()
+        if stop:
+            self._leave()
 
     def _too_many_skipped(self, epoch: int) -> None:
         reasons = list(itertools.chain(*self.group.gather(self.progress.skipped)))
@@ -287,8 +291,11 @@ class Trainer:
         return metrics
 
     # ------------------------------------------------------------------------ interruption
-    def _interrupt(self) -> None:
-        self._save_last()
+    def _stop_requested(self) -> bool:
+        """Whether a signal asked any process of the run to stop."""
+        return self.group.sum(self.signals.requested)[0] > 0
+
+    def _leave(self) -> None:
         logger.warning("interrupted by a signal; %s is saved, start again to continue", self.output_dir)
         raise Interrupted
 

@@ -469,6 +469,35 @@ def test_a_signal_saves_and_the_continued_run_equals_the_uninterrupted(
         assert_same_file(whole.output_dir / name, second.output_dir / name)
 
 
+@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("save_interval", [1, 9])
+def test_a_signal_while_probes_are_fitted(make_trainer, cases, epoch, save_interval, monkeypatch):
+    """Nothing asks for signals then; the run leaves at the end of the epoch, be it the last one."""
+    monkeypatch.setattr(Tracker, "plot", lambda self: None)
+    options = {"scores": [0.1, 0.7, 0.3], "save_interval": save_interval}
+    whole = make_trainer("whole", **options)
+    fit(whole, cases, Tracker(whole.output_dir))
+
+    first = make_trainer("parts", **options)
+    validate = first.evaluator.validate
+
+    def stopped(*parts):
+        if len(first.evaluator.seen) == epoch:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return validate(*parts)
+
+    first.evaluator.validate = stopped
+    with pytest.raises(Interrupted):
+        fit(first, cases, Tracker(first.output_dir))
+    second = make_trainer("parts", **{**options, "scores": options["scores"][epoch + 1 :]})
+    rows = second.resume()
+    assert list(rows) == list(range(epoch + 1))
+    fit(second, cases, Tracker(second.output_dir, rows=rows))
+    second.embed(cases)  # a signal of the past stops nothing
+    assert torch.equal(whole.model.head.weight, second.model.head.weight)
+    assert_same(*(checkpoint.load(t.output_dir / LAST_CHECKPOINT) for t in (whole, second)))
+
+
 def test_checkpoints_within_an_epoch(make_trainer, cases, monkeypatch):
     """With no time between them, one is written after every case; each continues where it was written."""
     saved = []
