@@ -66,21 +66,3 @@ class StopSignals:
         elif time.monotonic() - self._first > _SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-
-
-def obey_the_trainer_alone(worker: int = 0) -> None:
-    """For processes that read cases: end on a SIGTERM of the trainer, stay on that of anybody else.
-
-    Schedulers signal every process of a job, and a reader that dies takes the trainer with it before it
-    could save.
-    """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_the_trainer, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_the_trainer(trainer: int) -> None:
-    # A handler is not told who sent the signal; waiting for it is.
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
-    os._exit(os.EX_OK)

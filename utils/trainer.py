@@ -26,10 +26,11 @@ from utils.embeddings import Embeddings
 from utils.fingerprint import differences
 from utils.precision import Precision
 from utils.progress import Progress, random_state, set_random_state
+from utils.readers import dead_readers_explained, obey_the_trainer_alone
 from utils.results import Evaluator
 from utils.sampling import epoch_order
 from utils.schedule import WarmupCosine
-from utils.signals import Interrupted, StopSignals, obey_the_trainer_alone
+from utils.signals import Interrupted, StopSignals
 from utils.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ class Trainer:
         self._random: dict[str, Any] | None = None
         self._saved = time.monotonic()
 
+    @dead_readers_explained()
     def fit(self, train: CaseDataset, train_plain: CaseDataset, val: CaseDataset, tracker: Tracker) -> None:
         """Trains to the end and puts the best weights into the model.
 
@@ -148,6 +150,7 @@ class Trainer:
         path = self.output_dir / BEST_WEIGHTS
         checkpoint.load_trainable(self.model, checkpoint.load_weights(path)["model"], path)
 
+    @dead_readers_explained()
     def embed(self, dataset: CaseDataset) -> Embeddings:
         """Outputs of every case in evaluation mode, in the order of the dataset.
 

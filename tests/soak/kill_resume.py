@@ -76,12 +76,17 @@ def assert_same(one: object, other: object, place: str) -> None:
         assert one == other or (one != one and other != other), f"{place}: {one} {other}"
 
 
-def assert_same_run(one: Path, other: Path) -> None:
-    """Raises an AssertionError where two run folders differ in any number."""
+def assert_same_run(one: Path, other: Path, fingerprint: bool = True) -> None:
+    """Raises an AssertionError where two run folders differ in any number.
+
+    ``fingerprint=False`` allows that they were started with different names.
+    """
     for name in ("metrics.csv", "report.csv"):
         assert (one / "seed_0" / name).read_text() == (other / "seed_0" / name).read_text(), name
     for name in (BEST_WEIGHTS, LAST_CHECKPOINT):
         a, b = (checkpoint.load(folder / "seed_0" / name) for folder in (one, other))
+        if not fingerprint:
+            a, b = ({k: v for k, v in content.items() if k != "fingerprint"} for content in (a, b))
         assert_same(a, b, name)
     for split in constants.SPLITS:
         paths = [folder / "seed_0" / "data" / f"{split}_embeddings.npz" for folder in (one, other)]

@@ -2,16 +2,14 @@
 
 import os
 import signal
-import subprocess
 import threading
 import time
 
 import pytest
-from torch.utils.data import DataLoader
 
 from tests.forked import finish, start
 from utils import signals
-from utils.signals import EXIT_INTERRUPTED, STOP_SIGNALS, Interrupted, StopSignals, obey_the_trainer_alone
+from utils.signals import EXIT_INTERRUPTED, STOP_SIGNALS, Interrupted, StopSignals
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*")
 
@@ -68,30 +66,3 @@ def test_other_threads_change_no_handlers():
     thread.start()
     thread.join()
     assert seen == [(False, before)]
-
-
-class Numbers:
-    """Tells who reads."""
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        return index, os.getpid()
-
-
-def test_readers_survive_what_a_scheduler_sends_and_end_with_the_trainer():
-    loader = DataLoader(
-        Numbers(), batch_size=None, num_workers=1, prefetch_factor=1, worker_init_fn=obey_the_trainer_alone
-    )
-    reading = iter(loader)
-    _, reader = next(reading)
-    for name in ("TERM", "USR1"):
-        subprocess.run(["kill", "-s", name, str(reader)], check=True)
-    assert [index for index, _ in reading] == [1, 2, 3]
-    reading = iter(loader)
-    _, reader = next(reading)
-    send_to_reader = [w for w in reading._workers if w.pid == reader]
-    send_to_reader[0].terminate()  # what torch and multiprocessing do with readers that stay
-    send_to_reader[0].join(30)
-    assert send_to_reader[0].exitcode == 0
