@@ -44,5 +44,5 @@ def test_a_dead_reader_is_explained_and_other_errors_are_not_touched():
         dead_readers_explained(),
     ):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-    with pytest.raises(RuntimeError, match="^something else$"), dead_readers_explained():
+    with pytest.raises(RuntimeError, match=r"^something else$"), dead_readers_explained():
         raise RuntimeError("something else")
