@@ -34,6 +34,7 @@ from utils.precision import Precision
 from utils.results import Evaluator, write_results
 from utils.tracking import Tracker
 from utils.trainer import BEST_WEIGHTS, Trainer, TrainingOptions, set_seed
+from utils.zero_shot import Candidates, read_candidates
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def _run_job(
     set_seed(job.seed)
     model = _build_model(args, config, data)
     objective = TextDistillation(model.output_dim, args.num_tasks)
-    scaler = data.fit_scaler(job.patients)
+    scalers = data.fit_scalers(job.patients)
     patches = PatchOptions(
         threshold=args.threshold,
         cumulative_stacking=args.protocol == "strict",
@@ -110,7 +111,7 @@ def _run_job(
         check_slide=model.backbone.check_slide,
         seed=job.seed,
     )
-    datasets = data.datasets(job.patients, scaler, patches, clinical="clinical" in config["mil_name"])
+    datasets = data.datasets(job.patients, scalers, patches, clinical="clinical" in config["mil_name"])
     needed = {"train"} if job.weights else {"train", "val"}
     if missing := needed - datasets.keys():
         raise ValueError(f"no patient with RNA in the splits {sorted(missing)}, which this run needs")
@@ -131,7 +132,7 @@ def _run_job(
             "protocol": args.protocol,
             "train_cases": [p.case_id for p in job.patients["train"]],
             "pathways": data.pathways.to_dict(),
-            "gene_scaler": scaler.to_dict(),
+            "gene_scaler": {site: scaler.to_dict() for site, scaler in scalers.items()},
         },
     )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -145,18 +146,31 @@ def _run_job(
         with Tracker(job.folder, args.wandb_mode, settings, first - 1 if first else None) as tracker:
             trainer.fit(datasets["fit"], datasets["train"], datasets["val"], tracker, first)
     else:
-        checkpoint.load_trainable(model, checkpoint.load_weights(job.weights)["model"], job.weights)
-    _report(trainer, datasets, job, args.save_embeddings)
+        weights = checkpoint.load_weights(job.weights)
+        checkpoint.load_trainable(model, weights["model"], job.weights)
+        if "objective" in weights:
+            objective.load_state_dict(weights["objective"])
+    _report(trainer, datasets, job, args)
 
 
-def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, save_embeddings: bool) -> None:
+def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, args: argparse.Namespace) -> None:
     embeddings = {split: trainer.embed(datasets[split]) for split in constants.SPLITS if split in datasets}
-    if save_embeddings:
+    if args.save_embeddings:
         for split, embedded in embeddings.items():
             embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
-    frame = trainer.evaluator.report(embeddings, job.folder, job.seed)
+    frame = trainer.evaluator.report(embeddings, job.folder, job.seed, _candidates(trainer, job, args))
     with atomic_path(job.folder / REPORT) as temporary:
         frame.to_csv(temporary, index=False)
+
+
+def _candidates(trainer: Trainer, job: Job, args: argparse.Namespace) -> dict[str, Candidates] | None:
+    if args.candidate_location is None:
+        logger.info("no candidate sentences (--candidate_location): nothing is evaluated zero-shot")
+        return None
+    if job.weights is not None and "objective" not in checkpoint.load_weights(job.weights):
+        logger.warning("%s holds no text projector: nothing is evaluated zero-shot", job.weights)
+        return None
+    return read_candidates(args.candidate_location, trainer.objective)
 
 
 # ---------------------------------------------------------------------------- jobs

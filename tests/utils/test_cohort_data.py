@@ -30,7 +30,7 @@ def read(cohort, tmp_path):
 
 
 def datasets(data, clinical=False):
-    scaler = data.fit_scaler(data.patients)
+    scaler = data.fit_scalers(data.patients)
     return data.datasets(data.patients, scaler, PatchOptions(threshold=4), clinical)
 
 
@@ -84,8 +84,8 @@ def test_strict_scaler_does_not_see_the_other_splits(read, cohort):
     table.loc[table.index >= "TCGA-AA-0008"] += 100
     table.to_csv(cohort.genes)
     after = read(protocol="strict")
-    assert before.fit_scaler(before.patients) == after.fit_scaler(after.patients)
-    assert read().fit_scaler(after.patients) != after.fit_scaler(after.patients)
+    assert before.fit_scalers(before.patients) == after.fit_scalers(after.patients)
+    assert read().fit_scalers(after.patients) != after.fit_scalers(after.patients)
 
 
 def test_pathways_of_a_trained_model_keep_their_genes(read, caplog):
