@@ -71,10 +71,16 @@ def to_published(state: Mapping[str, Tensor], pathway_sizes: Sequence[int]) -> d
     return published
 
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that training changes, and the persistent buffers of their modules, on the CPU."""
+def trainable_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that training changes, and of the persistent buffers of their modules."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {k: v.detach().cpu() for k, v in model.state_dict().items() if k not in frozen}
+    return [name for name in model.state_dict() if name not in frozen]
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of :func:`trainable_names`, on the CPU."""
+    state = model.state_dict()
+    return {name: state[name].detach().cpu() for name in trainable_names(model)}
 
 
 def load_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
@@ -84,7 +90,7 @@ def load_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | Pa
         ValueError: parameters are missing, unknown or of another shape.
     """
     own = model.state_dict()
-    missing = sorted(trainable_state(model).keys() - state.keys())
+    missing = sorted(set(trainable_names(model)) - state.keys())
     unknown = sorted(state.keys() - own.keys())
     wrong = [
         f"{k} is {tuple(v.shape)}, should be {tuple(own[k].shape)}"
