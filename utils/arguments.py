@@ -25,8 +25,8 @@ _COUNTS = (
 )
 
 
-def build_parser(description: str) -> argparse.ArgumentParser:
-    """The parser of ``train_modaltune.py``."""
+def build_parser(description: str, output_required: bool = True) -> argparse.ArgumentParser:
+    """The parser of ``train_modaltune.py``; the doctor writes no run folder."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -128,7 +128,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     )
 
     output = parser.add_argument_group("output")
-    output.add_argument("--output_path", type=Path, required=True, help="run folder")
+    output.add_argument("--output_path", type=Path, required=output_required, help="run folder")
     output.add_argument("--eval_only", action="store_true", help="evaluate --eval_weights, do not train")
     output.add_argument(
         "--eval_weights", type=Path, help="run folder, or a best_model_weights.pt of ours or as published"
