@@ -81,7 +81,7 @@ def examine(args: argparse.Namespace, checks: Mapping[str, str] = CHECKS) -> lis
         return [replace(error(f"nothing can be checked: {reason}", remedy), area="packages")]
     inputs = Inputs(args, args.feature_samples)
     findings: list[Finding] = []
-    for area, target in tqdm(checks.items(), desc="checks", leave=False):
+    for area, target in tqdm(checks.items(), desc="checks", leave=False, disable=None):
         module, function = target.split(":")
         found: list[Finding] = []
         try:

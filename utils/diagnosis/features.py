@@ -44,7 +44,9 @@ def check_features(inputs: Inputs) -> Iterator[Finding]:
         )
     headers: dict[Path, FeatureInfo] = {}
     broken = []
-    for path in tqdm([p for p in used if p.is_file()], desc="feature files", unit="file", leave=False):
+    for path in tqdm(
+        [p for p in used if p.is_file()], desc="feature files", unit="file", leave=False, disable=None
+    ):
         try:
             headers[path] = inspect_features(path)
         except ValueError as reason:
@@ -109,7 +111,7 @@ def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[
     count = min(inputs.feature_samples, len(headers))
     sample = sorted(random.Random(inputs.args.seed).sample(sorted(headers), count))
     faults: dict[str, list[str]] = defaultdict(list)
-    for path in tqdm(sample, desc="features and coordinates", unit="file", leave=False):
+    for path in tqdm(sample, desc="features and coordinates", unit="file", leave=False, disable=None):
         try:
             slide = read_features(path)
         except ValueError as reason:
