@@ -13,6 +13,8 @@ from torch import Tensor
 
 from data_utils.cohorts import load_cohort
 from data_utils.datasets import CaseDataset, GeneVectors, PatchOptions, read_tensor_table
+from data_utils.feature_folder import FeatureFolder
+from data_utils.folds import make_folds, read_folds
 from data_utils.genes import (
     GeneScaler,
     PathwayGroups,
@@ -21,7 +23,7 @@ from data_utils.genes import (
     read_gene_table,
     read_pathway_table,
 )
-from data_utils.splits import Patient, check_disjoint, make_folds, read_folds, read_split
+from data_utils.splits import Patient, check_disjoint, read_split
 from utils import constants
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,8 @@ class CohortData:
             args: see :mod:`utils.arguments`.
             pathways: of a trained model; without, they come from ``--pathway_table``.
         """
-        patients = {split: read_split(getattr(args, f"{split}_json")) for split in constants.SPLITS}
+        folder = None if args.features_dir is None else FeatureFolder(args.features_dir)
+        patients = {split: read_split(getattr(args, f"{split}_json"), folder) for split in constants.SPLITS}
         check_disjoint(patients)
         if sites := getattr(args, "sites", None):
             patients = name_sites(patients, sites)
@@ -100,16 +103,16 @@ class CohortData:
 
     def folds(self, num_folds: int, fold_json: Any, seed: int) -> list[Splits]:
         """The splits to run: those of the files, or ``num_folds`` of all patients together."""
-        if num_folds == 1:
+        if num_folds == 1 and fold_json is None:
             return [self.patients]
         everyone = [p for split in self.patients.values() for p in split]
+        vectors = GeneVectors(self.genes)
+        eligible = [p.case_id for p in everyone if vectors.get(p) is not None]
         if fold_json is not None:
-            folds = read_folds(fold_json, everyone)
+            folds = read_folds(fold_json, everyone, eligible, seed)
             if num_folds > len(folds):
                 raise ValueError(f"{fold_json} holds {len(folds)} folds, fewer than --num_folds {num_folds}")
             return folds[:num_folds]
-        vectors = GeneVectors(self.genes)
-        eligible = [p.case_id for p in everyone if vectors.get(p) is not None]
         return make_folds(everyone, eligible, num_folds, seed)
 
     def fit_scalers(self, patients: Splits) -> dict[str, GeneScaler]:
