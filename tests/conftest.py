@@ -82,6 +82,7 @@ def make_case():
             "label": seed % 2,
             "duration": 10.0 + seed,
             "event": seed % 2,
+            "vectors": torch.randn(3, 6, generator=generator, dtype=dtype),
         }
         return Case(**{**fields, **changes})
 

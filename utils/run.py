@@ -21,14 +21,16 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from data_utils.datasets import CaseDataset, PatchOptions
+from data_utils.clinical import ClinicalCodes
+from data_utils.datasets import CaseDataset, ModalityOptions, PatchOptions
 from data_utils.genes import PathwayGroups
 from data_utils.splits import Patient
-from models.aggregators import DataSpec, build_aggregator
+from models.aggregators import DataSpec, build_aggregator, modalities_of
 from utils import checkpoint, constants
 from utils.cohort_data import CohortData, Splits
 from utils.devices import pick_device
 from utils.distillation import TextDistillation
+from utils.embeddings import with_complete_parts
 from utils.files import atomic_path, read_json, setup_logging, write_json
 from utils.precision import Precision
 from utils.results import Evaluator, write_results
@@ -81,10 +83,11 @@ def run(args: argparse.Namespace, make_evaluator: EvaluatorFactory) -> pd.DataFr
     config = _model_config(args, trained)
     pathways = PathwayGroups.from_dict(trained["pathways"]) if trained else None
     data = CohortData.read(args, pathways)
-    _claim(output, args, config, data)
+    config.setdefault("shapes", _shapes(config["mil_name"], data))
+    jobs = list(_evaluations(output, args, data, weights) if weights else _trainings(output, args, data))
+    _claim(output, args, config, data, _clinical_codes(jobs[0], config, data))
 
     frames = []
-    jobs = list(_evaluations(output, args, data, weights) if weights else _trainings(output, args, data))
     for number, job in enumerate(jobs, 1):
         logger.info("%d of %d: %s", number, len(jobs), job.folder)
         report = job.folder / REPORT
@@ -102,6 +105,10 @@ def _run_job(
     model = _build_model(args, config, data)
     objective = TextDistillation(model.output_dim, args.num_tasks)
     scaler = data.fit_scaler(job.patients)
+    codes = _clinical_codes(job, config, data)
+    modalities = ModalityOptions(
+        modalities_of(config["mil_name"]), config["missing_modalities"], args.modality_dropout
+    )
     patches = PatchOptions(
         threshold=args.threshold,
         cumulative_stacking=args.protocol == "strict",
@@ -110,10 +117,10 @@ def _run_job(
         check_slide=model.backbone.check_slide,
         seed=job.seed,
     )
-    datasets = data.datasets(job.patients, scaler, patches, clinical="clinical" in config["mil_name"])
+    datasets = data.datasets(job.patients, scaler, patches, modalities, codes)
     needed = {"train"} if job.weights else {"train", "val"}
     if missing := needed - datasets.keys():
-        raise ValueError(f"no patient with RNA in the splits {sorted(missing)}, which this run needs")
+        raise ValueError(f"no patient to run on in the splits {sorted(missing)}, which this run needs")
     device = pick_device(args.device)
     options = TrainingOptions(**{f.name: getattr(args, f.name) for f in fields(TrainingOptions)})
     trainer = Trainer(
@@ -131,7 +138,8 @@ def _run_job(
             "protocol": args.protocol,
             "train_cases": [p.case_id for p in job.patients["train"]],
             "pathways": data.pathways.to_dict(),
-            "gene_scaler": scaler.to_dict(),
+            "gene_scaler": None if scaler is None else scaler.to_dict(),
+            "clinical_codes": None if codes is None else codes.to_dict(),
         },
     )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -154,14 +162,15 @@ def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, save_e
     if save_embeddings:
         for split, embedded in embeddings.items():
             embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
-    frame = trainer.evaluator.report(embeddings, job.folder, job.seed)
+    frame = trainer.evaluator.report(with_complete_parts(embeddings), job.folder, job.seed)
     with atomic_path(job.folder / REPORT) as temporary:
         frame.to_csv(temporary, index=False)
 
 
 # ---------------------------------------------------------------------------- jobs
 def _trainings(output: Path, args: argparse.Namespace, data: CohortData) -> Iterator[Job]:
-    folds = data.folds(args.num_folds, args.fold_json, args.seed)
+    modalities = ModalityOptions(modalities_of(args.mil_name), args.missing_modalities)
+    folds = data.folds(args.num_folds, args.fold_json, args.seed, modalities)
     for k, patients in enumerate(folds):
         for seed in range(args.seed, args.seed + args.multi_seed):
             parent = output / f"fold_{k}" if len(folds) > 1 else output
@@ -203,17 +212,24 @@ def find_weights(path: Path) -> list[Path]:
 
 # ---------------------------------------------------------------------------- model
 def _model_config(args: argparse.Namespace, trained: dict[str, Any]) -> dict[str, Any]:
-    """``{"mil_name", "model_config"}``: what the weights say, else what the flags say."""
-    config = {"mil_name": args.mil_name, "model_config": read_json(args.model_config)}
-    stored = {name: trained[name] for name in config if name in trained}
+    """What decides the parameters of the model: what the weights say, else what the flags say.
+
+    ``mil_name``, ``model_config``, ``missing_modalities`` and, of weights, ``shapes`` (see ``_shapes``).
+    """
+    config = {
+        "mil_name": args.mil_name,
+        "model_config": read_json(args.model_config),
+        "missing_modalities": args.missing_modalities,
+    }
+    stored = {name: trained[name] for name in (*config, "shapes") if name in trained}
     trained_on, wanted = (constants.encoder_of(c["mil_name"]) for c in (config | stored, config))
     if trained_on != wanted:  # split files and weights of the encoder were chosen by the flag
         raise ValueError(
             f"--eval_weights are of {stored['mil_name']}, on the slide encoder {trained_on}; pass that --mil_name, "
             f"{args.mil_name} stands for the files of {wanted}"
         )
-    if stored and stored != config:
-        logger.info("--mil_name and --model_config are those of the trained weights (%s)", stored["mil_name"])
+    if any(stored[name] != config[name] for name in stored.keys() & config.keys()):
+        logger.info("the model is that of the trained weights (%s), not of the flags", stored["mil_name"])
     if trained and trained["num_tasks"] != args.num_tasks:
         raise ValueError(f"the weights have {trained['num_tasks']} tasks, --num_tasks says {args.num_tasks}")
     if trained and trained["protocol"] != args.protocol:
@@ -223,13 +239,38 @@ def _model_config(args: argparse.Namespace, trained: dict[str, Any]) -> dict[str
             args.protocol,
         )
     config |= stored
-    if "clinical" in config["mil_name"] and args.clinical_location is None:
-        raise ValueError(f"{config['mil_name']} needs --clinical_location, which was not given")
+    learned = stored.get("missing_modalities") == "learned"
+    if args.eval_only and args.missing_modalities == "learned" and not learned:
+        raise ValueError(
+            "--missing_modalities learned: the weights have no learned tokens for missing modalities; train with "
+            "that flag, or evaluate without it"
+        )
+    for source in (constants.MODALITIES[name] for name in modalities_of(config["mil_name"])):
+        if getattr(args, source.flag) is None and not learned:
+            raise ValueError(f"{config['mil_name']} needs --{source.flag}, which was not given")
+        if getattr(args, source.flag) is None:
+            logger.warning("no --%s: learned tokens stand for the %s of all", source.flag, source.noun)
     return config
 
 
+def _shapes(mil_name: str, data: CohortData) -> dict[str, list[int | None]]:
+    """Shapes of the inputs of the model that the tables of the training cohort decide."""
+    return {name: list(shape) for name, shape in data.shapes.items() if name in modalities_of(mil_name)}
+
+
+def _clinical_codes(job: Job, config: dict[str, Any], data: CohortData) -> ClinicalCodes | None:
+    """The codes of the training, where weights are evaluated: the same text is the same number everywhere."""
+    if "clinical" not in modalities_of(config["mil_name"]):
+        return None
+    if job.weights is None:
+        return data.fit_codes(job.patients)
+    stored = checkpoint.load_weights(job.weights).get("run", {}).get("clinical_codes")
+    return None if stored is None else ClinicalCodes.from_dict(stored, job.weights)
+
+
 def _build_model(args: argparse.Namespace, config: dict[str, Any], data: CohortData) -> nn.Module:
-    spec = DataSpec(data.pathways.indices, args.num_tasks)
+    shapes = {name: tuple(shape) for name, shape in config["shapes"].items()}
+    spec = DataSpec(data.pathways.indices, args.num_tasks, shapes, config["missing_modalities"])
     model = build_aggregator(config["mil_name"], config["model_config"], spec)
     if args.random_backbone:
         logger.warning("the slide encoder has random weights (--random_backbone)")
@@ -240,8 +281,18 @@ def _build_model(args: argparse.Namespace, config: dict[str, Any], data: CohortD
 
 
 # ---------------------------------------------------------------------------- record
-def _claim(output: Path, args: argparse.Namespace, config: dict[str, Any], data: CohortData) -> None:
-    """Writes ``config.json``, or refuses a folder that holds a run with other arguments."""
+def _claim(
+    output: Path,
+    args: argparse.Namespace,
+    config: dict[str, Any],
+    data: CohortData,
+    codes: ClinicalCodes | None,
+) -> None:
+    """Writes ``config.json``, or refuses a folder that holds a run with other arguments.
+
+    ``codes`` are those of the first training; under the strict protocol every fold has its own, which are
+    stored with its weights.
+    """
     arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
     path = output / "config.json"
     if path.is_file():
@@ -262,6 +313,7 @@ def _claim(output: Path, args: argparse.Namespace, config: dict[str, Any], data:
             "model": config,
             "pathways": len(data.pathways.names),
             "genes": len(data.pathways.genes),
+            "clinical_codes": None if codes is None else codes.to_dict(),
             "versions": versions(),
             "git_commit": git_commit(),
         },
@@ -290,6 +342,7 @@ def _header(
         "cohort": ", ".join(sorted({p.project_id for p in everyone})),
         "model": config["mil_name"],
         "protocol": args.protocol,
+        "missing_modalities": config["missing_modalities"],
         "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),
         "weights" if args.eval_only else "epochs": args.eval_weights if args.eval_only else args.num_epochs,
         "git_commit": git_commit(),

@@ -60,6 +60,38 @@ def test_equals_oracle(name, token_agg, length, tiny_configs, pathways, make_cas
     torch.testing.assert_close(model(case), expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("encoder_name", ["longnetvit", "titan"])
+@pytest.mark.parametrize("token_agg", ["sum", "cat"])
+@pytest.mark.parametrize("absent", [(), ("genes",), ("vectors",), ("clinical", "genes", "vectors")])
+def test_further_and_absent_modalities_equal_oracle(
+    encoder_name, token_agg, absent, tiny_configs, pathways, make_case, randomise
+):
+    name = f"{encoder_name}_gene_clinical_vectors_adapter"
+    config = {**tiny_configs[constants.encoder_of(name)], "token_agg": token_agg}
+    spec = DataSpec(pathways, 3, {"vectors": (3, 6)}, "learned")
+    model = with_exact_positions(randomise(build_aggregator(name, config, spec).eval()).double())
+    case = replace(on_grid(make_case, 11, torch.float64), **dict.fromkeys(absent))
+    state = to_published(model.state_dict(), [len(p) for p in pathways])
+
+    def tokens(modality, count, present):
+        if modality in absent:
+            return state[f"absent_tokens.{modality}"][0].repeat(count, 1)
+        return present()
+
+    def vector_tokens():
+        at = "modality_encoders.vectors.network"
+        hidden = torch.relu(oracle.linear(case.vectors, state, f"{at}.0"))
+        return oracle.layer_norm(oracle.linear(hidden, state, f"{at}.2"), state, f"{at}.3")
+
+    clinical = "clinical" not in absent
+    others = [] if clinical else [tokens("clinical", 1, None)]
+    others.append(tokens("vectors", 3, vector_tokens))
+    genes = tokens("genes", 4, lambda: None)
+    encoder = oracle_encoder(name, state, config)
+    expected = oracle.modaltune(encoder, state, config, case, pathways, 3, clinical, others, genes)
+    torch.testing.assert_close(model(case), expected, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("name", NAMES[::2])
 def test_single_precision_and_computed_positions(name, tiny_configs, pathways, make_case, randomise):
     config = tiny_configs[constants.encoder_of(name)]
