@@ -172,7 +172,9 @@ def make_small_cohort(
     clinical = {f"case-{case}": torch.from_numpy(generator.random(5)).float() for case in cases}
     torch.save(clinical, cohort.clinical)
     raw = {
-        "age_at_index": [30 + 5 * case % 40 if case % 4 else None for case in cases],
+        "age_at_index": [
+            None if case % 4 == 0 else 75 if case == cases[-1] else 30 + 5 * case % 40 for case in cases
+        ],
         "ajcc_pathologic_stage": [f"Stage {'I' * (1 + case % 3)}" for case in cases],
         "ajcc_pathologic_t": [f"T{case % 4}" if case % 5 else None for case in cases],
         "ajcc_pathologic_n": [f"N{case % 2}" for case in cases],
