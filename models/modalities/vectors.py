@@ -58,6 +58,8 @@ class VectorEncoder(ModalityEncoder):
 
     @classmethod
     def from_spec(cls, embed_dim: int, spec: DataSpec, **config: str) -> VectorEncoder:
+        if cls.name not in spec.shapes:
+            raise ValueError("the data have no precomputed vectors, which decide the size of their encoder")
         return cls(embed_dim, spec.shapes[cls.name], **config)
 
     def encode(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:

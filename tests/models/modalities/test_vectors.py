@@ -60,6 +60,8 @@ def test_vectors_of_another_shape_name_the_case(shape, pool, given, takes):
 
 def test_the_model_config_reaches_the_encoder(tiny_config, pathways, make_case):
     name, spec = "longnetvit_gene_vectors_adapter", DataSpec(pathways, 3, {"vectors": (None, 6)})
+    with pytest.raises(ValueError, match="the data have no precomputed vectors"):
+        build_aggregator(name, tiny_config, DataSpec(pathways, 3))
     with pytest.raises(ValueError, match="different numbers of vectors"):
         build_aggregator(name, tiny_config, spec)
     config = {**tiny_config, "modalities": {"vectors": {"pool": "mean"}}}
