@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
 from data_utils.clinical import ClinicalCodes
 from data_utils.datasets import CaseDataset, ModalityOptions, PatchOptions
 from data_utils.genes import PathwayGroups
 from data_utils.splits import Patient
-from models.aggregators import DataSpec, build_aggregator, modalities_of
+from models.aggregators import modalities_of
 from utils import checkpoint, constants
 from utils.cohort_data import CohortData, Splits
 from utils.devices import pick_device
 from utils.distillation import TextDistillation
 from utils.embeddings import with_complete_parts
 from utils.files import atomic_path, read_json, setup_logging, write_json
+from utils.model_setup import build_model, clinical_codes, input_shapes, model_config
 from utils.precision import Precision
 from utils.results import Evaluator, write_results
 from utils.tracking import Tracker
@@ -80,12 +80,13 @@ def run(args: argparse.Namespace, make_evaluator: EvaluatorFactory) -> pd.DataFr
     output = args.output_path / args.eval_name if args.eval_name else args.output_path
     weights = find_weights(args.eval_weights) if args.eval_only else []
     trained = checkpoint.load_weights(weights[0]).get("run", {}) if weights else {}
-    config = _model_config(args, trained)
+    config = model_config(args, trained)
     pathways = PathwayGroups.from_dict(trained["pathways"]) if trained else None
     data = CohortData.read(args, pathways)
-    config.setdefault("shapes", _shapes(config["mil_name"], data))
+    config.setdefault("shapes", input_shapes(config["mil_name"], data))
     jobs = list(_evaluations(output, args, data, weights) if weights else _trainings(output, args, data))
-    _claim(output, args, config, data, _clinical_codes(jobs[0], config, data))
+    codes = clinical_codes(jobs[0].weights, jobs[0].patients, config, data)
+    _claim(output, args, config, data, codes)
 
     frames = []
     for number, job in enumerate(jobs, 1):
@@ -102,10 +103,10 @@ def _run_job(
     job: Job, args: argparse.Namespace, config: dict[str, Any], data: CohortData, evaluator: Evaluator
 ) -> None:
     set_seed(job.seed)
-    model = _build_model(args, config, data)
+    model = build_model(args, config, data)
     objective = TextDistillation(model.output_dim, args.num_tasks)
     scaler = data.fit_scaler(job.patients)
-    codes = _clinical_codes(job, config, data)
+    codes = clinical_codes(job.weights, job.patients, config, data)
     modalities = ModalityOptions(
         modalities_of(config["mil_name"]), config["missing_modalities"], args.modality_dropout
     )
@@ -208,76 +209,6 @@ def find_weights(path: Path) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"--eval_weights {path}: neither a file nor a folder with {BEST_WEIGHTS}")
     return found
-
-
-# ---------------------------------------------------------------------------- model
-def _model_config(args: argparse.Namespace, trained: dict[str, Any]) -> dict[str, Any]:
-    """What decides the parameters of the model: what the weights say, else what the flags say.
-
-    ``mil_name``, ``model_config``, ``missing_modalities`` and, of weights, ``shapes`` (see ``_shapes``).
-    """
-    config = {
-        "mil_name": args.mil_name,
-        "model_config": read_json(args.model_config),
-        "missing_modalities": args.missing_modalities,
-    }
-    stored = {name: trained[name] for name in (*config, "shapes") if name in trained}
-    trained_on, wanted = (constants.encoder_of(c["mil_name"]) for c in (config | stored, config))
-    if trained_on != wanted:  # split files and weights of the encoder were chosen by the flag
-        raise ValueError(
-            f"--eval_weights are of {stored['mil_name']}, on the slide encoder {trained_on}; pass that --mil_name, "
-            f"{args.mil_name} stands for the files of {wanted}"
-        )
-    if any(stored[name] != config[name] for name in stored.keys() & config.keys()):
-        logger.info("the model is that of the trained weights (%s), not of the flags", stored["mil_name"])
-    if trained and trained["num_tasks"] != args.num_tasks:
-        raise ValueError(f"the weights have {trained['num_tasks']} tasks, --num_tasks says {args.num_tasks}")
-    if trained and trained["protocol"] != args.protocol:
-        logger.warning(
-            "the weights were trained with --protocol %s, this evaluation uses %s",
-            trained["protocol"],
-            args.protocol,
-        )
-    config |= stored
-    learned = stored.get("missing_modalities") == "learned"
-    if args.eval_only and args.missing_modalities == "learned" and not learned:
-        raise ValueError(
-            "--missing_modalities learned: the weights have no learned tokens for missing modalities; train with "
-            "that flag, or evaluate without it"
-        )
-    for source in (constants.MODALITIES[name] for name in modalities_of(config["mil_name"])):
-        if getattr(args, source.flag) is None and not learned:
-            raise ValueError(f"{config['mil_name']} needs --{source.flag}, which was not given")
-        if getattr(args, source.flag) is None:
-            logger.warning("no --%s: learned tokens stand for the %s of all", source.flag, source.noun)
-    return config
-
-
-def _shapes(mil_name: str, data: CohortData) -> dict[str, list[int | None]]:
-    """Shapes of the inputs of the model that the tables of the training cohort decide."""
-    return {name: list(shape) for name, shape in data.shapes.items() if name in modalities_of(mil_name)}
-
-
-def _clinical_codes(job: Job, config: dict[str, Any], data: CohortData) -> ClinicalCodes | None:
-    """The codes of the training, where weights are evaluated: the same text is the same number everywhere."""
-    if "clinical" not in modalities_of(config["mil_name"]):
-        return None
-    if job.weights is None:
-        return data.fit_codes(job.patients)
-    stored = checkpoint.load_weights(job.weights).get("run", {}).get("clinical_codes")
-    return None if stored is None else ClinicalCodes.from_dict(stored, job.weights)
-
-
-def _build_model(args: argparse.Namespace, config: dict[str, Any], data: CohortData) -> nn.Module:
-    shapes = {name: tuple(shape) for name, shape in config["shapes"].items()}
-    spec = DataSpec(data.pathways.indices, args.num_tasks, shapes, config["missing_modalities"])
-    model = build_aggregator(config["mil_name"], config["model_config"], spec)
-    if args.random_backbone:
-        logger.warning("the slide encoder has random weights (--random_backbone)")
-    else:
-        model.backbone.load_pretrained(args.backbone_weights)
-    model.activation_checkpointing = args.activation_checkpointing
-    return model
 
 
 # ---------------------------------------------------------------------------- record

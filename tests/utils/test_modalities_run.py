@@ -105,6 +105,25 @@ def test_tensors_with_the_same_codes_give_the_same_numbers(clinical_run, cohort,
     assert run_of(tmp_path / "run")["clinical_codes"] == run_of(clinical_run)["clinical_codes"]
 
 
+def test_published_clinical_weights_need_features_with_their_codes(clinical_run, cohort, tmp_path, caplog):
+    set_seed(0)
+    model = build_aggregator(CLINICAL, MODEL_CONFIG, DataSpec(tuple(PATHWAYS.values()), 3))
+    weights = clinical_run / "seed_0" / BEST_WEIGHTS
+    checkpoint.load_trainable(model, checkpoint.load_weights(weights)["model"], weights)
+    published = tmp_path / "published.pt"
+    sizes = [len(group) for group in PATHWAYS.values()]
+    checkpoint.save(published, checkpoint.to_published(model.state_dict(), sizes))
+    flags = {"mil_name": CLINICAL, "eval_only": True, "eval_weights": published}
+    with pytest.raises(ValueError, match="the trained weights hold no clinical codes"):
+        train_modaltune.main(cohort.flags(tmp_path / "no", clinical_location=cohort.clinical_values, **flags))
+    raw = read_clinical_table(cohort.clinical_values)
+    torch.save(raw.encode(raw.fit()), tmp_path / "c.pt")
+    with caplog.at_level(logging.WARNING):
+        train_modaltune.main(cohort.flags(tmp_path / "yes", clinical_location=tmp_path / "c.pt", **flags))
+    assert "c.pt: not known whether its codes are those of the model" in caplog.text
+    assert report(tmp_path / "yes" / "seed_0") == report(clinical_run / "seed_0")
+
+
 @pytest.fixture
 def new_cohort(tmp_path):
     """Another cohort, of unknown categories, one high age and one missing one."""
