@@ -62,6 +62,13 @@ def model_config(args: argparse.Namespace, trained: Mapping[str, Any]) -> dict[s
     return config
 
 
+def about_missing(args: argparse.Namespace, config: Mapping[str, Any]) -> str:
+    """What happens to patients who lack a modality, and which ones nobody has, for the result tables."""
+    sources = [constants.MODALITIES[name] for name in modalities_of(config["mil_name"])]
+    absent = [source.noun for source in sources if getattr(args, source.flag) is None]
+    return config["missing_modalities"] + (f", nobody has {' or '.join(absent)}" if absent else "")
+
+
 def input_shapes(mil_name: str, data: CohortData) -> dict[str, list[int | None]]:
     """Shapes of the inputs of the model that the tables of the training cohort decide."""
     return {name: list(shape) for name, shape in data.shapes.items() if name in modalities_of(mil_name)}

@@ -31,7 +31,7 @@ from utils.devices import pick_device
 from utils.distillation import TextDistillation
 from utils.embeddings import with_complete_parts
 from utils.files import atomic_path, read_json, setup_logging, write_json
-from utils.model_setup import build_model, clinical_codes, input_shapes, model_config
+from utils.model_setup import about_missing, build_model, clinical_codes, input_shapes, model_config
 from utils.precision import Precision
 from utils.results import Evaluator, write_results
 from utils.tracking import Tracker
@@ -273,7 +273,7 @@ def _header(
         "cohort": ", ".join(sorted({p.project_id for p in everyone})),
         "model": config["mil_name"],
         "protocol": args.protocol,
-        "missing_modalities": config["missing_modalities"],
+        "missing_modalities": about_missing(args, config),
         "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),
         "weights" if args.eval_only else "epochs": args.eval_weights if args.eval_only else args.num_epochs,
         "git_commit": git_commit(),

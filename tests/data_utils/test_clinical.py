@@ -46,7 +46,7 @@ def test_a_new_cohort_is_encoded_with_the_codes_of_the_training(caplog):
 
 
 text = st.none() | st.sampled_from(["I", "II", "X", "Stage IIA"])
-rows = st.lists(st.tuples(st.none() | st.floats(0, 120), text, text, text, text), min_size=1, max_size=6)
+rows = st.lists(st.tuples(st.none() | st.integers(0, 120), text, text, text, text), min_size=1, max_size=6)
 
 
 @settings(max_examples=40, deadline=None)

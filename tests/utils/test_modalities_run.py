@@ -197,7 +197,7 @@ def test_everyone_trains_and_is_evaluated(learned_run):
         assert [case for case, whole in zip(cases.case_ids, cases.complete, strict=True) if not whole] == [
             {"train": "case-3", "val": "case-9", "test": "case-13"}[split]
         ]
-    assert "**missing_modalities**: learned" in (learned_run / "results.md").read_text()
+    assert "**missing_modalities**: learned\n" in (learned_run / "results.md").read_text()
     arguments = json.loads((learned_run / "config.json").read_text())["arguments"]
     assert (arguments["missing_modalities"], arguments["modality_dropout"]) == ("learned", 0.4)
 
@@ -246,6 +246,8 @@ def test_a_cohort_of_nothing_but_images(learned_run, new_cohort, tmp_path, caplo
     for flag in ("genomics_csv_path", "clinical_location", "vectors_location"):
         assert f"no --{flag}: learned tokens stand for the" in caplog.text
     cases = embedded(tmp_path / "ood")
+    said = "learned, nobody has clinical features or precomputed vectors or RNA"
+    assert f"**missing_modalities**: {said}" in (tmp_path / "ood" / "results.md").read_text()
     assert len(cases) == 4 and not cases.complete.any() and np.isfinite(cases.vectors).all()
     assert set(pd.read_csv(tmp_path / "ood" / "results.csv").split) == set(constants.SPLITS)
 
