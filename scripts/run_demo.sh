@@ -7,11 +7,13 @@
 #   ENCODER=titan bash scripts/run_demo.sh              TITAN instead of GigaPath, in the same folder
 #   TYPE=gene_clinical bash scripts/run_demo.sh         with clinical features
 #   MISSING=learned bash scripts/run_demo.sh            patients without RNA train, too
+#   PANCANCER=1 bash scripts/run_demo.sh                one model over four cancer sites, in the same folder
 #   DEMO_ROOT=/scratch/demo SEED=1 NUM_EPOCHS=10 bash scripts/run_demo.sh
 set -euo pipefail
 
 # ---- edit here, or set in the environment
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
+PANCANCER="${PANCANCER:-0}"                             # 1: train on four sites instead of BRCA
 SEED="${SEED:-0}"
 NUM_SEEDS="${NUM_SEEDS:-1}"
 NUM_EPOCHS="${NUM_EPOCHS:-15}"
@@ -28,6 +30,11 @@ case "$ENCODER" in
   titan) patch_config=demo_conch_v1_5 ;;
   *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
 esac
+if [[ "$PANCANCER" == 1 ]]; then
+  trained_on=PANCANCER sites=(BRCA GBMLGG NSCLC RCC) submit=submit_modaltune_pancancer.sh
+else
+  trained_on=BRCA sites=(BRCA) submit=submit_modaltune.sh
+fi
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$REPO"
@@ -48,24 +55,25 @@ started=$SECONDS
 step() { echo; echo "=== [$((SECONDS - started)) s] $*"; }
 
 step "1/5 generate raw slides, tables and small checkpoints"
-python -m data_utils.make_demo_cohort --root "$DEMO_ROOT" --seed 0 --scale "$SCALE"
+python -m data_utils.make_demo_cohort --root "$DEMO_ROOT" --seed 0 --scale "$SCALE" \
+  --cohorts "${sites[@]}" BLCA
 
 step "2/5 extract patch features (one slide is corrupt on purpose)"
-COHORTS="BRCA BLCA" ENCODER_CONFIG="model_configs/$patch_config.json" ALLOW_FAILURES=1 \
+COHORTS="${sites[*]} BLCA" ENCODER_CONFIG="model_configs/$patch_config.json" ALLOW_FAILURES=1 \
   BATCH_SIZE=64 WORKERS=1 EXTRA_ARGS="" bash scripts/submit_extract_patches.sh
 
 step "3/5 gene tables, splits, clinical features and label sentences"
-COHORTS="BRCA BLCA" CONCH_CONFIG=model_configs/demo_conch_text.json bash scripts/submit_get_dataset.sh
+COHORTS="${sites[*]} BLCA" CONCH_CONFIG=model_configs/demo_conch_text.json bash scripts/submit_get_dataset.sh
 
-step "4/5 train on BRCA and evaluate"
-COHORTS=BRCA MODEL_CONFIG="model_configs/demo_modaltune_${ENCODER}_config.json" EXTRA_ARGS="" \
-  bash scripts/submit_modaltune.sh
+step "4/5 train on ${sites[*]} and evaluate"
+COHORTS=BRCA SITES="${sites[*]}" MODEL_CONFIG="model_configs/demo_modaltune_${ENCODER}_config.json" EXTRA_ARGS="" \
+  bash "scripts/$submit"
 
 step "5/5 apply to BLCA, which the model has never seen"
-TRAINED_ON=BRCA COHORTS=BLCA EXTRA_ARGS="" bash scripts/deploy_OOD_modaltune.sh
+TRAINED_ON="$trained_on" COHORTS=BLCA EXTRA_ARGS="" bash scripts/deploy_OOD_modaltune.sh
 
 name="modaltune_${ENCODER}_${TYPE}_$MISSING"
-run="$MODALTUNE_OUTPUT_ROOT/${name%_drop}/BRCA"
+run="$MODALTUNE_OUTPUT_ROOT/${name%_drop}/$trained_on"
 step "done"
 cat "$run/results.md" "$run/ood_BLCA/results.md"
 echo

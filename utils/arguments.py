@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,10 @@ _COUNTS = (
     "threshold",
     "patch_size_lv0",
 )
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -59,6 +63,11 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "trains and evaluates them with a learned token in its place",
     )
     data.add_argument(
+        "--candidate_location",
+        type=Path,
+        help="embedded candidate sentences; where there are none, nothing is evaluated zero-shot",
+    )
+    data.add_argument(
         "--pathway_table", type=Path, default=constants.PATHWAY_TABLE, help="gene x pathway CSV"
     )
     thresholds = ", ".join(f"{e.threshold} for {name}" for name, e in constants.SLIDE_ENCODERS.items())
@@ -78,6 +87,13 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         help="published: standardise genes over the whole cohort, stack slides as the published code; "
         "strict: fit on the training split only, stack slides without overlap",
     )
+    data.add_argument(
+        "--gene_scaling",
+        choices=("site", "union"),
+        default="site",
+        help="pan-cancer gene tables: standardise genes within each cancer site, as for single cohorts, or over "
+        "all sites together",
+    )
     data.add_argument("--num_folds", type=int, default=1, help="k-fold cross-validation over all patients")
     data.add_argument("--fold_json", type=Path, help="JSON list of folds {train, val, test}; else stratified")
 
@@ -86,7 +102,11 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     model.add_argument(
         "--model_config", type=Path, help="JSON file; if not given, the published one of the slide encoder"
     )
-    model.add_argument("--num_classes", type=int, help="subtype classes; default: those of --onco, else 2")
+    model.add_argument(
+        "--num_classes",
+        type=_numbers,
+        help="subtype classes, of every site in pan-cancer runs (2,2,2,3); default: those of the cohorts, else 2",
+    )
     model.add_argument(
         "--num_tasks", type=int, default=3, help="task tokens, of General, Diagnosis, Survival"
     )
@@ -181,8 +201,23 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
     for source in constants.MODALITIES.values():
         if getattr(args, source.flag) == NONE:
             setattr(args, source.flag, None)
+    if args.candidate_location is None and args.onco is not None:
+        table = constants.candidate_table(args.onco)
+        args.candidate_location = table if table.is_file() else None
+    return _complete_classes(parser, args)
+
+
+def _complete_classes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+    """``num_classes`` becomes a number, or one for every site of a pan-cancer run."""
+    sites = getattr(args, "sites", None)
+    cohorts = sites or ([args.onco] if args.onco else [])
     if args.num_classes is None:
-        args.num_classes = 2 if args.onco is None else len(load_cohort(args.onco).classes)
+        args.num_classes = [len(load_cohort(cohort).classes) for cohort in cohorts] or [2]
+    wanted = len(sites) if sites else 1
+    if len(args.num_classes) != wanted or min(args.num_classes) < 2:
+        parser.error(f"--num_classes {args.num_classes}: should be {wanted} numbers of at least 2")
+    if not sites:
+        (args.num_classes,) = args.num_classes
     return args
 
 
@@ -212,8 +247,14 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     return args
 
 
-def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses and checks the flags."""
+def parse_args(
+    description: str,
+    argv: Sequence[str] | None = None,
+    extend: Callable[[argparse.ArgumentParser], object] | None = None,
+) -> argparse.Namespace:
+    """Parses and checks the flags; ``extend`` adds those of an entry point."""
     parser = build_parser(description)
+    if extend is not None:
+        extend(parser)
     args = check_arguments(parser, parser.parse_args(argv))
     return complete_arguments(parser, args)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 from torch import Tensor
 
 from data_utils.clinical import ClinicalCodes, ClinicalTable, read_clinical_table
+from data_utils.cohorts import load_cohort
 from data_utils.datasets import (
     CaseDataset,
     GeneVectors,
@@ -22,7 +23,14 @@ from data_utils.datasets import (
     read_tensor_table,
     usable_patients,
 )
-from data_utils.genes import GeneScaler, PathwayGroups, align_genes, read_gene_table, read_pathway_table
+from data_utils.genes import (
+    GeneScaler,
+    PathwayGroups,
+    align_genes,
+    read_gene_sites,
+    read_gene_table,
+    read_pathway_table,
+)
 from data_utils.splits import Patient, check_disjoint, make_folds, read_folds, read_split
 from data_utils.vectors import VectorTable, read_vectors
 from utils import constants
@@ -30,7 +38,8 @@ from utils import constants
 logger = logging.getLogger(__name__)
 
 TEXT_SHAPE = (len(constants.TEXT_ROWS), 512)
-
+# Name of the only group where genes are standardised over everybody.
+ALL = "all"
 _PUBLISHED = ModalityOptions()
 
 Splits = Mapping[str, Sequence[Patient]]
@@ -43,6 +52,8 @@ class CohortData:
     Attributes:
         patients: per split.
         genes: case x gene table, not standardised; None where a cohort has none.
+        gene_sites: of every row of ``genes`` the group within which it is standardised: its cancer site, or
+            ``ALL`` for everybody.
         pathways: the pathways of the model; of the training run, where one is evaluated.
         texts: label sentences, where given.
         clinical: clinical values or features, where given.
@@ -52,6 +63,7 @@ class CohortData:
 
     patients: Splits
     genes: pd.DataFrame | None
+    gene_sites: pd.Series | None
     pathways: PathwayGroups
     texts: Mapping[str, Tensor] | None
     clinical: ClinicalTable | None
@@ -68,6 +80,8 @@ class CohortData:
         """
         patients = {split: read_split(getattr(args, f"{split}_json")) for split in constants.SPLITS}
         check_disjoint(patients)
+        if sites := getattr(args, "sites", None):
+            patients = name_sites(patients, sites)
         genes, clinical, vectors = (
             None if (path := getattr(args, constants.MODALITIES[name].flag)) is None else read(path)
             for name, read in _READERS.items()
@@ -81,6 +95,7 @@ class CohortData:
         data = cls(
             patients=patients,
             genes=None if genes is None else align_genes(genes, pathways.genes),
+            gene_sites=None if genes is None else _gene_sites(args, genes.index),
             pathways=pathways,
             texts=_read(args.text_location, TEXT_SHAPE, "data_utils.make_textemb_conch"),
             clinical=clinical,
@@ -128,18 +143,27 @@ class CohortData:
             "vectors": set() if self.vectors is None else set(self.vectors.ids),
         }
 
-    def fit_scaler(self, patients: Splits) -> GeneScaler | None:
-        """Standardisation of the genes: over the whole table (published), or the training split.
+    def fit_scalers(self, patients: Splits) -> dict[str, GeneScaler]:
+        """Standardisation of the genes within every group of ``gene_sites``.
 
-        None where the cohort has no gene table.
+        Over all rows of the table (published), or over the training split (strict).
+        None where there is no gene table.
         """
         if self.genes is None:
-            return None
+            return {}
         table = self.genes
         if self.protocol == "strict":
             train = {name for p in patients["train"] for name in (p.case_id, p.submitter_id)}
             table = table[table.index.isin(train)]
-        return GeneScaler.fit(table)
+        sites = self.gene_sites[table.index]
+        if absent := sorted(set(self.gene_sites) - set(sites)):
+            raise ValueError(f"no training patient with RNA to standardise the genes of {absent} with")
+        return {site: GeneScaler.fit(rows) for site, rows in table.groupby(sites.to_numpy())}
+
+    def standardise(self, scalers: Mapping[str, GeneScaler]) -> pd.DataFrame:
+        """The gene table, standardised by what :meth:`fit_scalers` gave."""
+        groups = self.genes.groupby(self.gene_sites.to_numpy())
+        return pd.concat([scalers[site].transform(rows) for site, rows in groups]).loc[self.genes.index]
 
     def fit_codes(self, patients: Splits) -> ClinicalCodes | None:
         """Codes of the clinical values: of the whole table (published), or the training split.
@@ -154,7 +178,7 @@ class CohortData:
     def datasets(
         self,
         patients: Splits,
-        scaler: GeneScaler | None,
+        scalers: Mapping[str, GeneScaler],
         patches: PatchOptions,
         modalities: ModalityOptions,
         codes: ClinicalCodes | None = None,
@@ -166,12 +190,12 @@ class CohortData:
 
         Args:
             patients: of every split.
-            scaler: of the genes.
+            scalers: of the genes; see :meth:`fit_scalers`.
             patches: how patches are prepared.
             modalities: what the model reads, and what happens to patients who lack some of it.
             codes: of the clinical values; those of a trained model where one is evaluated.
         """
-        tables = self._tables(modalities.names, scaler, codes)
+        tables = self._tables(modalities.names, scalers, codes)
         as_evaluated = ModalityOptions(**{**vars(modalities), "dropout": 0.0})
         datasets = {}
         for split in constants.SPLITS:
@@ -190,12 +214,12 @@ class CohortData:
         return datasets
 
     def _tables(
-        self, names: Sequence[str], scaler: GeneScaler | None, codes: ClinicalCodes | None
+        self, names: Sequence[str], scalers: Mapping[str, GeneScaler], codes: ClinicalCodes | None
     ) -> dict[str, ModalityTable]:
         """What the model reads, ready to be handed out; an empty table where the cohort has none."""
         tables: dict[str, ModalityTable] = {name: TensorTable({}) for name in names}
         if "genes" in names and self.genes is not None:
-            tables["genes"] = GeneVectors(scaler.transform(self.genes))
+            tables["genes"] = GeneVectors(self.standardise(scalers))
         if "clinical" in names and self.clinical is not None:
             tables["clinical"] = TensorTable(self.clinical.encode(codes))
         if "vectors" in names and self.vectors is not None:
@@ -214,6 +238,32 @@ def _check_overlap(path: Any, patients: Splits, ids: set[str]) -> None:
             f"no patient of the split files is in {path}: the splits hold such as "
             f"{[p.submitter_id for p in everyone[:3]]}, the table such as {sorted(ids)[:3]}"
         )
+
+
+def _gene_sites(args: argparse.Namespace, cases: pd.Index) -> pd.Series:
+    sites = read_gene_sites(args.genomics_csv_path) if args.gene_scaling == "site" else None
+    return pd.Series(ALL, index=cases) if sites is None else sites
+
+
+def name_sites(patients: Splits, sites: Sequence[str]) -> Splits:
+    """The same patients with their cancer site, by project where the split files name none (published ones).
+
+    Raises:
+        ValueError: a patient belongs to none of the sites.
+    """
+    site_of = {project: site for site in sites for project in load_cohort(site).projects}
+    strange = {
+        p.site or p.project_id
+        for part in patients.values()
+        for p in part
+        if (p.site or site_of.get(p.project_id)) not in sites
+    }
+    if strange:
+        raise ValueError(f"the split files hold patients of {sorted(strange)}, which --sites {sites} lacks")
+    return {
+        split: [replace(p, site=p.site or site_of[p.project_id]) for p in part]
+        for split, part in patients.items()
+    }
 
 
 def _read(path: Any, shape: tuple[int, ...], writer: str) -> dict[str, Tensor] | None:

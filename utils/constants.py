@@ -102,6 +102,11 @@ TASK_TEXT_ROW = {"General": 0, "Diagnosis": 1, "Survival": 3}
 TASKS = tuple(TASK_TEXT_ROW)
 
 
+# Cancer sites of the published pan-cancer model, and the name its union of cohorts goes by.
+PANCANCER_SITES = ("BRCA", "GBMLGG", "NSCLC", "RCC")
+PANCANCER = "PANCANCER"
+
+
 # ---------------------------------------------------------------------------- where things lie
 def slide_dir(onco: str) -> Path:
     """Folder of whole-slide images of a cohort (searched recursively)."""
@@ -149,6 +154,11 @@ def gene_table(onco: str) -> Path:
 def text_table(onco: str) -> Path:
     """Text embeddings ``{case_id: [4, 512]}`` written by data_utils.make_textemb_conch."""
     return TABLES_ROOT / f"text_{onco.lower()}.pt"
+
+
+def candidate_table(onco: str) -> Path:
+    """Embedded candidate sentences of zero-shot evaluation, written by data_utils.make_textemb_conch."""
+    return TABLES_ROOT / f"candidates_{onco.lower()}.pt"
 
 
 def clinical_tensors(onco: str) -> Path:

@@ -36,6 +36,7 @@ from utils.precision import Precision
 from utils.results import Evaluator, write_results
 from utils.tracking import Tracker
 from utils.trainer import BEST_WEIGHTS, Trainer, TrainingOptions, set_seed
+from utils.zero_shot import Candidates, read_candidates
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def _run_job(
     set_seed(job.seed)
     model = build_model(args, config, data)
     objective = TextDistillation(model.output_dim, args.num_tasks)
-    scaler = data.fit_scaler(job.patients)
+    scalers = data.fit_scalers(job.patients)
     codes = clinical_codes(job.weights, job.patients, config, data)
     modalities = ModalityOptions(
         modalities_of(config["mil_name"]), config["missing_modalities"], args.modality_dropout
@@ -118,7 +119,7 @@ def _run_job(
         check_slide=model.backbone.check_slide,
         seed=job.seed,
     )
-    datasets = data.datasets(job.patients, scaler, patches, modalities, codes)
+    datasets = data.datasets(job.patients, scalers, patches, modalities, codes)
     needed = {"train"} if job.weights else {"train", "val"}
     if missing := needed - datasets.keys():
         raise ValueError(f"no patient to run on in the splits {sorted(missing)}, which this run needs")
@@ -139,7 +140,7 @@ def _run_job(
             "protocol": args.protocol,
             "train_cases": [p.case_id for p in job.patients["train"]],
             "pathways": data.pathways.to_dict(),
-            "gene_scaler": None if scaler is None else scaler.to_dict(),
+            "gene_scaler": {site: scaler.to_dict() for site, scaler in scalers.items()},
             "clinical_codes": None if codes is None else codes.to_dict(),
         },
     )
@@ -154,18 +155,32 @@ def _run_job(
         with Tracker(job.folder, args.wandb_mode, settings, first - 1 if first else None) as tracker:
             trainer.fit(datasets["fit"], datasets["train"], datasets["val"], tracker, first)
     else:
-        checkpoint.load_trainable(model, checkpoint.load_weights(job.weights)["model"], job.weights)
-    _report(trainer, datasets, job, args.save_embeddings)
+        weights = checkpoint.load_weights(job.weights)
+        checkpoint.load_trainable(model, weights["model"], job.weights)
+        if "objective" in weights:
+            objective.load_state_dict(weights["objective"])
+    _report(trainer, datasets, job, args)
 
 
-def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, save_embeddings: bool) -> None:
+def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, args: argparse.Namespace) -> None:
     embeddings = {split: trainer.embed(datasets[split]) for split in constants.SPLITS if split in datasets}
-    if save_embeddings:
+    if args.save_embeddings:
         for split, embedded in embeddings.items():
             embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
-    frame = trainer.evaluator.report(with_complete_parts(embeddings), job.folder, job.seed)
+    splits = with_complete_parts(embeddings)
+    frame = trainer.evaluator.report(splits, job.folder, job.seed, _candidates(trainer, job, args))
     with atomic_path(job.folder / REPORT) as temporary:
         frame.to_csv(temporary, index=False)
+
+
+def _candidates(trainer: Trainer, job: Job, args: argparse.Namespace) -> dict[str, Candidates] | None:
+    if args.candidate_location is None:
+        logger.info("no candidate sentences (--candidate_location): nothing is evaluated zero-shot")
+        return None
+    if job.weights is not None and "objective" not in checkpoint.load_weights(job.weights):
+        logger.warning("%s holds no text projector: nothing is evaluated zero-shot", job.weights)
+        return None
+    return read_candidates(args.candidate_location, trainer.objective)
 
 
 # ---------------------------------------------------------------------------- jobs

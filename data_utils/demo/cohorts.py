@@ -41,6 +41,9 @@ class DemoCohort:
     staged: bool = True
 
 
+# Three looks that are equally far from each other.
+_LEFT, _RIGHT, _TOP = (-1.0, -0.6), (1.0, -0.6), (0.0, 1.15)
+
 COHORTS: dict[str, DemoCohort] = {
     "BRCA": DemoCohort(
         name="BRCA",
@@ -70,5 +73,51 @@ COHORTS: dict[str, DemoCohort] = {
         median_months=30.0,
         tissue=(-0.5, -0.5),
         corrupt_slide_is_spare=False,
+    ),
+    "GBMLGG": DemoCohort(
+        name="GBMLGG",
+        patients=40,
+        subtypes=(
+            Subtype(("Glioblastoma",), "TCGA-GBM", (0.0, 1.0)),
+            Subtype(
+                ("Oligodendroglioma, NOS", "Astrocytoma, anaplastic", "Mixed glioma"),
+                "TCGA-LGG",
+                (0.0, -1.0),
+            ),
+        ),
+        rare=("Giant cell glioblastoma", "Gliosarcoma"),
+        sites=("Z1", "Z2"),
+        median_months=18.0,
+        tissue=(-0.9, 0.6),
+        staged=False,
+    ),
+    "NSCLC": DemoCohort(
+        name="NSCLC",
+        patients=40,
+        subtypes=(
+            Subtype(("Adenocarcinoma, NOS", "Adenocarcinoma with mixed subtypes"), "TCGA-LUAD", (-1.0, 0.0)),
+            Subtype(
+                ("Squamous cell carcinoma, NOS", "Squamous cell carcinoma, keratinizing, NOS"),
+                "TCGA-LUSC",
+                (1.0, 0.0),
+            ),
+        ),
+        rare=("Bronchiolo-alveolar carcinoma, mucinous", "Signet ring cell carcinoma"),
+        sites=("V1", "V2"),
+        median_months=26.0,
+        tissue=(0.6, -0.9),
+    ),
+    "RCC": DemoCohort(
+        name="RCC",
+        patients=54,
+        subtypes=(
+            Subtype(("Papillary adenocarcinoma, NOS",), "TCGA-KIRP", _LEFT),
+            Subtype(("Clear cell adenocarcinoma, NOS", "Renal cell carcinoma, NOS"), "TCGA-KIRC", _RIGHT),
+            Subtype(("Renal cell carcinoma, chromophobe type",), "TCGA-KICH", _TOP),
+        ),
+        rare=("Carcinoma, NOS", "Sarcoma, NOS"),
+        sites=("W1", "W2"),
+        median_months=45.0,
+        tissue=(0.9, 0.9),
     ),
 }

@@ -30,9 +30,9 @@ def read(cohort, tmp_path):
 
 
 def datasets(data, names=("genes",), missing="drop", dropout=0.0):
-    scaler, codes = data.fit_scaler(data.patients), data.fit_codes(data.patients)
+    scalers, codes = data.fit_scalers(data.patients), data.fit_codes(data.patients)
     modalities = ModalityOptions(names, missing, dropout)
-    return data.datasets(data.patients, scaler, PatchOptions(threshold=4), modalities, codes)
+    return data.datasets(data.patients, scalers, PatchOptions(threshold=4), modalities, codes)
 
 
 def test_everything_is_read(read):
@@ -88,10 +88,10 @@ def test_whose_clinical_values_decide_the_codes(read, cohort, protocol):
 def test_codes_of_a_trained_model_are_applied(read, cohort, caplog):
     data = read(clinical_location=cohort.clinical_values)
     trained = data.clinical.fit({"case-1", "case-2"})  # stages II and III, T1 and T2, ages 35 and 40
-    scaler = data.fit_scaler(data.patients)
+    scalers = data.fit_scalers(data.patients)
     modalities = ModalityOptions(("clinical", "genes"))
     with caplog.at_level("WARNING"):
-        parts = data.datasets(data.patients, scaler, PatchOptions(), modalities, trained)
+        parts = data.datasets(data.patients, scalers, PatchOptions(), modalities, trained)
     assert parts["train"][0].clinical.tolist() == pytest.approx([37.5 / 40, 2, 2, 0, 0])
     assert "ajcc_pathologic_stage: ['Stage I'] get the code of unknown" in caplog.text
 
@@ -108,7 +108,7 @@ def test_a_cohort_without_any_table(read):
     pathways = read().pathways
     flags = {"genomics_csv_path": None, "text_location": None, "eval_only": True, "eval_weights": "w.pt"}
     data = read(pathways, **flags)
-    assert data.fit_scaler(data.patients) is None and data.fit_codes(data.patients) is None
+    assert data.fit_scalers(data.patients) == {} and data.fit_codes(data.patients) is None
     parts = datasets(data, ("clinical", "vectors", "genes"), missing="learned")
     assert {name: len(part) for name, part in parts.items()} == {"train": 8, "val": 4, "test": 4}
     case = parts["test"][0]
@@ -138,8 +138,8 @@ def test_strict_scaler_does_not_see_the_other_splits(read, cohort):
     table.loc[table.index >= "TCGA-AA-0008"] += 100
     table.to_csv(cohort.genes)
     after = read(protocol="strict")
-    assert before.fit_scaler(before.patients) == after.fit_scaler(after.patients)
-    assert read().fit_scaler(after.patients) != after.fit_scaler(after.patients)
+    assert before.fit_scalers(before.patients) == after.fit_scalers(after.patients)
+    assert read().fit_scalers(after.patients) != after.fit_scalers(after.patients)
 
 
 def test_pathways_of_a_trained_model_keep_their_genes(read, caplog):
