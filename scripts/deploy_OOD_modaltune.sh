@@ -10,7 +10,7 @@
 # the probes are fitted on the new cohort's training patients and scored on its test patients.
 #   bash scripts/deploy_OOD_modaltune.sh      or      sbatch scripts/deploy_OOD_modaltune.sh
 # The new cohorts need their features, gene table and splits (submit_extract_patches.sh, submit_get_dataset.sh).
-# A model trained with MISSING=learned does without expression: GENES=none, here and in submit_get_dataset.sh.
+# A model trained with MISSING=learned does without expression: RNA=0, here and in submit_get_dataset.sh.
 set -euo pipefail
 
 # ---- edit here, or set in the environment
@@ -19,7 +19,7 @@ COHORTS="${COHORTS:-COADREAD BLCA}"                     # cohorts to apply it to
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
 MISSING="${MISSING:-drop}"                              # drop | learned, as in training
-GENES="${GENES:-yes}"                                    # yes | none: the cohorts have no expression
+RNA="${RNA:-1}"                                         # 0: the cohorts have no expression
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
@@ -45,7 +45,7 @@ read -r -a cohorts <<<"$COHORTS"
 read -r -a extra <<<"$EXTRA_ARGS"
 output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_ROOT)')"
 run="$output_root/$RUN_NAME/$TRAINED_ON"
-[[ "$GENES" == none ]] && extra+=(--genomics_csv_path none)
+[[ "$RNA" == 0 ]] && extra+=(--genomics_csv_path none)
 
 for onco in "${cohorts[@]}"; do
   echo "== $TRAINED_ON -> $onco"

@@ -17,7 +17,7 @@ ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan: whos
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 CONCH_CONFIG="${CONCH_CONFIG:-model_configs/conch_text.json}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-GENES="${GENES:-yes}"                                    # yes | none: the cohorts have no expression
+RNA="${RNA:-1}"                                         # 0: the cohorts have no expression
 GENE_CLIP="${GENE_CLIP:-}"                              # e.g. 10 for matrices of z-scores; empty: no limit
 # ----
 
@@ -37,10 +37,10 @@ if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
 fi
 
 genes=()
-[[ "$GENES" == none ]] && genes=(--genomics_csv_path none)
+[[ "$RNA" == 0 ]] && genes=(--genomics_csv_path none)
 for onco in "${cohorts[@]}"; do
   echo "== $onco"
-  [[ "$GENES" == none ]] || python -m data_utils.make_gene_dataset --onco "$onco" ${GENE_CLIP:+--clip "$GENE_CLIP"}
+  [[ "$RNA" == 0 ]] || python -m data_utils.make_gene_dataset --onco "$onco" ${GENE_CLIP:+--clip "$GENE_CLIP"}
   python -m data_utils.make_dataset --onco "$onco" --features_encoder "$ENCODER" ${genes[@]+"${genes[@]}"}
   python -m data_utils.make_clinical --onco "$onco" --features_encoder "$ENCODER" --protocol "$PROTOCOL"
   python -m data_utils.make_textemb_conch --onco "$onco" --features_encoder "$ENCODER" --protocol "$PROTOCOL" \

@@ -248,6 +248,11 @@ def _check_overlap(path: Any, patients: Splits, ids: set[str]) -> None:
         )
 
 
+def _gene_sites(args: argparse.Namespace, cases: pd.Index) -> pd.Series:
+    sites = read_gene_sites(args.genomics_csv_path) if args.gene_scaling == "site" else None
+    return pd.Series(ALL, index=cases) if sites is None else sites
+
+
 def name_sites(patients: Splits, sites: Sequence[str]) -> Splits:
     """The same patients with their cancer site, by project where the split files name none (published ones).
 

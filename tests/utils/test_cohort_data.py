@@ -89,10 +89,10 @@ def test_whose_clinical_values_decide_the_codes(read, cohort, protocol):
 def test_codes_of_a_trained_model_are_applied(read, cohort, caplog):
     data = read(clinical_location=cohort.clinical_values)
     trained = data.clinical.fit({"case-1", "case-2"})  # stages II and III, T1 and T2, ages 35 and 40
-    scaler = data.fit_scalers(data.patients)
+    scalers = data.fit_scalers(data.patients)
     modalities = ModalityOptions(("clinical", "genes"))
     with caplog.at_level("WARNING"):
-        parts = data.datasets(data.patients, scaler, PatchOptions(), modalities, trained)
+        parts = data.datasets(data.patients, scalers, PatchOptions(), modalities, trained)
     assert parts["train"][0].clinical.tolist() == pytest.approx([37.5 / 40, 2, 2, 0, 0])
     assert "ajcc_pathologic_stage: ['Stage I'] get the code of unknown" in caplog.text
 
@@ -109,7 +109,7 @@ def test_a_cohort_without_any_table(read):
     pathways = read().pathways
     flags = {"genomics_csv_path": None, "text_location": None, "eval_only": True, "eval_weights": "w.pt"}
     data = read(pathways, **flags)
-    assert data.fit_scalers(data.patients) is None and data.fit_codes(data.patients) is None
+    assert data.fit_scalers(data.patients) == {} and data.fit_codes(data.patients) is None
     parts = datasets(data, ("clinical", "vectors", "genes"), missing="learned")
     assert {name: len(part) for name, part in parts.items()} == {"train": 8, "val": 4, "test": 4}
     case = parts["test"][0]
