@@ -9,7 +9,7 @@ import torch
 
 import train_modaltune
 import train_modaltune_pancancer
-from data_utils.datasets import PatchOptions
+from data_utils.datasets import ModalityOptions, PatchOptions
 from tests.small_cohort import make_small_cohort
 from utils import constants
 from utils.arguments import parse_args
@@ -117,7 +117,7 @@ def test_genes_are_standardised_within_sites_or_over_the_union(union, tmp_path, 
         expected = (raw - raw.mean()) / raw.std(ddof=0)
     scaled = data.standardise(data.fit_scalers(data.patients))
     np.testing.assert_allclose(scaled, expected[scaled.columns], rtol=1e-3, atol=1e-4)
-    parts = data.datasets(data.patients, data.fit_scalers(data.patients), PatchOptions(), False)
+    parts = data.datasets(data.patients, data.fit_scalers(data.patients), PatchOptions(), ModalityOptions())
     assert parts["train"].sites == ["BRCA"] * 8 + ["GBMLGG"] * 8
 
 
