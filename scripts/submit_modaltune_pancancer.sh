@@ -19,9 +19,7 @@ GENES="${GENES:-equal}"                                 # equal | union | inters
 GENE_SCALING="${GENE_SCALING:-site}"                    # site | union: within what genes are standardised
 SITE_SAMPLING="${SITE_SAMPLING:-natural}"               # natural | balanced
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
-TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
-MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
-MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"
+TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
 MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
 MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 MODEL_CONFIG="${MODEL_CONFIG:-model_configs/modaltune_${ENCODER}_config.json}"
@@ -57,7 +55,6 @@ python -m data_utils.make_pancancer --sites "${sites[@]}" --name "$NAME" --featu
   --genes "$GENES" --protocol "$PROTOCOL"
 python train_modaltune_pancancer.py --onco "$NAME" --sites "${sites[@]}" \
   --output_path "$output_root/$RUN_NAME/$NAME" --mil_name "$mil_name" --model_config "$MODEL_CONFIG" \
-  --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT" \
   --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT" \
   --protocol "$PROTOCOL" --gene_scaling "$GENE_SCALING" --site_sampling "$SITE_SAMPLING" \
   --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" \
