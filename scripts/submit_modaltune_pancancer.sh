@@ -29,6 +29,7 @@ LR="${LR:-1e-4}"
 WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
 RUN_NAME="${RUN_NAME:-modaltune_${ENCODER}_$TYPE}"      # folder below OUTPUT_ROOT of utils/constants.py
+DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune_pancancer.py
 # ----
 
@@ -50,8 +51,12 @@ output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_
 
 python -m data_utils.make_pancancer --sites "${sites[@]}" --name "$NAME" --features_encoder "$ENCODER" \
   --genes "$GENES" --protocol "$PROTOCOL"
-python train_modaltune_pancancer.py --onco "$NAME" --sites "${sites[@]}" \
-  --output_path "$output_root/$RUN_NAME/$NAME" --mil_name "$mil_name" --model_config "$MODEL_CONFIG" \
-  --protocol "$PROTOCOL" --gene_scaling "$GENE_SCALING" --site_sampling "$SITE_SAMPLING" \
-  --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" \
-  --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
+flags=(--onco "$NAME" --sites "${sites[@]}"
+  --output_path "$output_root/$RUN_NAME/$NAME" --mil_name "$mil_name" --model_config "$MODEL_CONFIG"
+  --protocol "$PROTOCOL" --gene_scaling "$GENE_SCALING" --site_sampling "$SITE_SAMPLING"
+  --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
+  --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
+if [[ "$DOCTOR" == 1 ]]; then
+  python -m utils.doctor "${flags[@]}"
+fi
+python train_modaltune_pancancer.py "${flags[@]}"

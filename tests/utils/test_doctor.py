@@ -104,6 +104,34 @@ def test_features_of_patients_who_do_not_run_are_not_needed(subject):
     assert any("1 feature files of patients who are left out" in f.what for f in findings)
 
 
+def test_sites_of_a_pan_cancer_run_have_their_own_classes(subject):
+    """RCC has three classes, of which nobody here has the third; a gene that a whole site lacks is NaN."""
+
+    def move(rows):
+        for row in rows:
+            row["project_id"] = "TCGA-KIRC" if int(row["case_id"][5:]) % 4 < 2 else "TCGA-BRCA"
+
+    for split in constants.SPLITS:
+        subject.rows(split, move)
+
+    def name_sites(table):
+        rcc = [int(name[-4:]) % 4 < 2 for name in table.index]
+        table.loc[rcc, "G9"] = float("nan")
+        return table.assign(site=["RCC" if there else "BRCA" for there in rcc])
+
+    subject.genes(name_sites)
+    args = doctor.parse_args([*subject.words(), "--sites", "brca", "rcc"])
+    assert args.num_classes == [2, 3]
+    complaints = [f.what for f in doctor.examine(args) if f.level != "OK"]
+    assert len(complaints) == 3 and all("site RCC: nobody of class 2" in what for what in complaints)
+    args.num_classes = [1, 2]
+    complaints = [f.what for f in doctor.examine(args) if f.level != "OK"]
+    assert len(complaints) == 3 and all("site BRCA: classes [1], but" in what for what in complaints)
+    args = doctor.parse_args([*subject.words(), "--sites", "brca", "stad"])
+    (complaint,) = [f for f in doctor.examine(args, {"splits": doctor.CHECKS["splits"]}) if f.level != "OK"]
+    assert complaint.level == "error" and "TCGA-KIRC" in complaint.what and "--sites" in complaint.remedy
+
+
 def test_only_a_sample_of_the_values_is_read(subject):
     for case in range(52):
         subject.change_slide(case, features=lambda values: values * 0)

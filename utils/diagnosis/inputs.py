@@ -19,6 +19,7 @@ from data_utils.splits import Patient, read_split
 from models.aggregators import DataSpec, build_aggregator
 from models.slide_backbone import SlideBackbone
 from utils import checkpoint, constants
+from utils.cohort_data import name_sites
 from utils.files import read_json
 from utils.run import find_weights
 
@@ -69,7 +70,7 @@ class Inputs:
                 splits[name] = read_split(getattr(self.args, f"{name}_json"), folder)
             except (OSError, ValueError) as reason:
                 self.unreadable_splits[name] = reason
-        return splits
+        return name_sites(splits, self.args.sites) if self.args.sites else splits
 
     def patients(self) -> Iterator[tuple[str, Patient]]:
         """Every patient with the name of the split."""
