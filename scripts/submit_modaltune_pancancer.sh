@@ -20,6 +20,8 @@ GENE_SCALING="${GENE_SCALING:-site}"                    # site | union: within w
 SITE_SAMPLING="${SITE_SAMPLING:-natural}"               # natural | balanced
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
+MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 MODEL_CONFIG="${MODEL_CONFIG:-model_configs/modaltune_${ENCODER}_config.json}"
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 SEED="${SEED:-0}"
@@ -28,7 +30,8 @@ NUM_EPOCHS="${NUM_EPOCHS:-30}"
 LR="${LR:-1e-4}"
 WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-RUN_NAME="${RUN_NAME:-modaltune_${ENCODER}_$TYPE}"      # folder below OUTPUT_ROOT of utils/constants.py
+name="modaltune_${ENCODER}_${TYPE}_$MISSING"
+RUN_NAME="${RUN_NAME:-${name%_drop}}"                    # folder below OUTPUT_ROOT of utils/constants.py
 DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune_pancancer.py
 # ----
@@ -53,6 +56,7 @@ python -m data_utils.make_pancancer --sites "${sites[@]}" --name "$NAME" --featu
   --genes "$GENES" --protocol "$PROTOCOL"
 flags=(--onco "$NAME" --sites "${sites[@]}"
   --output_path "$output_root/$RUN_NAME/$NAME" --mil_name "$mil_name" --model_config "$MODEL_CONFIG"
+  --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT"
   --protocol "$PROTOCOL" --gene_scaling "$GENE_SCALING" --site_sampling "$SITE_SAMPLING"
   --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
   --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})

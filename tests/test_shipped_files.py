@@ -100,7 +100,9 @@ def test_model_configs_build(path):
     assert names
     for name in names:
         with torch.device("meta"):
-            model = build_aggregator(name, read_json(path), DataSpec(((0, 1), (1, 2))))
+            model = build_aggregator(
+                name, read_json(path), DataSpec(((0, 1), (1, 2)), 3, {"vectors": (2, 5)})
+            )
         assert model.output_dim == 256
 
 

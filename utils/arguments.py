@@ -9,9 +9,12 @@ from pathlib import Path
 
 from data_utils.cohorts import load_cohort
 from data_utils.folds import count_folds
+from models.aggregators import MISSING_MODALITIES, available_aggregators, modalities_of
 from utils import constants
 from utils.sampling import SITE_SAMPLING
 
+# In place of the file of a modality: the cohort that is evaluated has none of it.
+NONE = Path("none")
 # Flags that count something.
 _COUNTS = (
     "gc",
@@ -44,9 +47,27 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         type=Path,
         help="folder of feature files, found by name whatever the split files say (.h5, .hdf5, .pt, .npy)",
     )
-    data.add_argument("--genomics_csv_path", type=Path, help="case x gene table")
+    data.add_argument(
+        "--genomics_csv_path",
+        type=Path,
+        help="case x gene table; with --eval_only, none for a cohort without (also in the next flags)",
+    )
     data.add_argument("--text_location", type=Path, help="label sentences {case_id: [4, 512]}; for training")
-    data.add_argument("--clinical_location", type=Path, help="clinical features {case_id: [5]}")
+    data.add_argument(
+        "--clinical_location",
+        type=Path,
+        help="raw clinical values (.csv of data_utils.make_clinical), or features {case_id: [5]}",
+    )
+    data.add_argument(
+        "--vectors_location", type=Path, help="precomputed vectors {case_id: [n, d] or [d]} of the patients"
+    )
+    data.add_argument(
+        "--missing_modalities",
+        choices=MISSING_MODALITIES,
+        default="drop",
+        help="patients who lack a modality of the model: drop leaves them out as the published code, learned "
+        "trains and evaluates them with a learned token in its place",
+    )
     data.add_argument(
         "--candidate_location",
         type=Path,
@@ -131,6 +152,12 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         default="natural",
         help="pan-cancer training: visit every case once an epoch, or draw every cancer site equally often",
     )
+    training.add_argument(
+        "--modality_dropout",
+        type=float,
+        default=0.0,
+        help="probability of hiding each modality of a training patient; needs --missing_modalities learned",
+    )
     training.add_argument("--eval_interval", type=int, default=1, help="epochs between validations")
     training.add_argument("--save_interval", type=int, default=1, help="epochs between resumable checkpoints")
 
@@ -174,16 +201,21 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
         f"{split}_json": partial(constants.split_file, split=split, encoder=encoder)
         for split in constants.SPLITS
     }
-    wanted["genomics_csv_path"] = constants.gene_table
+    # An unknown model is refused when it is built. Genes decide the folds of every model.
+    known = args.mil_name in available_aggregators()
+    sources = [constants.MODALITIES[m] for m in ("genes", *(modalities_of(args.mil_name) if known else ()))]
+    wanted |= {source.flag: source.locate for source in sources}
     if not args.eval_only:
         wanted["text_location"] = constants.text_table
-    if "clinical" in args.mil_name:
-        wanted["clinical_location"] = constants.clinical_tensors
     for name, locate in wanted.items():
         if getattr(args, name) is None:
-            if args.onco is None:
+            if args.onco is not None:
+                setattr(args, name, locate(args.onco))
+            elif not args.eval_only or name.endswith("_json"):
                 parser.error(f"--{name} is missing; give it, or --onco")
-            setattr(args, name, locate(args.onco))
+    for source in constants.MODALITIES.values():
+        if getattr(args, source.flag) == NONE:
+            setattr(args, source.flag, None)
     if args.num_folds is None:
         try:
             args.num_folds = 1 if args.fold_json is None else count_folds(args.fold_json)
@@ -219,6 +251,15 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1")
+    if not 0 <= args.modality_dropout < 1:
+        parser.error("--modality_dropout must be a probability below 1")
+    if args.modality_dropout and args.missing_modalities != "learned":
+        parser.error(
+            "--modality_dropout needs --missing_modalities learned, whose tokens stand for what it hides"
+        )
+    for source in constants.MODALITIES.values():
+        if getattr(args, source.flag) == NONE and not args.eval_only:
+            parser.error(f"--{source.flag} none is for --eval_only; a training learns from the table")
     if args.seed < 0:
         parser.error("--seed must not be negative")
     return args

@@ -33,6 +33,9 @@ _ADAPTER = (
     "task_weight.",
     "final_norm.",
     "final_project.",
+    # Of ours only; the encoders of genes and clinical features are in _RENAMED.
+    "modality_encoders.",
+    "absent_tokens.",
 )
 _BACKBONE = "backbone.vit."
 

@@ -370,7 +370,7 @@ def test_flags_decide_how_patches_are_prepared(cohort, tmp_path, monkeypatch, pr
 
     seen = []
 
-    def record(self, patients, scaler, patches, clinical):
+    def record(self, patients, scaler, patches, modalities, codes):
         seen.append(patches)
         raise Enough
 
@@ -421,7 +421,7 @@ def test_official_slide_encoder_weights_are_used(trained, cohort, tmp_path):
 
 def test_a_run_without_validation_patients_is_an_error(cohort, tmp_path):
     (tmp_path / "val.json").write_text('{"data": []}')
-    with pytest.raises(ValueError, match=r"no patient with RNA in the splits \['val'\]"):
+    with pytest.raises(ValueError, match=r"no patient to run on in the splits \['val'\]"):
         train_modaltune.main(cohort.flags(tmp_path / "run", val_json=tmp_path / "val.json"))
 
 
