@@ -31,7 +31,7 @@ def check_splits(inputs: Inputs) -> Iterator[Finding]:
         return
     for reason in inputs.unreadable_splits.values():
         yield error(str(reason), _WRITE)
-    # Where nobody has RNA, the check of the genes has said so; the splits may be sound all the same.
+    # Where nobody runs, the check of a modality has said so; the splits may be sound all the same.
     all_run = not any(inputs.runs(p) for patients in splits.values() for p in patients)
     for name, patients in splits.items():
         used = [p for p in patients if all_run or inputs.runs(p)]
@@ -44,8 +44,8 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
     path = getattr(inputs.args, f"{name}_json")
     if not used:
         needed = name == "train" or (name == "val" and not inputs.args.eval_only)
-        what = f"{path}: no patient to run on ({len(patients)} in the file, {len(patients)} without RNA)"
-        remedy = "split the patients again so that this part gets some with RNA"
+        what = f"{path}: no patient to run on (of {len(patients)} in the file)"
+        remedy = "split the patients again so that this part gets some who have what the model reads"
         yield error(what, remedy) if needed else warning(f"{what}; nothing is evaluated on it", remedy)
         return
     classes = Counter(p.label for p in used)
