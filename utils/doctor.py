@@ -1,8 +1,8 @@
 """Checks everything a run needs before hours are spent on it.
 
-``python -m utils.doctor`` takes the flags of ``train_modaltune.py`` (those of the training itself change nothing)
-and prints one table: OK, warning or error, each warning and error with its remedy. Exit status 1 where there is
-an error.
+``python -m utils.doctor`` takes the flags of ``train_modaltune.py`` and ``train_modaltune_pancancer.py`` (those of
+the training itself change nothing) and prints one table: OK, warning or error, each warning and error with its
+remedy. Exit status 1 where there is an error.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ CHECKS = {
     "splits": "utils.diagnosis.splits:check_splits",
     "texts": "utils.diagnosis.tables:check_texts",
     "clinical": "utils.diagnosis.tables:check_clinical",
+    "vectors": "utils.diagnosis.tables:check_vectors",
     "features": "utils.diagnosis.features:check_features",
 }
 # With --all_weights, too.
@@ -46,6 +47,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = build_parser(__doc__, output_required=False)
     doctor = parser.add_argument_group("doctor")
     doctor.add_argument("--config", dest="model_config", type=Path, help="the same as --model_config")
+    doctor.add_argument(
+        "--sites", nargs="+", type=str.upper, help="pan-cancer: as for train_modaltune_pancancer.py"
+    )
+    doctor.add_argument("--stratified_cox", action="store_true", help="pan-cancer: changes nothing here")
     doctor.add_argument(
         "--feature_samples", type=int, default=50, help="feature files whose values are read; headers: all"
     )

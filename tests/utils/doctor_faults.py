@@ -15,6 +15,8 @@ from utils import doctor
 from utils.diagnosis.report import Finding
 
 CLINICAL = "longnetvit_gene_clinical_adapter"
+VECTORS = "longnetvit_gene_vectors_adapter"
+EVERYTHING = "longnetvit_gene_clinical_vectors_adapter"
 
 
 @dataclass
@@ -583,15 +585,56 @@ FAULTS = {
         "clinical.pt does not exist",
         "make_clinical",
     ),
-    "test case without clinical features": (
+    "half without clinical features": (
         several(
             lambda p: p.flags.update(mil_name=CLINICAL, clinical_location=p.cohort.clinical),
-            lambda p: p.tensors(p.cohort.clinical, drop("case-51")),
+            lambda p: p.tensors(
+                p.cohort.clinical, lambda content: [content.pop(f"case-{i}") for i in range(0, 52, 2)]
+            ),
+        ),
+        "clinical",
+        "warning",
+        "26 of 52 patients have no clinical features, they are left out",
+        "--missing_modalities learned",
+    ),
+    "clinical features of another cohort": (
+        several(
+            lambda p: p.flags.update(mil_name=CLINICAL, clinical_location=p.cohort.clinical_values),
+            lambda p: p.cohort.clinical_values.write_text(
+                p.cohort.clinical_values.read_text().replace("case-", "X-")
+            ),
         ),
         "clinical",
         "error",
-        "lacks 1 of 52 patients: case-51",
-        "make_clinical",
+        "no patient of the split files is in .*clinical.csv",
+        "--clinical_location",
+    ),
+    "no vectors": (
+        lambda p: p.flags.update(mil_name=VECTORS, vectors_location=p.root / "nowhere.pt"),
+        "vectors",
+        "error",
+        "nowhere.pt does not exist",
+        "--vectors_location",
+    ),
+    "NaN vector": (
+        several(
+            lambda p: p.flags.update(mil_name=VECTORS, vectors_location=p.cohort.vectors),
+            lambda p: p.tensors(p.cohort.vectors, spoil("case-3", np.nan)),
+        ),
+        "vectors",
+        "error",
+        "case-3 holds NaN",
+        "--vectors_location",
+    ),
+    "vectors of uneven number": (
+        several(
+            lambda p: p.flags.update(mil_name=VECTORS, vectors_location=p.cohort.vectors),
+            lambda p: p.tensors(p.cohort.vectors, lambda c: c.update({"case-3": torch.zeros(7, 5)})),
+        ),
+        "model",
+        "error",
+        "vectors",
+        "--model_config",
     ),
     "NaN age": (
         several(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from data_utils.genes import PathwayGroups
 from models.aggregators import DataSpec, build_aggregator
 from tests.small_cohort import MODEL_CONFIG, PATHWAYS, SmallCohort, make_small_cohort
-from tests.utils.doctor_faults import FAULTS, Subject
+from tests.utils.doctor_faults import EVERYTHING, FAULTS, Subject
 from utils import checkpoint, constants, doctor
 from utils.diagnosis import environment
 from utils.diagnosis.report import Finding, listing, markdown_table, text_table
@@ -33,6 +33,8 @@ def sound(tmp_path_factory):
         "mil_name": "longnetvit_gene_adapter",
         "model_config": MODEL_CONFIG,
         "pathways": PathwayGroups(tuple(PATHWAYS), GENES, tuple(PATHWAYS.values())).to_dict(),
+        "num_tasks": 3,
+        "protocol": "published",
         "train_cases": ["case-0"],
     }
     checkpoint.save(root / "best_model_weights.pt", {"model": checkpoint.trainable_state(model), "run": run})
@@ -57,7 +59,7 @@ def test_a_planted_fault_is_found_and_the_rest_is_checked(subject, fault):
     found = [f for f in findings if f.area == area and f.level in level.split("|")]
     matching = [f for f in found if re.search(words, f.what, re.DOTALL) and re.search(remedy, f.remedy)]
     assert matching, "\n".join(map(str, findings))
-    assert {f.area for f in findings} >= set(doctor.CHECKS) - {"clinical"}
+    assert {f.area for f in findings} >= set(doctor.CHECKS) - {"clinical", "vectors"}
     others = {f.area for f in findings if f.level == "error"} - {area}
     assert not others, "one fault, one area: " + "\n".join(map(str, findings))
     assert not [f for f in findings if "the check stopped" in f.what]
@@ -102,6 +104,75 @@ def test_features_of_patients_who_do_not_run_are_not_needed(subject):
     findings = subject.findings()
     assert set(levels(findings)) == {"OK"}
     assert any("1 feature files of patients who are left out" in f.what for f in findings)
+
+
+def test_sites_of_a_pan_cancer_run_have_their_own_classes(subject):
+    """RCC has three classes, of which nobody here has the third; a gene that a whole site lacks is NaN."""
+
+    def move(rows):
+        for row in rows:
+            row["project_id"] = "TCGA-KIRC" if int(row["case_id"][5:]) % 4 < 2 else "TCGA-BRCA"
+
+    for split in constants.SPLITS:
+        subject.rows(split, move)
+
+    def name_sites(table):
+        rcc = [int(name[-4:]) % 4 < 2 for name in table.index]
+        table.loc[rcc, "G9"] = float("nan")
+        return table.assign(site=["RCC" if there else "BRCA" for there in rcc])
+
+    subject.genes(name_sites)
+    args = doctor.parse_args([*subject.words(), "--sites", "brca", "rcc"])
+    assert args.num_classes == [2, 3]
+    complaints = [f.what for f in doctor.examine(args) if f.level != "OK"]
+    assert len(complaints) == 3 and all("site RCC: nobody of class 2" in what for what in complaints)
+    args.num_classes = [1, 2]
+    complaints = [f.what for f in doctor.examine(args) if f.level != "OK"]
+    assert len(complaints) == 3 and all("site BRCA: classes [1], but" in what for what in complaints)
+    args = doctor.parse_args([*subject.words(), "--sites", "brca", "stad"])
+    (complaint,) = [f for f in doctor.examine(args, {"splits": doctor.CHECKS["splits"]}) if f.level != "OK"]
+    assert complaint.level == "error" and "TCGA-KIRC" in complaint.what and "--sites" in complaint.remedy
+
+
+@pytest.mark.parametrize("flags", [{}, {"clinical_location": "clinical.pt"}])
+def test_every_modality_of_a_sound_cohort(subject, flags):
+    subject.flags |= {
+        "mil_name": EVERYTHING,
+        "clinical_location": subject.root / flags.get("clinical_location", "clinical.csv"),
+        "vectors_location": subject.cohort.vectors,
+    }
+    findings = subject.findings()
+    assert set(levels(findings)) == {"OK"}, findings
+    assert {f.area for f in findings} == set(doctor.CHECKS)
+
+
+def test_with_learned_tokens_everyone_runs_and_nothing_is_left_out(subject):
+    subject.genes(lambda table: table.iloc[::2])
+    subject.slide(3).unlink()
+    subject.flags["missing_modalities"] = "learned"
+    findings = subject.findings()
+    errors = [f for f in findings if f.level == "error"]
+    assert len(errors) == 1 and "slide-3" in errors[0].what  # patients without RNA run, too
+    assert any("26 of 52 patients have RNA" in f.what and "learned tokens" in f.what for f in findings)
+    assert any("train: 24 of 24 patients run" in f.what for f in findings)
+
+
+def test_a_cohort_of_nothing_but_slides(subject):
+    """Applied to weights with learned tokens it is sound, to others it is not."""
+    subject.evaluate()
+    subject.flags["genomics_csv_path"] = "none"
+    assert any(f.level == "error" and "genomics_csv_path" in f.what for f in subject.findings())
+    spec = DataSpec(tuple(PATHWAYS.values()), 3, missing="learned")
+    model = build_aggregator("longnetvit_gene_adapter", MODEL_CONFIG, spec)
+
+    def learn(content):
+        content["model"] = checkpoint.trainable_state(model)
+        content["run"]["missing_modalities"] = "learned"
+
+    subject.tensors(subject.root / "best_model_weights.pt", learn)
+    findings = subject.findings()
+    assert set(levels(findings)) == {"OK"}, findings
+    assert any("learned tokens stand for the RNA of all" in f.what for f in findings)
 
 
 def test_only_a_sample_of_the_values_is_read(subject):

@@ -9,22 +9,24 @@ import numpy as np
 from data_utils.genes import PathwayGroups
 from utils.diagnosis.inputs import Inputs
 from utils.diagnosis.report import Finding, error, listing, ok, warning
+from utils.diagnosis.tables import check_coverage
 
 # Share of the pathway genes that a cohort should offer.
 GOOD_COVERAGE = 0.8
-# Patients without RNA beyond this share are worth a second look.
-MANY_WITHOUT_RNA = 0.1
 _WRITE = "write it with python -m data_utils.make_gene_dataset, or pass --genomics_csv_path"
 _LOGARITHM = "take log2(x + 1) before the table is written; z-scores of a skewed scale follow its extremes"
 
 
 def check_genes(inputs: Inputs) -> Iterator[Finding]:
     """Who has RNA, what scale it has, which genes vary."""
-    path = inputs.args.genomics_csv_path
+    path = inputs.path("genes")
     try:
         table = inputs.genes
     except (OSError, ValueError) as reason:
         yield error(str(reason), _WRITE)
+        return
+    if table is None:
+        yield from check_coverage(inputs, "genes")
         return
     yield from _check_scale(path, table.to_numpy(dtype=np.float32))
     constant = table.columns[(table.max() == table.min()).to_numpy()]
@@ -33,28 +35,14 @@ def check_genes(inputs: Inputs) -> Iterator[Finding]:
             f"{path}: {len(constant)} of {table.shape[1]} genes are constant and become 0: {listing(constant)}",
             "harmless for a few; many mean that another cohort or platform was merged in",
         )
-    patients = list(inputs.patients())
-    lacking = [p.submitter_id for _, p in patients if not inputs.runs(p)]
-    if patients and len(lacking) == len(patients):
-        yield error(
-            f"no patient of the split files is in {path}: the splits hold such as {listing(lacking)}, the table "
-            f"such as {listing(table.index)}",
-            "pass the gene table of this cohort; its first column holds case barcodes or case_id",
-        )
-    elif len(lacking) > MANY_WITHOUT_RNA * len(patients):
-        yield warning(
-            f"{len(lacking)} of {len(patients)} patients have no RNA and are left out: {listing(lacking)}",
-            "expected in some cohorts; otherwise compare the barcodes of both files",
-        )
-    elif patients:
-        yield ok(f"{len(patients) - len(lacking)} of {len(patients)} patients have RNA ({path})")
+    yield from check_coverage(inputs, "genes")
 
 
 def _check_scale(path: object, values: np.ndarray) -> Iterator[Finding]:
-    low, high = float(values.min()), float(values.max())
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))  # NaN: genes a whole cancer site lacks
     where = f"{path}: values from {low:.4g} to {high:.4g}"
     if low >= 0 and high > 100:
-        if np.mean(values == np.rint(values)) > 0.99:
+        if np.mean(values[~np.isnan(values)] % 1 == 0) > 0.99:
             yield warning(f"{where}, all whole numbers, look like raw counts", f"normalise, and {_LOGARITHM}")
         else:
             yield warning(f"{where} look like a linear scale (TPM, FPKM, RSEM)", _LOGARITHM)
@@ -63,7 +51,7 @@ def _check_scale(path: object, values: np.ndarray) -> Iterator[Finding]:
             f"{where} have extremes that no logarithm or z-score of expression has",
             "clip them: python -m data_utils.make_gene_dataset --clip 10",
         )
-    elif low < 0 and abs(np.median(values.mean(axis=0))) < 0.3 and 0.5 < np.median(values.std(axis=0)) < 1.5:
+    elif low < 0 and abs(np.nanmedian(values)) < 0.5 and 0.5 < np.median(np.nanstd(values, axis=0)) < 1.5:
         yield ok(f"{where} look like z-scores")
     else:
         yield ok(f"{where} look like a logarithm")
@@ -72,6 +60,8 @@ def _check_scale(path: object, values: np.ndarray) -> Iterator[Finding]:
 def check_pathways(inputs: Inputs) -> Iterator[Finding]:
     """Which pathway genes the cohort offers."""
     genes = inputs.need("genes")
+    if genes is None:
+        return
     if inputs.need("trained"):
         wanted, kept = set(inputs.pathways.genes), len(inputs.pathways.names)
         offered = wanted & set(genes.columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,20 @@ import pandas as pd
 import torch
 from torch import nn
 
-from data_utils.datasets import GeneVectors
+from data_utils.clinical import ClinicalTable, read_clinical_table
 from data_utils.feature_folder import FeatureFolder
 from data_utils.genes import PathwayGroups, read_gene_table, read_pathway_table
 from data_utils.splits import Patient, read_split
-from models.aggregators import DataSpec, build_aggregator
+from data_utils.vectors import VectorTable, read_vectors
+from models.aggregators import build_aggregator, modalities_of
 from models.slide_backbone import SlideBackbone
 from utils import checkpoint, constants
-from utils.files import read_json
+from utils.cohort_data import name_sites
+from utils.model_setup import model_config, model_spec
 from utils.run import find_weights
 
 # Pathways of a model whose pathway table cannot be read; its slide encoder is checked all the same.
-_STAND_IN = ((0,), (0,))
+_STAND_IN = PathwayGroups(("A", "B"), ("G",), ((0,), (0,)))
 
 
 class Unavailable(Exception):
@@ -69,7 +72,7 @@ class Inputs:
                 splits[name] = read_split(getattr(self.args, f"{name}_json"), folder)
             except (OSError, ValueError) as reason:
                 self.unreadable_splits[name] = reason
-        return splits
+        return name_sites(splits, self.args.sites) if self.args.sites else splits
 
     def patients(self) -> Iterator[tuple[str, Patient]]:
         """Every patient with the name of the split."""
@@ -77,22 +80,60 @@ class Inputs:
             for patient in members:
                 yield name, patient
 
+    # ------------------------------------------------------------------------ modalities
     @cached_property
-    def genes(self) -> pd.DataFrame:
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that the model reads."""
+        return modalities_of(self.mil_name)
+
+    @property
+    def learned(self) -> bool:
+        """Whether learned tokens stand in for what a patient lacks; else such patients are left out."""
+        stored = self.need("trained").get("missing_modalities")
+        return (stored or self.args.missing_modalities) == "learned"
+
+    def path(self, modality: str) -> Path | None:
+        """The file of a modality; None where the cohort has none."""
+        return getattr(self.args, constants.MODALITIES[modality].flag)
+
+    @cached_property
+    def genes(self) -> pd.DataFrame | None:
         """Case x gene table, as stored."""
-        return read_gene_table(self.args.genomics_csv_path)
+        return None if (path := self.path("genes")) is None else read_gene_table(path)
+
+    @cached_property
+    def clinical(self) -> ClinicalTable | None:
+        """Clinical values or features."""
+        return None if (path := self.path("clinical")) is None else read_clinical_table(path)
+
+    @cached_property
+    def vectors(self) -> VectorTable | None:
+        """Precomputed vectors."""
+        return None if (path := self.path("vectors")) is None else read_vectors(path)
+
+    def ids(self, modality: str) -> set[str]:
+        """Whom the table of a modality holds, by barcode or GDC identifier."""
+        table = getattr(self, modality)
+        if table is None:
+            return set()
+        return set(table.index if modality == "genes" else table.ids)
 
     def runs(self, patient: Patient) -> bool:
-        """Whether a run uses the patient: those without RNA are left out."""
-        try:
-            vectors = self._vectors
-        except (OSError, ValueError):
-            return True
-        return vectors.get(patient) is not None
+        """Whether a run uses the patient: those who lack a modality may be left out."""
+        return all({patient.case_id, patient.submitter_id} & ids for ids in self._needed_ids)
 
     @cached_property
-    def _vectors(self) -> GeneVectors:
-        return GeneVectors(self.genes)
+    def _needed_ids(self) -> list[set[str]]:
+        needed: list[set[str]] = []
+        # What cannot be read is reported once; the checks of everything else assume that nobody lacks it.
+        try:
+            modalities = () if self.learned else self.need("modalities")
+        except Unavailable:
+            return needed
+        for modality in modalities:
+            with suppress(OSError, ValueError):
+                needed.append(self.ids(modality))
+        return needed
 
     # ------------------------------------------------------------------------ model
     @cached_property
@@ -115,6 +156,10 @@ class Inputs:
         """The pathways of the model: those of its training, or what the gene table leaves."""
         if self.trained:
             return PathwayGroups.from_dict(self.trained["pathways"])
+        if self.genes is None:
+            raise ValueError(
+                "--genomics_csv_path was not given: pathways need a gene table, or a trained model"
+            )
         return PathwayGroups.from_table(self.pathway_table, self.genes.columns)
 
     @property
@@ -125,13 +170,16 @@ class Inputs:
     @cached_property
     def model(self) -> nn.Module:
         """The model without values (on the meta device)."""
-        config = self.need("trained").get("model_config") or read_json(self.args.model_config)
+        config = model_config(self.args, self.need("trained"))
+        if "shapes" not in config:
+            config["shapes"] = {"vectors": self.need("vectors").shape} if "vectors" in self.modalities else {}
         try:
-            pathways = self.pathways.indices
+            pathways = self.pathways
         except (OSError, ValueError):
             pathways = _STAND_IN
+        spec = model_spec(config, pathways, self.args.num_tasks)
         with torch.device("meta"):
-            return build_aggregator(self.mil_name, config, DataSpec(pathways, self.args.num_tasks))
+            return build_aggregator(config["mil_name"], config["model_config"], spec)
 
     @property
     def backbone(self) -> SlideBackbone | None:

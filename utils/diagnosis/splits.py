@@ -24,10 +24,14 @@ def check_splits(inputs: Inputs) -> Iterator[Finding]:
             yield ok(f"feature files are looked up in {folder.root}")
     except (OSError, ValueError) as reason:
         yield error(str(reason), "pass the folder that holds the feature files themselves")
-    splits = inputs.need("splits")
+    try:
+        splits = inputs.splits
+    except ValueError as reason:
+        yield error(str(reason), "pass all --sites of the split files")
+        return
     for reason in inputs.unreadable_splits.values():
         yield error(str(reason), _WRITE)
-    # Where nobody has RNA, the check of the genes has said so; the splits may be sound all the same.
+    # Where nobody runs, the check of a modality has said so; the splits may be sound all the same.
     all_run = not any(inputs.runs(p) for patients in splits.values() for p in patients)
     for name, patients in splits.items():
         used = [p for p in patients if all_run or inputs.runs(p)]
@@ -40,8 +44,8 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
     path = getattr(inputs.args, f"{name}_json")
     if not used:
         needed = name == "train" or (name == "val" and not inputs.args.eval_only)
-        what = f"{path}: no patient to run on ({len(patients)} in the file, {len(patients)} without RNA)"
-        remedy = "split the patients again so that this part gets some with RNA"
+        what = f"{path}: no patient to run on (of {len(patients)} in the file)"
+        remedy = "split the patients again so that this part gets some who have what the model reads"
         yield error(what, remedy) if needed else warning(f"{what}; nothing is evaluated on it", remedy)
         return
     classes = Counter(p.label for p in used)
@@ -54,19 +58,9 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
             f"{path}: barcodes that belong to several case_id: {listing(twice)}",
             "give every patient one case_id; rows of one case_id are joined as its slides",
         )
-    too_large = sorted(c for c in classes if c >= inputs.args.num_classes)
-    if too_large:
-        yield error(
-            f"{path}: classes {too_large}, but --num_classes is {inputs.args.num_classes}",
-            "pass --num_classes, one more than the largest primary_class",
-        )
-    absent = [c for c in range(inputs.args.num_classes) if c not in classes]
-    if absent:
-        yield warning(
-            f"{path}: nobody of class {', '.join(map(str, absent))}; "
-            + ("no probe can learn it" if name == "train" else "its balanced accuracy leaves them out"),
-            "split stratified by class (data_utils.make_dataset does), or pass the right --num_classes",
-        )
+    for site, num_classes in _classes(inputs).items():
+        labels = {p.label for p in used if p.site == site or not site}
+        yield from _check_classes(f"{path}{site and ', site '}{site}", labels, num_classes, name == "train")
     if events < FEW_EVENTS:
         yield warning(
             f"{path}: {events} deaths among {len(used)} patients; "
@@ -82,6 +76,29 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
         yield warning(
             f"{path}: survival times that are negative or no number: cases {listing(strange)}",
             "correct durations (months)",
+        )
+
+
+def _classes(inputs: Inputs) -> dict[str, int]:
+    """Number of classes by cancer site; the name is empty where there is but one."""
+    if inputs.args.sites:
+        return dict(zip(inputs.args.sites, inputs.args.num_classes, strict=True))
+    return {"": inputs.args.num_classes}
+
+
+def _check_classes(where: str, labels: set[int], num_classes: int, is_training: bool) -> Iterator[Finding]:
+    too_large = sorted(c for c in labels if c >= num_classes)
+    if too_large:
+        yield error(
+            f"{where}: classes {too_large}, but --num_classes is {num_classes}",
+            "pass --num_classes, one more than the largest primary_class",
+        )
+    absent = [c for c in range(num_classes) if c not in labels]
+    if absent:
+        yield warning(
+            f"{where}: nobody of class {', '.join(map(str, absent))}; "
+            + ("no probe can learn it" if is_training else "its balanced accuracy leaves them out"),
+            "split stratified by class (data_utils.make_dataset does), or pass the right --num_classes",
         )
 
 
