@@ -201,7 +201,7 @@ class CaseDataset(Dataset):
             raise FileNotFoundError(
                 f"{len(missing)} feature files of the {self.name} split are missing, such as {slide} of case "
                 f"{case_id}. "
-                "Extract them, or set FEATURES_ROOT or DATABASE_ROOT in utils/constants.py"
+                "Extract them, set FEATURES_ROOT or DATABASE_ROOT in utils/constants.py, or pass --features_dir"
             )
 
     def __len__(self) -> int:

@@ -25,6 +25,7 @@ WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
 name="modaltune_${ENCODER}_${TYPE}_$MISSING"
 RUN_NAME="${RUN_NAME:-${name%_drop}}"                    # as in submit_modaltune.sh
+DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
 # ----
 
@@ -48,7 +49,11 @@ run="$output_root/$RUN_NAME/$TRAINED_ON"
 
 for onco in "${cohorts[@]}"; do
   echo "== $TRAINED_ON -> $onco"
-  python train_modaltune.py --eval_only --eval_weights "$run" --onco "$onco" \
-    --output_path "$run" --eval_name "ood_$onco" --mil_name "$mil_name" \
-    --protocol "$PROTOCOL" --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
+  flags=(--eval_only --eval_weights "$run" --onco "$onco"
+    --output_path "$run" --eval_name "ood_$onco" --mil_name "$mil_name"
+    --protocol "$PROTOCOL" --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
+  if [[ "$DOCTOR" == 1 ]]; then
+    python -m utils.doctor "${flags[@]}"
+  fi
+  python train_modaltune.py "${flags[@]}"
 done

@@ -5,9 +5,9 @@
 #
 #   bash scripts/run_demo.sh
 #   ENCODER=titan bash scripts/run_demo.sh              TITAN instead of GigaPath, in the same folder
+#   PANCANCER=1 bash scripts/run_demo.sh                one model over four cancer sites, in the same folder
 #   TYPE=gene_clinical bash scripts/run_demo.sh         with clinical features
 #   MISSING=learned bash scripts/run_demo.sh            patients without RNA train, too
-#   PANCANCER=1 bash scripts/run_demo.sh                one model over four cancer sites, in the same folder
 #   DEMO_ROOT=/scratch/demo SEED=1 NUM_EPOCHS=10 bash scripts/run_demo.sh
 set -euo pipefail
 

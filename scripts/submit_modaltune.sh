@@ -29,6 +29,7 @@ WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
 name="modaltune_${ENCODER}_${TYPE}_$MISSING"
 RUN_NAME="${RUN_NAME:-${name%_drop}}"                    # folder below OUTPUT_ROOT of utils/constants.py
+DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
 # ----
 
@@ -57,9 +58,13 @@ output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_
 
 for onco in "${cohorts[@]}"; do
   echo "== $onco"
-  python train_modaltune.py --onco "$onco" --output_path "$output_root/$RUN_NAME/$onco" \
-    --mil_name "$mil_name" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL" \
-    --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT" \
-    --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" \
-    --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
+  flags=(--onco "$onco" --output_path "$output_root/$RUN_NAME/$onco"
+    --mil_name "$mil_name" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL"
+    --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT"
+    --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
+    --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
+  if [[ "$DOCTOR" == 1 ]]; then
+    python -m utils.doctor "${flags[@]}"
+  fi
+  python train_modaltune.py "${flags[@]}"
 done

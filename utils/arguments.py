@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_utils.cohorts import load_cohort
+from data_utils.folds import count_folds
 from models.aggregators import MISSING_MODALITIES, available_aggregators, modalities_of
 from utils import constants
 from utils.sampling import SITE_SAMPLING
@@ -31,8 +32,8 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def build_parser(description: str) -> argparse.ArgumentParser:
-    """The parser of ``train_modaltune.py``."""
+def build_parser(description: str, output_required: bool = True) -> argparse.ArgumentParser:
+    """The parser of ``train_modaltune.py``; the doctor writes no run folder."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -41,6 +42,11 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     data.add_argument("--train_json", type=Path, help="split file of the training patients")
     data.add_argument("--val_json", type=Path, help="split file of the validation patients")
     data.add_argument("--test_json", type=Path, help="split file of the test patients")
+    data.add_argument(
+        "--features_dir",
+        type=Path,
+        help="folder of feature files, found by name whatever the split files say (.h5, .hdf5, .pt, .npy)",
+    )
     data.add_argument(
         "--genomics_csv_path",
         type=Path,
@@ -94,8 +100,17 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         help="pan-cancer gene tables: standardise genes within each cancer site, as for single cohorts, or over "
         "all sites together",
     )
-    data.add_argument("--num_folds", type=int, default=1, help="k-fold cross-validation over all patients")
-    data.add_argument("--fold_json", type=Path, help="JSON list of folds {train, val, test}; else stratified")
+    data.add_argument(
+        "--num_folds",
+        type=int,
+        help="k-fold cross-validation over all patients; if not given, 1, or all folds of --fold_json",
+    )
+    data.add_argument(
+        "--fold_json",
+        type=Path,
+        help="folds to run instead of stratified ones: JSON list of {train, val, test}, or SurvPath's "
+        "splits_<k>.csv: one of them, or their folder",
+    )
 
     model = parser.add_argument_group("model")
     model.add_argument("--mil_name", default="longnetvit_gene_adapter", help="which model")
@@ -160,7 +175,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     )
 
     output = parser.add_argument_group("output")
-    output.add_argument("--output_path", type=Path, required=True, help="run folder")
+    output.add_argument("--output_path", type=Path, required=output_required, help="run folder")
     output.add_argument("--eval_only", action="store_true", help="evaluate --eval_weights, do not train")
     output.add_argument(
         "--eval_weights", type=Path, help="run folder, or a best_model_weights.pt of ours or as published"
@@ -201,6 +216,11 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
     for source in constants.MODALITIES.values():
         if getattr(args, source.flag) == NONE:
             setattr(args, source.flag, None)
+    if args.num_folds is None:
+        try:
+            args.num_folds = 1 if args.fold_json is None else count_folds(args.fold_json)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
     if args.candidate_location is None and args.onco is not None:
         table = constants.candidate_table(args.onco)
         args.candidate_location = table if table.is_file() else None
@@ -225,10 +245,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     """Stops with a usage message where flags contradict each other."""
     if args.eval_only and args.eval_weights is None:
         parser.error("--eval_only needs --eval_weights")
-    if args.eval_only and args.num_folds > 1:
+    if args.eval_only and (args.fold_json is not None or (args.num_folds or 1) > 1):
         parser.error("--eval_only evaluates one set of splits; call it once per fold")
-    if args.fold_json is not None and args.num_folds == 1:
-        parser.error("--fold_json needs --num_folds, the number of its folds to run")
     for name in _COUNTS:
         value = getattr(args, name)
         if value is not None and value < 1:

@@ -23,6 +23,8 @@ from data_utils.datasets import (
     read_tensor_table,
     usable_patients,
 )
+from data_utils.feature_folder import FeatureFolder
+from data_utils.folds import make_folds, read_folds
 from data_utils.genes import (
     GeneScaler,
     PathwayGroups,
@@ -31,7 +33,7 @@ from data_utils.genes import (
     read_gene_table,
     read_pathway_table,
 )
-from data_utils.splits import Patient, check_disjoint, make_folds, read_folds, read_split
+from data_utils.splits import Patient, check_disjoint, read_split
 from data_utils.vectors import VectorTable, read_vectors
 from utils import constants
 
@@ -40,6 +42,7 @@ logger = logging.getLogger(__name__)
 TEXT_SHAPE = (len(constants.TEXT_ROWS), 512)
 # Name of the only group where genes are standardised over everybody.
 ALL = "all"
+
 _PUBLISHED = ModalityOptions()
 
 Splits = Mapping[str, Sequence[Patient]]
@@ -78,7 +81,8 @@ class CohortData:
             args: see :mod:`utils.arguments`.
             pathways: of a trained model; without, they come from ``--pathway_table``.
         """
-        patients = {split: read_split(getattr(args, f"{split}_json")) for split in constants.SPLITS}
+        folder = None if args.features_dir is None else FeatureFolder(args.features_dir)
+        patients = {split: read_split(getattr(args, f"{split}_json"), folder) for split in constants.SPLITS}
         check_disjoint(patients)
         if sites := getattr(args, "sites", None):
             patients = name_sites(patients, sites)
@@ -120,19 +124,19 @@ class CohortData:
         Patients without RNA or another modality of the model are in training splits only, unless a learned
         token stands in for what they lack.
         """
-        if num_folds == 1:
+        if num_folds == 1 and fold_json is None:
             return [self.patients]
         everyone = [p for split in self.patients.values() for p in split]
-        if fold_json is not None:
-            folds = read_folds(fold_json, everyone)
-            if num_folds > len(folds):
-                raise ValueError(f"{fold_json} holds {len(folds)} folds, fewer than --num_folds {num_folds}")
-            return folds[:num_folds]
         known = self._ids()
         needed = () if modalities.missing == "learned" else {"genes", *modalities.names}
         eligible = [
             p.case_id for p in everyone if all({p.case_id, p.submitter_id} & known[name] for name in needed)
         ]
+        if fold_json is not None:
+            folds = read_folds(fold_json, everyone, eligible, seed)
+            if num_folds > len(folds):
+                raise ValueError(f"{fold_json} holds {len(folds)} folds, fewer than --num_folds {num_folds}")
+            return folds[:num_folds]
         return make_folds(everyone, eligible, num_folds, seed)
 
     def _ids(self) -> dict[str, set[str]]:
@@ -144,10 +148,9 @@ class CohortData:
         }
 
     def fit_scalers(self, patients: Splits) -> dict[str, GeneScaler]:
-        """Standardisation of the genes within every group of ``gene_sites``.
+        """Standardisation of the genes within every group of ``gene_sites``; empty without a gene table.
 
         Over all rows of the table (published), or over the training split (strict).
-        None where there is no gene table.
         """
         if self.genes is None:
             return {}
@@ -190,7 +193,7 @@ class CohortData:
 
         Args:
             patients: of every split.
-            scalers: of the genes; see :meth:`fit_scalers`.
+            scalers: of the genes.
             patches: how patches are prepared.
             modalities: what the model reads, and what happens to patients who lack some of it.
             codes: of the clinical values; those of a trained model where one is evaluated.
@@ -229,6 +232,11 @@ class CohortData:
 
 # By the name of the modality, in the order in which their files are read.
 _READERS = {"genes": read_gene_table, "clinical": read_clinical_table, "vectors": read_vectors}
+
+
+def _gene_sites(args: argparse.Namespace, cases: pd.Index) -> pd.Series:
+    sites = read_gene_sites(args.genomics_csv_path) if args.gene_scaling == "site" else None
+    return pd.Series(ALL, index=cases) if sites is None else sites
 
 
 def _check_overlap(path: Any, patients: Splits, ids: set[str]) -> None:

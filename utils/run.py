@@ -167,8 +167,8 @@ def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, args: 
     if args.save_embeddings:
         for split, embedded in embeddings.items():
             embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
-    splits = with_complete_parts(embeddings)
-    frame = trainer.evaluator.report(splits, job.folder, job.seed, _candidates(trainer, job, args))
+    candidates = _candidates(trainer, job, args)
+    frame = trainer.evaluator.report(with_complete_parts(embeddings), job.folder, job.seed, candidates)
     with atomic_path(job.folder / REPORT) as temporary:
         frame.to_csv(temporary, index=False)
 

@@ -136,6 +136,19 @@ def test_coordinates_inside_the_grid_are_left_alone(make_patients):
     assert case.coords.min(dim=0).values.tolist() == [37, 5 * CELL]
 
 
+@pytest.mark.parametrize("cumulative", [False, True])
+def test_stacks_inside_the_grid_are_left_alone(make_patients, cumulative):
+    """Up to the last pixel, and although the published stacking lays the third slide over the first."""
+    patients = make_patients([20, 4, 20])
+    stacked = dataset(patients, cumulative_stacking=cumulative)[0].coords
+    edge = int(stacked.max()) + 1
+    inside, outside = (
+        dataset(patients, extent=extent, cumulative_stacking=cumulative)[0].coords
+        for extent in (edge, edge - 1)
+    )
+    assert torch.equal(inside, stacked) and not torch.equal(outside, stacked)
+
+
 def test_what_does_not_fit_the_grid_is_said(make_patients, caplog):
     with caplog.at_level("WARNING"):
         dataset(make_patients([6, 6]), extent=2 * CELL)[0]

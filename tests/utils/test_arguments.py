@@ -127,7 +127,8 @@ def test_save_embeddings_can_be_switched_off():
     [
         (["--eval_only"], "--eval_only needs --eval_weights"),
         (["--eval_only", "--eval_weights", "w", "--num_folds", "3"], "call it once per fold"),
-        (["--fold_json", "f"], "--fold_json needs --num_folds"),
+        (["--eval_only", "--eval_weights", "w", "--fold_json", "f"], "call it once per fold"),
+        (["--fold_json", "nowhere.json"], "nowhere.json"),
         (["--protocol", "loose"], "invalid choice: 'loose'"),
         (["--seed", "-1"], "--seed must not be negative"),
         (["--missing_modalities", "impute"], "invalid choice: 'impute'"),
@@ -142,6 +143,14 @@ def test_save_embeddings_can_be_switched_off():
 )  # fmt: skip
 def test_contradictions_stop_with_usage(words, message, capsys):
     assert message in usage_error(capsys, *COMPLETE, *words)
+
+
+def test_all_folds_of_a_file_unless_told_otherwise(tmp_path):
+    for k in range(3):
+        (tmp_path / f"splits_{k}.csv").write_text(",train,val\n")
+    assert parse(*COMPLETE, "--fold_json", str(tmp_path)).num_folds == 3
+    assert parse(*COMPLETE, "--fold_json", str(tmp_path), "--num_folds", "2").num_folds == 2
+    assert parse(*COMPLETE, "--fold_json", str(tmp_path / "splits_1.csv")).num_folds == 1
 
 
 def test_the_output_folder_is_required(capsys):

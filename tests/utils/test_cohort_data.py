@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from data_utils.datasets import ModalityOptions, PatchOptions
+from data_utils.feature_store import read_features
 from data_utils.genes import PathwayGroups
 from tests.small_cohort import NUM_GENES, PATHWAYS, make_small_cohort
 from utils.arguments import parse_args
@@ -207,6 +208,38 @@ def test_folds_of_a_file(read, tmp_path):
     assert [p.case_id for p in data.folds(2, path, 0)[1]["test"]] == ids[12:]
     with pytest.raises(ValueError, match=r"folds\.json holds 2 folds, fewer than --num_folds 3"):
         data.folds(3, path, 0)
+
+
+def test_folds_of_a_csv_draw_validation_from_patients_with_rna(read, tmp_path):
+    barcodes = [f"TCGA-AA-{i:04d}" for i in range(16)]
+    rows = [f"{i},{barcodes[i]},{barcodes[14 + i] if i < 2 else ''}" for i in range(14)]
+    (tmp_path / "splits_0.csv").write_text("\n".join([",train,val", *rows]))
+    data = read(fold_json=tmp_path)
+    (fold,) = data.folds(1, tmp_path, 0)
+    assert [p.case_id for p in fold["test"]] == ["case-14", "case-15"] and len(fold["val"]) == 2
+    assert {"case-3", "case-9"} <= {p.case_id for p in fold["train"]}
+
+
+# ---------------------------------------------------------------------------- other people's features
+def test_a_folder_of_plain_arrays_instead_of_the_files_of_the_splits(read, cohort, tmp_path):
+    expected = datasets(read())["train"]
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for path in (cohort.root / "features").iterdir():
+        slide = read_features(path)
+        np.save(folder / f"{path.stem}.npy", slide.features)
+        np.save(folder / f"{path.stem}_coords.npy", slide.coords)
+        path.unlink()
+    found = datasets(read(features_dir=folder))["train"]
+    (folder / "slide-1-0.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"slide-1-0\.h5 of case case-1.*--features_dir"):
+        datasets(read(features_dir=folder))
+    with pytest.raises(FileNotFoundError, match="9 feature files of the train split are missing"):
+        datasets(read())
+    assert [p.case_id for p in found.patients] == [p.case_id for p in expected.patients]
+    case = found[2]
+    stored = np.load(folder / "slide-2-0.npy")
+    assert (case.features.numpy()[:, None] == stored).all(-1).any(1).all() and case.patch_size_lv0 is None
 
 
 # ---------------------------------------------------------------------------- what does not fit
