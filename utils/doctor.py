@@ -35,6 +35,7 @@ CHECKS = {
     "splits": "utils.diagnosis.splits:check_splits",
     "texts": "utils.diagnosis.tables:check_texts",
     "clinical": "utils.diagnosis.tables:check_clinical",
+    "vectors": "utils.diagnosis.tables:check_vectors",
     "features": "utils.diagnosis.features:check_features",
 }
 # With --all_weights, too.

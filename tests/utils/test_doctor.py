@@ -57,7 +57,7 @@ def test_a_planted_fault_is_found_and_the_rest_is_checked(subject, fault):
     found = [f for f in findings if f.area == area and f.level in level.split("|")]
     matching = [f for f in found if re.search(words, f.what, re.DOTALL) and re.search(remedy, f.remedy)]
     assert matching, "\n".join(map(str, findings))
-    assert {f.area for f in findings} >= set(doctor.CHECKS) - {"clinical"}
+    assert {f.area for f in findings} >= set(doctor.CHECKS) - {"clinical", "vectors"}
     others = {f.area for f in findings if f.level == "error"} - {area}
     assert not others, "one fault, one area: " + "\n".join(map(str, findings))
     assert not [f for f in findings if "the check stopped" in f.what]
@@ -72,6 +72,45 @@ def test_a_sound_cohort_has_nothing_to_complain_of(subject):
     assert set(levels(findings)) == {"OK"}, findings
     subject.flags |= {"eval_only": True, "eval_weights": subject.root / "best_model_weights.pt"}
     assert set(levels(subject.findings())) == {"OK"}
+
+
+EVERYTHING = "longnetvit_gene_clinical_vectors_adapter"
+
+
+def test_a_sound_cohort_with_every_modality(subject):
+    tables = {"clinical_location": subject.cohort.clinical_values, "vectors_location": subject.cohort.vectors}
+    subject.flags |= {"mil_name": EVERYTHING, **tables}
+    findings = subject.findings()
+    assert set(levels(findings)) == {"OK"} and {"clinical", "vectors"} <= {f.area for f in findings}
+
+
+def test_patients_without_a_modality_are_no_error_where_tokens_stand_in(subject):
+    values = subject.cohort.clinical_values
+    values.write_text("".join(line for line in values.open() if not line.startswith("case-51,")))
+    subject.flags |= {"mil_name": "longnetvit_gene_clinical_adapter", "clinical_location": values}
+    for missing, level in (("drop", "error"), ("learned", "warning")):
+        subject.flags["missing_modalities"] = missing
+        findings = subject.findings()
+        (finding,) = [f for f in findings if f.area == "clinical"]
+        assert finding.level == level and "lacks 1 of 52 patients" in finding.what
+        assert {f.area for f in findings if f.level != "OK"} == {"clinical"}
+
+
+def test_a_cohort_of_nothing_but_images(subject):
+    weights = subject.root / "best_model_weights.pt"
+    content = checkpoint.load_weights(weights)
+    spec = DataSpec(tuple(PATHWAYS.values()), 3, {"vectors": (2, 5)}, "learned")
+    model = build_aggregator(EVERYTHING, MODEL_CONFIG, spec)
+    run = content["run"] | {
+        "mil_name": EVERYTHING,
+        "missing_modalities": "learned",
+        "shapes": {"vectors": [2, 5]},
+    }
+    checkpoint.save(weights, {"model": checkpoint.trainable_state(model), "run": run})
+    subject.flags |= {"eval_only": True, "eval_weights": weights, "genomics_csv_path": "none"}
+    findings = subject.findings()
+    assert "error" not in levels(findings), findings
+    assert {f.area for f in findings if f.level == "warning"} == {"genes", "clinical", "vectors"}
 
 
 def test_a_sound_cohort_on_the_other_encoder(subject):

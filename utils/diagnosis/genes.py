@@ -21,6 +21,9 @@ _LOGARITHM = "take log2(x + 1) before the table is written; z-scores of a skewed
 def check_genes(inputs: Inputs) -> Iterator[Finding]:
     """Who has RNA, what scale it has, which genes vary."""
     path = inputs.args.genomics_csv_path
+    if path is None and inputs.learned:
+        yield warning("no gene table: a learned token stands for the RNA of everyone", _WRITE)
+        return
     try:
         table = inputs.genes
     except (OSError, ValueError) as reason:
@@ -34,7 +37,7 @@ def check_genes(inputs: Inputs) -> Iterator[Finding]:
             "harmless for a few; many mean that another cohort or platform was merged in",
         )
     patients = list(inputs.patients())
-    lacking = [p.submitter_id for _, p in patients if not inputs.runs(p)]
+    lacking = [p.submitter_id for _, p in patients if not inputs.has_rna(p)]
     if patients and len(lacking) == len(patients):
         yield error(
             f"no patient of the split files is in {path}: the splits hold such as {listing(lacking)}, the table "
@@ -42,8 +45,9 @@ def check_genes(inputs: Inputs) -> Iterator[Finding]:
             "pass the gene table of this cohort; its first column holds case barcodes or case_id",
         )
     elif len(lacking) > MANY_WITHOUT_RNA * len(patients):
+        what = "learned tokens stand in" if inputs.learned else "are left out"
         yield warning(
-            f"{len(lacking)} of {len(patients)} patients have no RNA and are left out: {listing(lacking)}",
+            f"{len(lacking)} of {len(patients)} patients have no RNA and {what}: {listing(lacking)}",
             "expected in some cohorts; otherwise compare the barcodes of both files",
         )
     elif patients:
@@ -71,6 +75,9 @@ def _check_scale(path: object, values: np.ndarray) -> Iterator[Finding]:
 
 def check_pathways(inputs: Inputs) -> Iterator[Finding]:
     """Which pathway genes the cohort offers."""
+    if inputs.args.genomics_csv_path is None and inputs.learned and inputs.need("trained"):
+        yield ok("the pathways are those of the trained model, the cohort has no gene table")
+        return
     genes = inputs.need("genes")
     if inputs.need("trained"):
         wanted, kept = set(inputs.pathways.genes), len(inputs.pathways.names)

@@ -16,7 +16,8 @@ from data_utils.datasets import GeneVectors
 from data_utils.feature_folder import FeatureFolder
 from data_utils.genes import PathwayGroups, read_gene_table, read_pathway_table
 from data_utils.splits import Patient, read_split
-from models.aggregators import DataSpec, build_aggregator
+from data_utils.vectors import VectorTable, read_vectors
+from models.aggregators import DataSpec, build_aggregator, modalities_of
 from models.slide_backbone import SlideBackbone
 from utils import checkpoint, constants
 from utils.files import read_json
@@ -80,10 +81,22 @@ class Inputs:
     @cached_property
     def genes(self) -> pd.DataFrame:
         """Case x gene table, as stored."""
+        if self.args.genomics_csv_path is None:
+            raise ValueError("--genomics_csv_path was not given")
         return read_gene_table(self.args.genomics_csv_path)
 
+    @property
+    def learned(self) -> bool:
+        """Whether learned tokens stand for modalities that patients lack."""
+        missing = self.need("trained").get("missing_modalities", self.args.missing_modalities)
+        return missing == "learned"
+
     def runs(self, patient: Patient) -> bool:
-        """Whether a run uses the patient: those without RNA are left out."""
+        """Whether a run uses the patient: those without RNA are left out, unless tokens stand in."""
+        return self.learned or self.has_rna(patient)
+
+    def has_rna(self, patient: Patient) -> bool:
+        """Whether the patient has RNA; True for all where the gene table cannot be read."""
         try:
             vectors = self._vectors
         except (OSError, ValueError):
@@ -130,8 +143,24 @@ class Inputs:
             pathways = self.pathways.indices
         except (OSError, ValueError):
             pathways = _STAND_IN
+        missing = "learned" if self.learned else "drop"
+        spec = DataSpec(pathways, self.args.num_tasks, self._shapes(), missing)
         with torch.device("meta"):
-            return build_aggregator(self.mil_name, config, DataSpec(pathways, self.args.num_tasks))
+            return build_aggregator(self.mil_name, config, spec)
+
+    def _shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of inputs: those of the training, or what the tables say."""
+        shapes = {name: tuple(shape) for name, shape in self.need("trained").get("shapes", {}).items()}
+        if "vectors" in modalities_of(self.mil_name) and "vectors" not in shapes:
+            shapes["vectors"] = self.need("vectors").shape
+        return shapes
+
+    @cached_property
+    def vectors(self) -> VectorTable:
+        """Precomputed vectors."""
+        if self.args.vectors_location is None:
+            raise ValueError("--vectors_location was not given")
+        return read_vectors(self.args.vectors_location)
 
     @property
     def backbone(self) -> SlideBackbone | None:
