@@ -13,10 +13,16 @@ import pandas as pd
 
 logger = logging.getLogger(__name__)
 
+# Column of pan-cancer gene tables that names the cancer site of a case.
+SITE_COLUMN = "site"
+
 
 # ---------------------------------------------------------------------------- case x gene table
 def read_gene_table(path: str | Path) -> pd.DataFrame:
     """Case x gene table, float32, index = case barcodes.
+
+    Pan-cancer tables have a column ``site`` too (see :func:`read_gene_sites`), and NaN where a whole site lacks
+    a gene.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -30,6 +36,7 @@ def read_gene_table(path: str | Path) -> pd.DataFrame:
         )
     table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv_table(path)
     table.index = table.index.astype(str).rename("case_id")
+    sites = table.pop(SITE_COLUMN) if SITE_COLUMN in table else None
     for kind, labels in (("cases", table.index), ("genes", table.columns)):
         if labels.has_duplicates:
             raise ValueError(f"{path}: {kind} stand twice: {labels[labels.duplicated()][:5].tolist()}")
@@ -41,7 +48,10 @@ def read_gene_table(path: str | Path) -> pd.DataFrame:
         else table
     )
     values = numbers.to_numpy(dtype=np.float32)
-    bad = np.argwhere(~np.isfinite(values))
+    finite = np.isfinite(values)
+    if sites is not None:
+        finite |= table.isna().groupby(sites.to_numpy()).transform("all").to_numpy()
+    bad = np.argwhere(~finite)
     if len(bad):
         row, column = bad[0]
         raise ValueError(
@@ -49,6 +59,19 @@ def read_gene_table(path: str | Path) -> pd.DataFrame:
             f"case {table.index[row]}: {table.iat[row, column]}"
         )
     return pd.DataFrame(values, index=table.index, columns=table.columns)
+
+
+def read_gene_sites(path: str | Path) -> pd.Series | None:
+    """Cancer site of every row of a pan-cancer gene table, None for the table of one cohort."""
+    path = Path(path)
+    if path.suffix == ".parquet":
+        table = pd.read_parquet(path)
+    else:
+        head = pd.read_csv(path, nrows=0)
+        columns = [head.columns[0], *(c for c in head.columns[1:] if c == SITE_COLUMN)]
+        table = pd.read_csv(path, usecols=columns, index_col=0, dtype=str)
+    table.index = table.index.astype(str)
+    return table[SITE_COLUMN].astype(str) if SITE_COLUMN in table else None
 
 
 def _read_csv_table(path: Path) -> pd.DataFrame:

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from data_utils.cohorts import Cohort
 from data_utils.tcga import reduce_stage, reduce_tnm
 from utils import constants
 
@@ -77,14 +78,18 @@ def survival_interval(months: float, edges: Sequence[float]) -> str:
 
     Times beyond the last edge (a test case, with edges of the training split) fall into the last quartile.
     """
-    _, first, second, third, last = (round(edge) for edge in edges)
     quartile = int(np.searchsorted(np.asarray(edges[1:4]), months, side="left"))
+    return _interval_words(edges)[quartile]
+
+
+def _interval_words(edges: Sequence[float]) -> tuple[str, ...]:
+    _, first, second, third, last = (round(edge) for edge in edges)
     return (
         f"before {first} months",
         f"between {first} and {second} months",
         f"between {second} and {third} months",
         f"between {third} and {last} months",
-    )[quartile]
+    )
 
 
 def build_sentences(row: Mapping[str, Any], site: str, edges: Sequence[float]) -> dict[str, str]:
@@ -112,8 +117,7 @@ def build_sentences(row: Mapping[str, Any], site: str, edges: Sequence[float]) -
         _part("Lymph node status", N_WORDS.get(reduce_tnm(row["ajcc_pathologic_n"], "n"))),
         _part("Distant metastasis status", M_WORDS.get(reduce_tnm(row["ajcc_pathologic_m"], "m"))),
     ]
-    outcome = "died" if int(row["vital_status"]) == 1 else "was censored"
-    fate = f"Survival status: The patient {outcome} {survival_interval(months, edges)}"
+    fate = _fate(int(row["vital_status"]) == 1, survival_interval(months, edges))
     sentences = {
         "general": [location, diagnosis, *spread, fate],
         "diagnosis": [location, diagnosis],
@@ -121,6 +125,29 @@ def build_sentences(row: Mapping[str, Any], site: str, edges: Sequence[float]) -
         "survival": [location, *spread, fate],
     }
     return {name: " ".join(sentences[name]) for name in constants.TEXT_ROWS}
+
+
+def candidate_sentences(cohort: Cohort, edges: Sequence[float]) -> dict[str, list[str]]:
+    """Sentences that zero-shot evaluation compares a patient with; what nobody knows stays empty.
+
+    Returns:
+        Under ``class_<i>`` one diagnosis sentence for every diagnosis of the class, under ``died`` and
+        ``censored`` one survival sentence for every quartile, the earliest first.
+    """
+    location = _part("Cancer location", cohort.site)
+    sentences = {
+        f"class_{index}": [f"{location} {_part('Cancer diagnosis', diagnosis)}" for diagnosis in members]
+        for index, members in enumerate(cohort.classes)
+    }
+    unknown = [""] * 4  # stage, T, N, M
+    for name, died in (("died", True), ("censored", False)):
+        fates = [_fate(died, interval) for interval in _interval_words(edges)]
+        sentences[name] = [" ".join([location, *unknown, fate]) for fate in fates]
+    return sentences
+
+
+def _fate(died: bool, interval: str) -> str:
+    return f"Survival status: The patient {'died' if died else 'was censored'} {interval}"
 
 
 def _part(label: str, value: str | None) -> str:

@@ -43,7 +43,7 @@ from utils.files import read_json, setup_logging, write_json
 logger = logging.getLogger(__name__)
 
 # Raise when the same seed gives another cohort than before.
-VERSION = 2
+VERSION = 3
 DEFAULT_COHORTS = ("BRCA", "BLCA")
 
 

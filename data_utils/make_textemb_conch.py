@@ -1,8 +1,9 @@
 """Writes the label sentences and their embeddings: ``python -m data_utils.make_textemb_conch --onco BRCA``.
 
 Reads the split files, builds four sentences per case and embeds each different sentence once with CONCH's
-text tower. Beside the embeddings lie the sentences (``sentences_{onco}.csv``) and the quartile edges of
-survival they were written with (``survival_edges_{onco}.json``).
+text tower. Beside the embeddings lie the sentences (``sentences_{onco}.csv``), the quartile edges of survival
+they were written with (``survival_edges_{onco}.json``) and the embedded candidate sentences of zero-shot
+evaluation (``candidates_{onco}.pt``: ``{cohort: {class_<i>: [k, 512], died: [4, 512], censored: [4, 512]}}``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data_utils.cohorts import load_cohort, read_cohort
-from data_utils.label_text import build_sentences, survival_edges
+from data_utils.label_text import build_sentences, candidate_sentences, survival_edges
 from data_utils.tcga import read_split_cases, split_paths
 from models.conch.text_tower import encode_tokens, load_text_tower, read_text_config
 from models.conch.tokenizer import ConchTokenizer
@@ -67,9 +68,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     device = pick_device(args.device)
     tower = load_text_tower(config, args.conch_checkpoint or constants.CONCH_CHECKPOINT).to(device)
-    different = sorted(set(sentences.to_numpy().ravel()))
+    candidates = candidate_sentences(cohort, edges)
+    different = sorted({*sentences.to_numpy().ravel(), *(s for group in candidates.values() for s in group)})
     embeddings = embed(different, tokenizer, tower, device, args.batch_size)
-    rows = sentences.map({sentence: row for row, sentence in enumerate(different)}.get).to_numpy()
+    row_of = {sentence: row for row, sentence in enumerate(different)}
+    rows = sentences.map(row_of.get).to_numpy()
 
     with atomic_path(output) as temporary:
         torch.save(
@@ -79,6 +82,9 @@ def main(argv: list[str] | None = None) -> None:
             },
             temporary,
         )
+    with atomic_path(output.with_name(f"candidates_{args.onco.lower()}.pt")) as temporary:
+        embedded = {name: embeddings[[row_of[s] for s in group]] for name, group in candidates.items()}
+        torch.save({args.onco: embedded}, temporary)
     readable = pd.concat([cases[["case_id", "case_submitter_id", "split"]], sentences], axis=1)
     with atomic_path(output.with_name(f"sentences_{args.onco.lower()}.csv")) as temporary:
         readable.to_csv(temporary, index=False)

@@ -5,17 +5,23 @@
 #
 #   bash scripts/run_demo.sh
 #   ENCODER=titan bash scripts/run_demo.sh              TITAN instead of GigaPath, in the same folder
+#   PANCANCER=1 bash scripts/run_demo.sh                one model over four cancer sites, in the same folder
+#   TYPE=gene_clinical bash scripts/run_demo.sh         with clinical features
+#   MISSING=learned bash scripts/run_demo.sh            patients without RNA train, too
 #   DEMO_ROOT=/scratch/demo SEED=1 NUM_EPOCHS=10 bash scripts/run_demo.sh
 set -euo pipefail
 
 # ---- edit here, or set in the environment
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
+PANCANCER="${PANCANCER:-0}"                             # 1: train on four sites instead of BRCA
 SEED="${SEED:-0}"
 NUM_SEEDS="${NUM_SEEDS:-1}"
 NUM_EPOCHS="${NUM_EPOCHS:-15}"
 LR="${LR:-1e-3}"                                         # small models bear a higher rate than the published 1e-4
 SCALE="${SCALE:-1}"                                     # factor on the number of patients
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
+MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 # ----
 
@@ -24,6 +30,11 @@ case "$ENCODER" in
   titan) patch_config=demo_conch_v1_5 ;;
   *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
 esac
+if [[ "$PANCANCER" == 1 ]]; then
+  trained_on=PANCANCER sites=(BRCA GBMLGG NSCLC RCC) submit=submit_modaltune_pancancer.sh
+else
+  trained_on=BRCA sites=(BRCA) submit=submit_modaltune.sh
+fi
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$REPO"
@@ -35,7 +46,7 @@ export MODALTUNE_WEIGHTS_ROOT="$DEMO_ROOT/weights"
 export MODALTUNE_PATHWAY_TABLE="$DEMO_ROOT/pathways.csv"
 export MODALTUNE_SPLITS_ROOT="$DEMO_ROOT/splits"
 export MODALTUNE_OUTPUT_ROOT="$DEMO_ROOT/runs"
-export ENCODER SEED NUM_SEEDS NUM_EPOCHS LR TYPE PROTOCOL DEVICE=cpu
+export ENCODER SEED NUM_SEEDS NUM_EPOCHS LR TYPE MISSING MODALITY_DROPOUT PROTOCOL DEVICE=cpu
 export WORKERS=0
 # The demo's models are so small that threads wait for each other longer than they work.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -44,23 +55,25 @@ started=$SECONDS
 step() { echo; echo "=== [$((SECONDS - started)) s] $*"; }
 
 step "1/5 generate raw slides, tables and small checkpoints"
-python -m data_utils.make_demo_cohort --root "$DEMO_ROOT" --seed 0 --scale "$SCALE"
+python -m data_utils.make_demo_cohort --root "$DEMO_ROOT" --seed 0 --scale "$SCALE" \
+  --cohorts "${sites[@]}" BLCA
 
 step "2/5 extract patch features (one slide is corrupt on purpose)"
-COHORTS="BRCA BLCA" ENCODER_CONFIG="model_configs/$patch_config.json" ALLOW_FAILURES=1 \
+COHORTS="${sites[*]} BLCA" ENCODER_CONFIG="model_configs/$patch_config.json" ALLOW_FAILURES=1 \
   BATCH_SIZE=64 WORKERS=1 EXTRA_ARGS="" bash scripts/submit_extract_patches.sh
 
 step "3/5 gene tables, splits, clinical features and label sentences"
-COHORTS="BRCA BLCA" CONCH_CONFIG=model_configs/demo_conch_text.json bash scripts/submit_get_dataset.sh
+COHORTS="${sites[*]} BLCA" CONCH_CONFIG=model_configs/demo_conch_text.json bash scripts/submit_get_dataset.sh
 
-step "4/5 train on BRCA and evaluate"
-COHORTS=BRCA MODEL_CONFIG="model_configs/demo_modaltune_${ENCODER}_config.json" EXTRA_ARGS="" \
-  bash scripts/submit_modaltune.sh
+step "4/5 train on ${sites[*]} and evaluate"
+COHORTS=BRCA SITES="${sites[*]}" MODEL_CONFIG="model_configs/demo_modaltune_${ENCODER}_config.json" EXTRA_ARGS="" \
+  bash "scripts/$submit"
 
 step "5/5 apply to BLCA, which the model has never seen"
-TRAINED_ON=BRCA COHORTS=BLCA EXTRA_ARGS="" bash scripts/deploy_OOD_modaltune.sh
+TRAINED_ON="$trained_on" COHORTS=BLCA EXTRA_ARGS="" bash scripts/deploy_OOD_modaltune.sh
 
-run="$MODALTUNE_OUTPUT_ROOT/modaltune_${ENCODER}_$TYPE/BRCA"
+name="modaltune_${ENCODER}_${TYPE}_$MISSING"
+run="$MODALTUNE_OUTPUT_ROOT/${name%_drop}/$trained_on"
 step "done"
 cat "$run/results.md" "$run/ood_BLCA/results.md"
 echo

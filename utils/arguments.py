@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from data_utils.cohorts import load_cohort
+from data_utils.folds import count_folds
+from models.aggregators import MISSING_MODALITIES, available_aggregators, modalities_of
 from utils import constants
 from utils.sampling import SITE_SAMPLING
 
+# In place of the file of a modality: the cohort that is evaluated has none of it.
+NONE = Path("none")
 # Flags that count something.
 _COUNTS = (
     "gc",
@@ -24,8 +28,12 @@ _COUNTS = (
 )
 
 
-def build_parser(description: str) -> argparse.ArgumentParser:
-    """The parser of ``train_modaltune.py``."""
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def build_parser(description: str, output_required: bool = True) -> argparse.ArgumentParser:
+    """The parser of ``train_modaltune.py``; the doctor writes no run folder."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -34,9 +42,37 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     data.add_argument("--train_json", type=Path, help="split file of the training patients")
     data.add_argument("--val_json", type=Path, help="split file of the validation patients")
     data.add_argument("--test_json", type=Path, help="split file of the test patients")
-    data.add_argument("--genomics_csv_path", type=Path, help="case x gene table")
+    data.add_argument(
+        "--features_dir",
+        type=Path,
+        help="folder of feature files, found by name whatever the split files say (.h5, .hdf5, .pt, .npy)",
+    )
+    data.add_argument(
+        "--genomics_csv_path",
+        type=Path,
+        help="case x gene table; with --eval_only, none for a cohort without (also in the next flags)",
+    )
     data.add_argument("--text_location", type=Path, help="label sentences {case_id: [4, 512]}; for training")
-    data.add_argument("--clinical_location", type=Path, help="clinical features {case_id: [5]}")
+    data.add_argument(
+        "--clinical_location",
+        type=Path,
+        help="raw clinical values (.csv of data_utils.make_clinical), or features {case_id: [5]}",
+    )
+    data.add_argument(
+        "--vectors_location", type=Path, help="precomputed vectors {case_id: [n, d] or [d]} of the patients"
+    )
+    data.add_argument(
+        "--missing_modalities",
+        choices=MISSING_MODALITIES,
+        default="drop",
+        help="patients who lack a modality of the model: drop leaves them out as the published code, learned "
+        "trains and evaluates them with a learned token in its place",
+    )
+    data.add_argument(
+        "--candidate_location",
+        type=Path,
+        help="embedded candidate sentences; where there are none, nothing is evaluated zero-shot",
+    )
     data.add_argument(
         "--pathway_table", type=Path, default=constants.PATHWAY_TABLE, help="gene x pathway CSV"
     )
@@ -57,15 +93,35 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         help="published: standardise genes over the whole cohort, stack slides as the published code; "
         "strict: fit on the training split only, stack slides without overlap",
     )
-    data.add_argument("--num_folds", type=int, default=1, help="k-fold cross-validation over all patients")
-    data.add_argument("--fold_json", type=Path, help="JSON list of folds {train, val, test}; else stratified")
+    data.add_argument(
+        "--gene_scaling",
+        choices=("site", "union"),
+        default="site",
+        help="pan-cancer gene tables: standardise genes within each cancer site, as for single cohorts, or over "
+        "all sites together",
+    )
+    data.add_argument(
+        "--num_folds",
+        type=int,
+        help="k-fold cross-validation over all patients; if not given, 1, or all folds of --fold_json",
+    )
+    data.add_argument(
+        "--fold_json",
+        type=Path,
+        help="folds to run instead of stratified ones: JSON list of {train, val, test}, or SurvPath's "
+        "splits_<k>.csv: one of them, or their folder",
+    )
 
     model = parser.add_argument_group("model")
     model.add_argument("--mil_name", default="longnetvit_gene_adapter", help="which model")
     model.add_argument(
         "--model_config", type=Path, help="JSON file; if not given, the published one of the slide encoder"
     )
-    model.add_argument("--num_classes", type=int, help="subtype classes; default: those of --onco, else 2")
+    model.add_argument(
+        "--num_classes",
+        type=_numbers,
+        help="subtype classes, of every site in pan-cancer runs (2,2,2,3); default: those of the cohorts, else 2",
+    )
     model.add_argument(
         "--num_tasks", type=int, default=3, help="task tokens, of General, Diagnosis, Survival"
     )
@@ -95,6 +151,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         choices=SITE_SAMPLING,
         default="natural",
         help="pan-cancer training: visit every case once an epoch, or draw every cancer site equally often",
+    )
+    training.add_argument(
+        "--modality_dropout",
+        type=float,
+        default=0.0,
+        help="probability of hiding each modality of a training patient; needs --missing_modalities learned",
     )
     training.add_argument("--eval_interval", type=int, default=1, help="epochs between validations")
     training.add_argument("--save_interval", type=int, default=1, help="epochs between resumable checkpoints")
@@ -131,7 +193,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     )
 
     output = parser.add_argument_group("output")
-    output.add_argument("--output_path", type=Path, required=True, help="run folder")
+    output.add_argument("--output_path", type=Path, required=output_required, help="run folder")
     output.add_argument("--eval_only", action="store_true", help="evaluate --eval_weights, do not train")
     output.add_argument(
         "--eval_weights", type=Path, help="run folder, or a best_model_weights.pt of ours or as published"
@@ -157,18 +219,43 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
         f"{split}_json": partial(constants.split_file, split=split, encoder=encoder)
         for split in constants.SPLITS
     }
-    wanted["genomics_csv_path"] = constants.gene_table
+    # An unknown model is refused when it is built. Genes decide the folds of every model.
+    known = args.mil_name in available_aggregators()
+    sources = [constants.MODALITIES[m] for m in ("genes", *(modalities_of(args.mil_name) if known else ()))]
+    wanted |= {source.flag: source.locate for source in sources}
     if not args.eval_only:
         wanted["text_location"] = constants.text_table
-    if "clinical" in args.mil_name:
-        wanted["clinical_location"] = constants.clinical_tensors
     for name, locate in wanted.items():
         if getattr(args, name) is None:
-            if args.onco is None:
+            if args.onco is not None:
+                setattr(args, name, locate(args.onco))
+            elif not args.eval_only or name.endswith("_json"):
                 parser.error(f"--{name} is missing; give it, or --onco")
-            setattr(args, name, locate(args.onco))
+    for source in constants.MODALITIES.values():
+        if getattr(args, source.flag) == NONE:
+            setattr(args, source.flag, None)
+    if args.num_folds is None:
+        try:
+            args.num_folds = 1 if args.fold_json is None else count_folds(args.fold_json)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+    if args.candidate_location is None and args.onco is not None:
+        table = constants.candidate_table(args.onco)
+        args.candidate_location = table if table.is_file() else None
+    return _complete_classes(parser, args)
+
+
+def _complete_classes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+    """``num_classes`` becomes a number, or one for every site of a pan-cancer run."""
+    sites = getattr(args, "sites", None)
+    cohorts = sites or ([args.onco] if args.onco else [])
     if args.num_classes is None:
-        args.num_classes = 2 if args.onco is None else len(load_cohort(args.onco).classes)
+        args.num_classes = [len(load_cohort(cohort).classes) for cohort in cohorts] or [2]
+    wanted = len(sites) if sites else 1
+    if len(args.num_classes) != wanted or min(args.num_classes) < 2:
+        parser.error(f"--num_classes {args.num_classes}: should be {wanted} numbers of at least 2")
+    if not sites:
+        (args.num_classes,) = args.num_classes
     return args
 
 
@@ -176,10 +263,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     """Stops with a usage message where flags contradict each other."""
     if args.eval_only and args.eval_weights is None:
         parser.error("--eval_only needs --eval_weights")
-    if args.eval_only and args.num_folds > 1:
+    if args.eval_only and (args.fold_json is not None or (args.num_folds or 1) > 1):
         parser.error("--eval_only evaluates one set of splits; call it once per fold")
-    if args.fold_json is not None and args.num_folds == 1:
-        parser.error("--fold_json needs --num_folds, the number of its folds to run")
     for name in _COUNTS:
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -187,11 +272,26 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for name in ("seed", "max_skipped", "checkpoint_minutes"):
         if not getattr(args, name) >= 0:
             parser.error(f"--{name} must not be negative")
+    if not 0 <= args.modality_dropout < 1:
+        parser.error("--modality_dropout must be a probability below 1")
+    if args.modality_dropout and args.missing_modalities != "learned":
+        parser.error(
+            "--modality_dropout needs --missing_modalities learned, whose tokens stand for what it hides"
+        )
+    for source in constants.MODALITIES.values():
+        if getattr(args, source.flag) == NONE and not args.eval_only:
+            parser.error(f"--{source.flag} none is for --eval_only; a training learns from the table")
     return args
 
 
-def parse_args(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses and checks the flags."""
+def parse_args(
+    description: str,
+    argv: Sequence[str] | None = None,
+    extend: Callable[[argparse.ArgumentParser], object] | None = None,
+) -> argparse.Namespace:
+    """Parses and checks the flags; ``extend`` adds those of an entry point."""
     parser = build_parser(description)
+    if extend is not None:
+        extend(parser)
     args = check_arguments(parser, parser.parse_args(argv))
     return complete_arguments(parser, args)

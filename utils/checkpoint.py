@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.genomic_utils.gene_mixer import pack_pathway_networks, unpack_pathway_networks
+from models.pretrained import compare_states
 from utils.files import atomic_path, read_tensors, setup_logging
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ _ADAPTER = (
     "task_weight.",
     "final_norm.",
     "final_project.",
+    # Of ours only; the encoders of genes and clinical features are in _RENAMED.
+    "modality_encoders.",
+    "absent_tokens.",
 )
 _BACKBONE = "backbone.vit."
 
@@ -71,32 +75,43 @@ def to_published(state: Mapping[str, Tensor], pathway_sizes: Sequence[int]) -> d
     return published
 
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that training changes, and the persistent buffers of their modules, on the CPU."""
+def trainable_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that training changes, and of the persistent buffers of their modules."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {k: v.detach().cpu() for k, v in model.state_dict().items() if k not in frozen}
+    return [name for name in model.state_dict() if name not in frozen]
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of :func:`trainable_names`, on the CPU."""
+    state = model.state_dict()
+    return {name: state[name].detach().cpu() for name in trainable_names(model)}
+
+
+def check_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Whether ``state`` holds every trainable parameter; ``model`` may be on the meta device.
+
+    Raises:
+        ValueError: parameters are missing, unknown or of another shape.
+    """
+    own = model.state_dict()
+    found = compare_states({name: own[name] for name in own.keys() & state.keys()}, state)
+    missing = sorted(set(trainable_names(model)) - state.keys())
+    if missing or found.unexpected or found.misshapen:
+        raise ValueError(
+            f"{path} does not fit the model: {len(missing)} parameters missing {missing[:3]}, "
+            f"{len(found.unexpected)} unknown {list(found.unexpected[:3])}, {len(found.misshapen)} of another "
+            f"shape {list(found.misshapen[:3])}. "
+            "Do --mil_name, --model_config and the pathway table equal those of the training run?"
+        )
 
 
 def load_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Loads :func:`trainable_state`; every trainable parameter must be there.
 
     Raises:
-        ValueError: parameters are missing, unknown or of another shape.
+        ValueError: as :func:`check_trainable`.
     """
-    own = model.state_dict()
-    missing = sorted(trainable_state(model).keys() - state.keys())
-    unknown = sorted(state.keys() - own.keys())
-    wrong = [
-        f"{k} is {tuple(v.shape)}, should be {tuple(own[k].shape)}"
-        for k, v in state.items()
-        if k in own and v.shape != own[k].shape
-    ]
-    if missing or unknown or wrong:
-        raise ValueError(
-            f"{path} does not fit the model: {len(missing)} parameters missing {missing[:3]}, "
-            f"{len(unknown)} unknown {unknown[:3]}, {len(wrong)} of another shape {wrong[:3]}. "
-            "Do --mil_name, --model_config and the pathway table equal those of the training run?"
-        )
+    check_trainable(model, state, path)
     model.load_state_dict(state, strict=False)
 
 

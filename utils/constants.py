@@ -7,6 +7,7 @@ here: ``MODALTUNE_DATA_ROOT=/scratch/tcga bash scripts/submit_modaltune.sh``.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,11 @@ TASK_TEXT_ROW = {"General": 0, "Diagnosis": 1, "Survival": 3}
 TASKS = tuple(TASK_TEXT_ROW)
 
 
+# Cancer sites of the published pan-cancer model, and the name its union of cohorts goes by.
+PANCANCER_SITES = ("BRCA", "GBMLGG", "NSCLC", "RCC")
+PANCANCER = "PANCANCER"
+
+
 # ---------------------------------------------------------------------------- where things lie
 def slide_dir(onco: str) -> Path:
     """Folder of whole-slide images of a cohort (searched recursively)."""
@@ -150,11 +156,50 @@ def text_table(onco: str) -> Path:
     return TABLES_ROOT / f"text_{onco.lower()}.pt"
 
 
+def candidate_table(onco: str) -> Path:
+    """Embedded candidate sentences of zero-shot evaluation, written by data_utils.make_textemb_conch."""
+    return TABLES_ROOT / f"candidates_{onco.lower()}.pt"
+
+
 def clinical_tensors(onco: str) -> Path:
     """Clinical features ``{case_id: [5]}`` written by data_utils.make_clinical."""
     return TABLES_ROOT / f"clinical_{onco.lower()}.pt"
 
 
+def clinical_values(onco: str) -> Path:
+    """Raw clinical values, written beside them; what training and evaluation read."""
+    return clinical_tensors(onco).with_suffix(".csv")
+
+
+def vector_table(onco: str) -> Path:
+    """Precomputed vectors ``{case_id: [n, d]}`` of users."""
+    return TABLES_ROOT / f"vectors_{onco.lower()}.pt"
+
+
 def cohort_file(onco: str) -> Path:
     """Definition of a cohort."""
     return COHORTS_ROOT / f"{onco.lower()}.json"
+
+
+# ---------------------------------------------------------------------------- modalities
+@dataclass(frozen=True)
+class ModalitySource:
+    """Where the data of a modality come from.
+
+    Attributes:
+        noun: what a patient without it lacks, for messages.
+        flag: names its file on the command line.
+        locate: its file of a cohort, where the flag is not given.
+    """
+
+    noun: str
+    flag: str
+    locate: Callable[[str], Path]
+
+
+# By the name of the modality in models.modalities.
+MODALITIES = {
+    "genes": ModalitySource("RNA", "genomics_csv_path", gene_table),
+    "clinical": ModalitySource("clinical features", "clinical_location", clinical_values),
+    "vectors": ModalitySource("precomputed vectors", "vectors_location", vector_table),
+}

@@ -46,9 +46,13 @@ class TextDistillation(nn.Module):
         self.projector = TextProjector(output_dim)
         self.register_buffer("text_rows", torch.tensor(rows[:num_tasks]), persistent=False)
 
+    def project(self, text: Tensor) -> Tensor:
+        """Normalised projections ``[..., O]`` of sentences ``[..., 512]``."""
+        return F.normalize(self.projector(text), dim=-1)
+
     def targets(self, text: Tensor) -> Tensor:
-        """Normalised projections ``[T, O]`` of the sentences ``[4, 512]`` of a case."""
-        return F.normalize(self.projector(text[self.text_rows]), dim=-1)
+        """What the tasks learn, ``[T, O]``, from the sentences ``[4, 512]`` of a case."""
+        return self.project(text[self.text_rows])
 
     def forward(self, outputs: Tensor, text: Tensor) -> Tensor:
         """The loss of one case from its outputs ``[T, O]`` and sentences ``[4, 512]``."""

@@ -10,6 +10,7 @@ import pickle
 import re
 import shutil
 import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,19 +80,21 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error})") from error
 
 
-def read_tensors(path: str | Path, what: str) -> Any:
+def read_tensors(path: str | Path, what: str, mmap: bool = False) -> Any:
     """Reads a file written by ``torch.save``, on the CPU and without executing code from it.
 
     Args:
         path: the file.
         what: what the file should be, for the message.
+        mmap: map the file instead of reading it, where its format allows that.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the file is damaged, or holds more than tensors and plain values.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Only files in torch's zip format can be mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(

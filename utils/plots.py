@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from utils.files import atomic_path
 # Okabe and Ito's palette, the strongest contrasts first.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#8A8A8A"
+MARKERS = ("o", "^", "s", "D")
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -187,6 +188,35 @@ def _p_text(p: float) -> str:
     if np.isnan(p):
         return "log-rank p not evaluable"
     return "log-rank p < 0.001" if p < 0.001 else f"log-rank p = {p:.3f}"
+
+
+# ---------------------------------------------------------------------------- embeddings
+def embedding_map(
+    points: np.ndarray, groupings: Mapping[str, Sequence[str]], path: str | Path, explained: np.ndarray
+) -> None:
+    """Cases in two dimensions, one panel for each way to group them.
+
+    Args:
+        points: ``[n, 2]`` principal components.
+        groupings: title of a panel and the group of every case.
+        path: of the figure.
+        explained: share of the variance that each component explains ``[2]``.
+    """
+    with figure(path, 5.6 * len(groupings), 3.6) as drawing:
+        for axes, (title, groups) in zip(
+            drawing.subplots(1, len(groupings), squeeze=False)[0], groupings.items(), strict=True
+        ):
+            names = sorted(set(groups))
+            for index, (color, name) in enumerate(zip(_cycle(len(names)), names, strict=True)):
+                members = np.array([group == name for group in groups])
+                # Once colours repeat, shapes tell groups apart.
+                marker = MARKERS[index // len(COLORS) % len(MARKERS)]
+                x, y = points[members].T
+                axes.scatter(x, y, s=14, color=color, marker=marker, linewidths=0, alpha=0.8)
+                axes.scatter([], [], s=14, color=color, marker=marker, label=f"{name} ({members.sum()})")
+            axes.set(title=title)
+            axes.set(xlabel=f"PC 1 ({explained[0]:.0%})", ylabel=f"PC 2 ({explained[1]:.0%})")
+            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 # ---------------------------------------------------------------------------- training

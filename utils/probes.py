@@ -93,26 +93,33 @@ class SubtypeProbe:
                 reason=self.reason or "no case of known class to score",
             )
         vectors = cases.task(self.task)[known]
-        predictions = self.model.predict(vectors)
         probabilities = np.zeros((len(ids), self.num_classes))
         probabilities[:, self.model.classes_] = self.model.predict_proba(vectors)
-        content = {
-            "task": self.task,
-            "case_ids": ids,
-            "labels": labels,
-            "predictions": predictions,
-            "probabilities": probabilities,
-        }
-        present = np.unique(labels)
-        if len(present) < 2:
-            return SubtypeResult(**content, reason=f"only class {present[0]} among the scored cases")
-        return SubtypeResult(
-            **content,
-            accuracy=float(accuracy_score(labels, predictions)),
-            balanced_accuracy=float(_balanced_accuracy(labels, predictions)),
-            auc=_auc(labels, probabilities),
-            confusion=confusion_matrix(labels, predictions, labels=range(self.num_classes)),
-        )
+        return score_subtype(self.task, ids, labels, self.model.predict(vectors), probabilities)
+
+
+def score_subtype(
+    task: int, case_ids: list[str], labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray
+) -> SubtypeResult:
+    """Scores predicted classes ``[n]`` and probabilities ``[n, num_classes]``, wherever they come from."""
+    content = {
+        "task": task,
+        "case_ids": case_ids,
+        "labels": labels,
+        "predictions": predictions,
+        "probabilities": probabilities,
+    }
+    present = np.unique(labels)
+    if len(present) < 2:
+        found = f"only class {present[0]} among the scored cases" if len(present) else "no case to score"
+        return SubtypeResult(**content, reason=found)
+    return SubtypeResult(
+        **content,
+        accuracy=float(accuracy_score(labels, predictions)),
+        balanced_accuracy=float(_balanced_accuracy(labels, predictions)),
+        auc=_auc(labels, probabilities),
+        confusion=confusion_matrix(labels, predictions, labels=range(probabilities.shape[1])),
+    )
 
 
 def fit_subtype(train: Embeddings, task: int, num_classes: int) -> SubtypeProbe:
@@ -211,15 +218,27 @@ class SurvivalProbe:
             reason = self.reason or "no case of known survival to score"
             return SurvivalResult(self.task, ids, durations, events, np.full(len(ids), np.nan), reason=reason)
         risk = _risk(self.model, cases.task(self.task)[known][:, self.varying])
-        try:
-            value, reason = float(concordance_index(durations, -risk, events)), ""
-        except ZeroDivisionError:
-            value, reason = float("nan"), "no two scored cases of which one is known to have died earlier"
-        return SurvivalResult(self.task, ids, durations, events, risk, value, reason)
+        return score_survival(self.task, ids, durations, events, risk)
 
 
-def fit_survival(train: Embeddings, task: int) -> SurvivalProbe:
+def score_survival(
+    task: int, case_ids: list[str], durations: np.ndarray, events: np.ndarray, risk: np.ndarray
+) -> SurvivalResult:
+    """Scores a risk ``[n]`` (higher dies earlier), wherever it comes from."""
+    try:
+        value, reason = float(concordance_index(durations, -risk, events)), ""
+    except ZeroDivisionError:
+        value, reason = float("nan"), "no two scored cases of which one is known to have died earlier"
+    return SurvivalResult(task, case_ids, durations, events, risk, value, reason)
+
+
+def fit_survival(train: Embeddings, task: int, strata: Sequence[str] | None = None) -> SurvivalProbe:
     """Fits the Cox probe of the published evaluation on the embedding dimensions of one task token.
+
+    Args:
+        train: training cases.
+        task: which task token.
+        strata: group of every case; each has a baseline hazard of its own. One for all if not given.
 
     lifelines fits (Efron's ties, penalty on standardised covariates). Three things make it quick and safe
     without changing the optimum: :func:`_at_risk_times`, its batch mode, which uses BLAS for the cases of
@@ -235,13 +254,21 @@ def fit_survival(train: Embeddings, task: int) -> SurvivalProbe:
     if not varying.any():
         return SurvivalProbe(task, None, reason="all training cases have the same embedding")
     vectors = vectors[:, varying]
-    table = _table(vectors).assign(duration=_at_risk_times(durations, events), event=events)
+    groups = np.zeros(len(vectors)) if strata is None else np.asarray(list(strata))[known]
+    times = np.empty_like(durations)
+    for group in np.unique(groups):
+        members = groups == group
+        times[members] = _at_risk_times(durations[members], events[members])
+    table = _table(vectors).assign(duration=times, event=events)
+    columns = None if strata is None else ["stratum"]
+    if columns:
+        table["stratum"] = groups
     model = CoxPHFitter(penalizer=COX_PENALIZER)
     reason = ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            model.fit(table, "duration", "event", batch_mode=True, fit_options=COX_OPTIONS)
+            model.fit(table, "duration", "event", strata=columns, batch_mode=True, fit_options=COX_OPTIONS)
         except (ConvergenceError, np.linalg.LinAlgError) as error:
             reason = str(error.args[0]).split(". ")[0]
     _log_warnings("Cox", task, caught)

@@ -1,8 +1,9 @@
 """The result table of a run: one evaluator interface, aggregation over seeds and folds, files.
 
 Every evaluation ends in a long table with the columns :data:`COLUMNS`: one row for a metric of a task
-token on a split. Several runs (seeds, folds) are aggregated and written as ``results.csv`` (every
-run, then the rows of run ``mean``) and ``results.md`` (what a person reads).
+token on a split; evaluations of several cancer sites add a column ``site``. Several runs (seeds, folds) are
+aggregated and written as ``results.csv`` (every run, then the rows of run ``mean``) and ``results.md`` (what a
+person reads).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pandas as pd
 
 from utils.embeddings import Embeddings
 from utils.files import atomic_path
+from utils.zero_shot import Candidates
 
 COLUMNS = ("seed", "task", "split", "metric", "value", "ci_low", "ci_high", "n", "events", "reason")
 MEAN = "mean"
@@ -24,7 +26,15 @@ METRIC_NAMES = {
     "balanced_accuracy": "Balanced accuracy",
     "auc": "AUC",
     "concordance_index": "Concordance index",
+    "zero_shot_balanced_accuracy": "Balanced accuracy, zero-shot",
+    "zero_shot_accuracy": "Accuracy, zero-shot",
+    "zero_shot_concordance_index": "Concordance index, zero-shot",
+    "pooled_concordance_index": "Concordance index, pooled Cox model",
+    "site_balanced_accuracy": "Balanced accuracy of the cancer site",
+    "site_accuracy": "Accuracy of the cancer site",
 }
+# What is written of all cancer sites together.
+OVERALL = "overall"
 NOT_EVALUABLE = "n/e"
 READING = (
     "Mean ± standard deviation over runs (seeds or folds; sample standard deviation, absent for one run); in "
@@ -48,8 +58,17 @@ class Evaluator(Protocol):
         """What the trainer compares between epochs: greater is better, never NaN."""
         ...
 
-    def report(self, splits: Mapping[str, Embeddings], output_dir: Path, seed: int) -> pd.DataFrame:
-        """Writes predictions and figures of a finished run; returns its table (:data:`COLUMNS`)."""
+    def report(
+        self,
+        splits: Mapping[str, Embeddings],
+        output_dir: Path,
+        seed: int,
+        candidates: Mapping[str, Candidates] | None = None,
+    ) -> pd.DataFrame:
+        """Writes predictions and figures of a finished run; returns its table (:data:`COLUMNS`).
+
+        ``candidates`` of the cohorts, where given, are evaluated zero-shot beside the probes.
+        """
         ...
 
 
@@ -61,7 +80,7 @@ def aggregate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
         frames: one table per seed or fold, with the columns :data:`COLUMNS`.
 
     Returns:
-        Columns task, split, metric, value (mean), std, ci_low, ci_high, runs, n, events, reason.
+        Columns site, task, split, metric, value (mean), std, ci_low, ci_high, runs, n, events, reason.
         ``std`` is the sample standard deviation (ddof = 1: a handful of seeds stands for all seeds),
         NaN for one run. The bounds of the bootstrap intervals are averaged. Runs in which a metric is
         not evaluable are left out; ``runs`` counts the others and ``reason`` says what is missing.
@@ -78,10 +97,11 @@ def aggregate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
             raise ValueError(f"a result table lacks the columns {missing}")
     rows = pd.concat(list(frames), ignore_index=True)
     rows["reason"] = rows["reason"].fillna("")  # empty cells of a table that was read again
-    grouped = rows.groupby(["task", "split", "metric"], sort=False)
+    rows["site"] = rows["site"].fillna("") if "site" in rows else ""
+    keys = ["site", "task", "split", "metric"]
     summaries = [
-        {"task": task, "split": split, "metric": metric, **_summary(group, len(frames))}
-        for (task, split, metric), group in grouped
+        {**dict(zip(keys, values, strict=True)), **_summary(group, len(frames))}
+        for values, group in rows.groupby(keys, sort=False)
     ]
     return pd.DataFrame(summaries)
 
@@ -129,7 +149,8 @@ def write_results(
         raise ValueError(f"{len(names)} names for {len(frames)} runs")
     runs = [frame.assign(run=name) for frame, name in zip(frames, names, strict=True)]
     long = pd.concat([*runs, table.assign(run=MEAN)], ignore_index=True)
-    columns = ["run", "task", "split", "metric", "value", "std", "ci_low", "ci_high", "n", "events", "reason"]
+    columns = ["run", "site", "task", "split", "metric", "value", "std", "ci_low", "ci_high", "n", "events"]
+    columns.append("reason")
     output_dir = Path(output_dir)
     with atomic_path(output_dir / "results.csv") as temporary:
         long[columns].to_csv(temporary, index=False)
@@ -151,23 +172,31 @@ def render_markdown(table: pd.DataFrame, header: Mapping[str, Any]) -> str:
     lines += [f"- **{name}**: {value}" for name, value in header.items()]
     lines += ["", READING, ""]
     notes: dict[str, int] = {}
+    sites = list(dict.fromkeys(table["site"]))
     for task in dict.fromkeys(table["task"]):
-        lines += _task_section(task, table[table["task"] == task], notes)
+        rows = table[table["task"] == task]
+        if sites == [""]:
+            lines += _section(f"Task token {task}", rows, "split", notes)
+            continue
+        for split in dict.fromkeys(rows["split"]):
+            of_split = rows[rows["split"] == split]
+            lines += _section(f"Task token {task}, {split} patients", of_split, "site", notes)
     lines += [f"[{number}] {reason}" for reason, number in notes.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _task_section(task: str, rows: pd.DataFrame, notes: dict[str, int]) -> list[str]:
-    splits = list(dict.fromkeys(rows["split"]))
-    cells = {(row["metric"], row["split"]): row for _, row in rows.iterrows()}
-    lines = [f"## Task token {task}", "", f"| | {' | '.join(splits)} |", "| --- |" + " --- |" * len(splits)]
+def _section(title: str, rows: pd.DataFrame, across: str, notes: dict[str, int]) -> list[str]:
+    """A table of metrics by splits or by sites, whichever the column ``across`` holds."""
+    heads = list(dict.fromkeys(rows[across]))
+    cells = {(row["metric"], row[across]): row for _, row in rows.iterrows()}
+    lines = [f"## {title}", "", f"| | {' | '.join(heads)} |", "| --- |" + " --- |" * len(heads)]
     for metric in dict.fromkeys(rows["metric"]):
         line = [METRIC_NAMES.get(metric, metric)]
-        line += [_cell(cells.get((metric, split)), notes) for split in splits]
+        line += [_cell(cells.get((metric, head)), notes) for head in heads]
         lines.append(f"| {' | '.join(line)} |")
-    lines.append(f"| Patients with a class | {' | '.join(_counts(cells, splits, 'n', False))} |")
-    lines.append(f"| Patients with survival | {' | '.join(_counts(cells, splits, 'n', True))} |")
-    lines.append(f"| Deaths | {' | '.join(_counts(cells, splits, 'events', True))} |")
+    lines.append(f"| Patients with a class | {' | '.join(_counts(cells, heads, 'n', False))} |")
+    lines.append(f"| Patients with survival | {' | '.join(_counts(cells, heads, 'n', True))} |")
+    lines.append(f"| Deaths | {' | '.join(_counts(cells, heads, 'events', True))} |")
     return [*lines, ""]
 
 
@@ -183,9 +212,9 @@ def _cell(row: pd.Series | None, notes: dict[str, int]) -> str:
 
 
 def _counts(
-    cells: Mapping[tuple[str, str], pd.Series], splits: Sequence[str], column: str, survival: bool
+    cells: Mapping[tuple[str, str], pd.Series], heads: Sequence[str], column: str, survival: bool
 ) -> list[str]:
-    """Number of patients (or deaths) behind the metrics of every split."""
+    """Number of patients (or deaths) behind the metrics of every column."""
     metric = "concordance_index" if survival else "balanced_accuracy"
-    rows = [cells.get((metric, split)) for split in splits]
+    rows = [cells.get((metric, head)) for head in heads]
     return ["" if row is None or math.isnan(row[column]) else f"{row[column]:.4g}" for row in rows]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from utils import bootstrap, plots
-from utils.embeddings import Embeddings, name_cases
+from utils.embeddings import Embeddings, name_cases, same_split
 from utils.files import atomic_path
 from utils.probes import (
     SubtypeResult,
@@ -25,11 +25,13 @@ from utils.probes import (
     fit_survival,
 )
 from utils.results import COLUMNS
+from utils.zero_shot import Candidates
 
 logger = logging.getLogger(__name__)
 
 FIGURE_SPLIT = "test"
 RESAMPLES = 1000
+ZERO_SHOT = "zero_shot_"
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,20 @@ class CohortEvaluator:
             logger.warning(message)
 
     # ------------------------------------------------------------------------ final report
-    def report(self, splits: Mapping[str, Embeddings], output_dir: str | Path, seed: int) -> pd.DataFrame:
-        """Scores every split with probes fitted on ``train``.
+    def report(
+        self,
+        splits: Mapping[str, Embeddings],
+        output_dir: str | Path,
+        seed: int,
+        candidates: Mapping[str, Candidates] | None = None,
+    ) -> pd.DataFrame:
+        """Scores every split with probes fitted on ``train``, and without probes.
 
         Args:
             splits: embeddings under ``train`` (needed), ``val`` and ``test``.
             output_dir: gets ``predictions/<split>.csv`` and, for the test split, ``figures/``.
             seed: seed of the run; seeds the bootstrap.
+            candidates: those of the cohort under its name; nothing is evaluated zero-shot without.
 
         Returns:
             One row for a metric of a task token on a split (:data:`utils.results.COLUMNS`).
@@ -132,6 +141,7 @@ class CohortEvaluator:
         if "train" not in splits:
             raise ValueError(f"probes are fitted on the split 'train', given are {sorted(splits)}")
         self._check(splits)
+        zero_shot = self._candidates(candidates)
         output_dir = Path(output_dir)
         rows: list[dict] = []
         predictions: dict[str, list[pd.DataFrame]] = {split: [] for split in splits}
@@ -140,7 +150,11 @@ class CohortEvaluator:
             survival = fit_survival(splits["train"], task)
             for split, cases in splits.items():
                 scores = _Scores(subtype.score(cases), survival.score(cases))
-                rows += [{"seed": seed, "task": name, "split": split, **row} for row in _rows(scores, seed)]
+                found = _rows(scores, seed)
+                if zero_shot is not None:
+                    unfitted = _Scores(zero_shot.subtype(cases, task), zero_shot.survival(cases, task))
+                    found += _rows(unfitted, seed, ZERO_SHOT)
+                rows += [{"seed": seed, "task": name, "split": split, **row} for row in found]
                 predictions[split].append(self._predictions(cases, scores, name))
                 if split == FIGURE_SPLIT:
                     self._draw(scores, survival, output_dir / "figures", name)
@@ -148,6 +162,19 @@ class CohortEvaluator:
             with atomic_path(output_dir / "predictions" / f"{split}.csv") as temporary:
                 pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
         return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def _candidates(self, candidates: Mapping[str, Candidates] | None) -> Candidates | None:
+        if not candidates:
+            return None
+        if len(candidates) > 1:
+            raise ValueError(f"candidate sentences of {sorted(candidates)} for the evaluation of one cohort")
+        (found,) = candidates.values()
+        if len(found.classes) != self.num_classes:
+            raise ValueError(
+                f"candidate sentences of {len(found.classes)} classes ({', '.join(candidates)}), --num_classes "
+                f"says {self.num_classes}"
+            )
+        return found
 
     def _predictions(self, cases: Embeddings, scores: _Scores, name: str) -> pd.DataFrame:
         """One row per case; empty where a class or the survival is unknown."""
@@ -195,13 +222,13 @@ class CohortEvaluator:
                 )
         for one, other in combinations(splits, 2):
             shared = sorted(set(splits[one].case_ids) & set(splits[other].case_ids))
-            if shared:
+            if shared and not same_split(one, other):
                 raise ValueError(
                     f"cases in both {one} and {other}: {name_cases(shared)}; correct the split files"
                 )
 
 
-def _rows(scores: _Scores, seed: int) -> list[dict]:
+def _rows(scores: _Scores, seed: int, prefix: str = "") -> list[dict]:
     """Metrics of a task token on a split, with bootstrap intervals over its patients."""
     subtype, survival = scores.subtype, scores.survival
     absent = "a class has no case here"
@@ -212,6 +239,8 @@ def _rows(scores: _Scores, seed: int) -> list[dict]:
         "concordance_index": (bootstrap.concordance, (survival.durations, survival.events, survival.risk)),
     }
     rows = []
+    if prefix:  # similarities order cases, they are no probabilities
+        del intervals["auc"]
     for metric, (function, arrays) in intervals.items():
         result = survival if metric == "concordance_index" else subtype
         value = getattr(result, metric)
@@ -221,7 +250,7 @@ def _rows(scores: _Scores, seed: int) -> list[dict]:
         )
         rows.append(
             {
-                "metric": metric,
+                "metric": prefix + metric,
                 "value": value,
                 "ci_low": low,
                 "ci_high": high,

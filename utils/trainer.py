@@ -181,6 +181,7 @@ class Trainer:
             events=np.array([case.event for case in cases]),
             sites=[case.site or case.project_id for case in cases],
             projects=[case.project_id for case in cases],
+            complete=np.array([case.complete for case in cases]),
         )
 
     # ------------------------------------------------------------------------ one epoch

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.label_text import build_sentences, survival_edges, survival_interval
+from data_utils.cohorts import load_cohort
+from data_utils.label_text import build_sentences, candidate_sentences, survival_edges, survival_interval
 from utils import constants
 
 EDGES = (0.0, 11.6, 24.2, 48.5, 120.4)
@@ -53,6 +54,26 @@ def test_missing_parts_leave_an_empty_string() -> None:
     assert sentences["diagnosis"] == f"{LOCATION} "
     assert sentences["stage"] == f"{LOCATION}  {middle} "
     assert sentences["general"] == f"{LOCATION}   {middle}  {fate}"
+
+
+def test_candidates_are_the_sentences_of_patients_of_whom_nothing_else_is_known() -> None:
+    cohort = load_cohort("GBMLGG")
+    candidates = candidate_sentences(cohort, EDGES)
+    unknown = dict.fromkeys(ROW) | {"vital_status": 1, "durations": 30.0}
+    for index, members in enumerate(cohort.classes):
+        sentences = [
+            build_sentences(unknown | {"primary_diagnosis": name}, "brain", EDGES)["diagnosis"]
+            for name in members
+        ]
+        assert candidates[f"class_{index}"] == sentences
+    for name, status in (("died", 1), ("censored", 0)):
+        assert candidates[name] == [
+            build_sentences(unknown | {"vital_status": status, "durations": months}, "brain", EDGES)[
+                "survival"
+            ]
+            for months in (edge - 0.5 for edge in EDGES[1:])
+        ]
+    assert len(candidates) == 4
 
 
 @pytest.mark.parametrize(

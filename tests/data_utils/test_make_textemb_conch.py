@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from data_utils import make_textemb_conch
+from data_utils.cohorts import load_cohort
+from data_utils.label_text import candidate_sentences
 from data_utils.tcga import split_paths
 from models.conch.text_tower import build_text_tower, encode_tokens, read_text_config
 from models.conch.tokenizer import ConchTokenizer
@@ -86,8 +88,19 @@ def test_embeddings_belong_to_their_sentences(
             embedding, encode_tokens(towers[0], tokenizer(sentences)), atol=1e-6, rtol=1e-5
         )
     # 5 cases share one diagnosis and one stage sentence; their fates differ by quartile, a and e agree.
-    assert sum(sizes) == len(set(readable[list(constants.TEXT_ROWS)].to_numpy().ravel())) == 10
+    different = set(readable[list(constants.TEXT_ROWS)].to_numpy().ravel())
+    assert len(different) == 10
     assert max(sizes) == 2
+
+    edges = json.loads((tmp_path / "survival_edges_brca.json").read_text())["edges_months"]
+    candidates = candidate_sentences(load_cohort("BRCA"), edges)
+    embedded = torch.load(tmp_path / "candidates_brca.pt", weights_only=True)["BRCA"]
+    assert list(embedded) == list(candidates) == ["class_0", "class_1", "died", "censored"]
+    for name, group in candidates.items():
+        torch.testing.assert_close(
+            embedded[name], encode_tokens(towers[0], tokenizer(group)), atol=1e-6, rtol=1e-5
+        )
+    assert sum(sizes) == len(different | {s for group in candidates.values() for s in group})  # each once
 
 
 def test_protocols_differ_in_their_edges(tmp_path: Path, flags: list[str]) -> None:

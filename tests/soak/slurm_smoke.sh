@@ -23,7 +23,7 @@ EOF
 cohort="$WORK/cohort"
 export OMP_NUM_THREADS=1 MODALTUNE_SKIP_SETUP=1 MODALTUNE_OUTPUT_ROOT="$WORK/runs"
 export COHORTS="BRCA BLCA" MODEL_CONFIG="$cohort/model.json" NUM_SEEDS=1 NUM_EPOCHS="${NUM_EPOCHS:-150}" WORKERS=0
-export DEVICE=cpu
+export DEVICE=cpu DOCTOR=0
 export EXTRA_ARGS="--random_backbone --num_tasks 1 --eval_interval 50 --pathway_table $cohort/pathways.csv \
   --genomics_csv_path $cohort/genes.csv --text_location $cohort/texts.pt --train_json $cohort/train.json \
   --val_json $cohort/val.json --test_json $cohort/test.json"

@@ -168,6 +168,23 @@ def test_training_curves(tmp_path, drawn):
     assert lines["val General"].get_ydata().tolist() == [0.6, 0.7]
 
 
+def test_embedding_map_shows_every_case_once_per_panel(tmp_path, drawn):
+    points = np.random.default_rng(0).normal(size=(20, 2))
+    groups = {"Site": ["a", "b"] * 10, "Subtype": [f"class {i % 9}" for i in range(20)]}
+    plots.embedding_map(points, groups, tmp_path / "map.png", np.array([0.5, 0.2]))
+    for axes, names in zip(drawn[0].axes, groups.values(), strict=True):
+        offsets = np.concatenate([c.get_offsets() for c in axes.collections if len(c.get_offsets())])
+        assert sorted(map(tuple, offsets)) == sorted(map(tuple, points))
+        assert len(axes.get_legend().texts) == len(set(names))
+        looks = {
+            (c.get_facecolor().tobytes(), c.get_paths()[0].vertices.tobytes())
+            for c in axes.collections
+            if len(c.get_offsets())
+        }
+        assert len(looks) == len(set(names))  # nine groups, seven colours
+    assert drawn[0].axes[0].get_xlabel() == "PC 1 (50%)"
+
+
 def test_training_curves_of_nothing(tmp_path):
     plots.training_curves(pd.DataFrame({"epoch": [0]}), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").is_file()

@@ -110,7 +110,7 @@ def test_best_weights_hold_projector_pathways_and_settings(trained):
     assert run["model_config"] == MODEL_CONFIG and run["mil_name"] == "longnetvit_gene_adapter"
     assert (run["seed"], run["num_tasks"], run["protocol"]) == (0, 3, "published")
     assert run["train_cases"] == [f"case-{i}" for i in range(8)] and run["epoch"] in (0, 1)
-    assert len(run["gene_scaler"]["mean"]) == len(run["gene_scaler"]["genes"])
+    assert len(run["gene_scaler"]["all"]["mean"]) == len(run["gene_scaler"]["all"]["genes"])
 
 
 def test_adapters_learned_and_the_slide_encoder_did_not(trained):
@@ -375,8 +375,8 @@ def test_strict_protocol_with_few_patches(cohort, tmp_path):
     train_modaltune.main(cohort.flags(tmp_path / "run", **flags))
     run = checkpoint.load_weights(tmp_path / "run" / "seed_0" / BEST_WEIGHTS)["run"]
     table = pd.read_csv(cohort.genes, index_col=0).loc[[f"TCGA-AA-{i:04d}" for i in range(8)]]
-    assert run["gene_scaler"]["mean"] == pytest.approx(
-        table[run["gene_scaler"]["genes"]].mean().tolist(), rel=1e-5
+    assert run["gene_scaler"]["all"]["mean"] == pytest.approx(
+        table[run["gene_scaler"]["all"]["genes"]].mean().tolist(), rel=1e-5
     )
     evaluation = {**flags, "eval_only": True, "eval_weights": tmp_path / "run"}
     train_modaltune.main(cohort.flags(tmp_path / "eval", **evaluation))
@@ -390,7 +390,7 @@ def test_flags_decide_how_patches_are_prepared(cohort, tmp_path, monkeypatch, pr
 
     seen = []
 
-    def record(self, patients, scaler, patches, clinical):
+    def record(self, patients, scaler, patches, modalities, codes):
         seen.append(patches)
         raise Enough
 
@@ -441,7 +441,7 @@ def test_official_slide_encoder_weights_are_used(trained, cohort, tmp_path):
 
 def test_a_run_without_validation_patients_is_an_error(cohort, tmp_path):
     (tmp_path / "val.json").write_text('{"data": []}')
-    with pytest.raises(ValueError, match=r"no patient with RNA in the splits \['val'\]"):
+    with pytest.raises(ValueError, match=r"no patient to run on in the splits \['val'\]"):
         train_modaltune.main(cohort.flags(tmp_path / "run", val_json=tmp_path / "val.json"))
 
 

@@ -361,6 +361,11 @@ def test_embeddings_are_made_in_evaluation_mode_and_order(make_trainer, cases):
         torch.testing.assert_close(torch.from_numpy(first.vectors[2]), trainer.model.eval()(cases[2]))
 
 
+def test_embeddings_tell_who_is_complete(make_trainer, cases, make_case):
+    cases[2] = make_case(6, seed=2, complete=False)
+    assert make_trainer().embed(cases).complete.tolist() == [i != 2 for i in range(6)]
+
+
 def test_training_goes_on_in_training_mode_after_a_validation(make_trainer, cases):
     trainer = make_trainer()
     modes = []

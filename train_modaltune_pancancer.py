@@ -1,0 +1,52 @@
+"""Trains one ModalTune on several cancer sites, or evaluates trained weights on them (``--eval_only``).
+
+``python -m data_utils.make_pancancer`` joins the cohorts first. Flags are those of ``train_modaltune.py`` and
+the few below; ``--onco`` names the union.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from data_utils.cohorts import load_cohort
+from utils import constants
+from utils.arguments import parse_args
+from utils.run import run
+from utils.test_utils_pancancer import PanCancerEvaluator, Site
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; see ``--help``."""
+    run(parse_args(__doc__, argv, add_flags), make_evaluator)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of pan-cancer runs."""
+    parser.set_defaults(onco=constants.PANCANCER)
+    group = parser.add_argument_group("pan-cancer")
+    group.add_argument(
+        "--sites",
+        nargs="+",
+        type=str.upper,
+        default=list(constants.PANCANCER_SITES),
+        help="cancer sites (cohorts) of the union, in the order of the result table",
+    )
+    group.add_argument(
+        "--stratified_cox",
+        action="store_true",
+        help="the common Cox model has a baseline hazard per TCGA project",
+    )
+
+
+def make_evaluator(args: argparse.Namespace) -> PanCancerEvaluator:
+    """The evaluator of the sites; figures name the classes of their definitions."""
+    sites = []
+    for name, num_classes in zip(args.sites, args.num_classes, strict=True):
+        names = [members[0] for members in load_cohort(name).classes]
+        sites.append(Site(name, num_classes, names if len(names) == num_classes else None))
+    return PanCancerEvaluator(sites, constants.TASKS[: args.num_tasks], args.stratified_cox)
+
+
+if __name__ == "__main__":
+    main()
