@@ -265,3 +265,20 @@ def test_file_appears_only_when_complete(tmp_path):
     assert path.exists() and list(path.parent.iterdir()) == [path]
     with pytest.raises(FeatureFileError, match=r"should be \[L, D\]"):
         write_features(path, features[0], coords, META)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((10**12, 4), "declares 1,000,000,000,000 patches of 4 values"),
+        ((10, 10**6), "declares 10 patches of 1,000,000 values"),
+        ((4_900_000, 60_000), r"declares 1,095 GiB of features and stores 0\.0 MiB"),
+    ],
+)
+@pytest.mark.parametrize("read", [inspect_features, read_features])
+def test_sizes_that_would_exhaust_the_memory_are_refused(tmp_path, shape, message, read):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("features", shape, "f4", chunks=(1, 4))
+        file.create_dataset("coords", (shape[0], 2), "i8", chunks=(1, 2))
+    with pytest.raises(FeatureFileError, match=rf"a\.h5: {message}"):
+        read(tmp_path / "a.h5")

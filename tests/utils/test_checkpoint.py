@@ -1,9 +1,11 @@
 """Checkpoints: ours, the published layout, and files that are neither."""
 
+import argparse
 import json
 import runpy
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -278,3 +280,21 @@ def test_trainable_state_is_what_learns_off_the_graph(tiny_config, pathways):
     state = checkpoint.trainable_state(model)
     assert set(state) == {k for k, p in model.named_parameters() if p.requires_grad}
     assert not any(v.requires_grad for v in state.values())
+
+
+def test_a_trusted_file_is_cleaned_to_plain_values(tmp_path, caplog):
+    layer = torch.nn.Linear(2, 1)
+    content = {
+        "args": argparse.Namespace(lr=0.1, out=Path("x")),
+        "model": layer,
+        "steps": (1, None, "a", {2, 3}),
+    }
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"holds a \S+, and reading that would run code.*--trust_checkpoint"):
+        checkpoint.load(tmp_path / "a.pt")
+    with caplog.at_level("INFO"):
+        checkpoint.main(["clean", str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), "--trust_checkpoint"])
+    plain = checkpoint.load(tmp_path / "b.pt")
+    assert plain["args"] == {"lr": 0.1, "out": "<PosixPath>"} and plain["steps"] == [1, None, "a", "<set>"]
+    assert torch.equal(plain["model"]["weight"], layer.weight)
+    assert "args.out (PosixPath)" in caplog.text and "steps[3] (set)" in caplog.text

@@ -186,7 +186,7 @@ def test_a_signal_to_one_stops_all_and_they_continue_bit_for_bit(cohort, tmp_pat
 
 
 def test_all_stop_where_one_cannot_go_on(cohort, tmp_path):
-    """A feature file that is damaged after the start: the process that reads it fails, the other follows."""
+    """Too many skipped cases in one process stop both."""
 
     def spoiled() -> None:
         accumulate = Trainer._accumulate
