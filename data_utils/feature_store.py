@@ -29,6 +29,12 @@ CHUNK_ROWS = 64
 # When rows are picked, gaps up to this many rows are read over, and no read is longer than the second number.
 MAX_GAP_ROWS = 64
 MAX_READ_ROWS = 4096
+# No slide has more patches and no encoder wider features: a file that declares more is damaged or hostile.
+MAX_PATCHES = 5_000_000
+MAX_DIM = 65_536
+# Features hardly compress; a file that declares this many times more bytes than it stores is refused too.
+MAX_EXPANSION = 100
+_HARMLESS_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -251,9 +257,26 @@ def _checked(
         raise FeatureFileError(
             path, f"{features.shape[-2]} feature vectors but {coords.shape[-2]} coordinates"
         )
+    _check_size(path, features)
     if features.shape[-2] == 0:
         raise FeatureFileError(path, "has no patches")
     return features, coords, _read_meta(attributes)
+
+
+def _check_size(path: Path, features: Any) -> None:
+    """Refuses declared sizes that would exhaust the memory when they are read."""
+    rows, dim = features.shape[-2:]
+    if rows > MAX_PATCHES or dim > MAX_DIM:
+        raise FeatureFileError(
+            path, f"declares {rows:,} patches of {dim:,} values; the most are {MAX_PATCHES:,} and {MAX_DIM:,}"
+        )
+    stored = features.id.get_storage_size() if isinstance(features, h5py.Dataset) else features.nbytes
+    if features.nbytes > max(_HARMLESS_BYTES, MAX_EXPANSION * stored):
+        raise FeatureFileError(
+            path,
+            f"declares {features.nbytes / 2**30:,.0f} GiB of features and stores {stored / 2**20:,.1f} MiB; "
+            "extract it again",
+        )
 
 
 def _read_meta(attributes: Mapping[str, Any]) -> FeatureMeta:

@@ -6,11 +6,15 @@
 #SBATCH --mem=64G
 #SBATCH --time=48:00:00
 #SBATCH --output=slurm-%x-%A_%a.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
 #
 # Trains ModalTune on each cohort with several seeds and evaluates it on the test patients.
 #   bash scripts/submit_modaltune.sh      all cohorts, one after the other
 #   sbatch scripts/submit_modaltune.sh    one cohort per array task (submit from the repository root)
-# Started again, it continues where it was interrupted and skips what is finished.
+# Started again, it continues where it was interrupted and skips what is finished. At its time limit it saves and
+# puts itself back into the queue (scripts/interruptible.sh).
 set -euo pipefail
 
 # ---- edit here, or set in the environment
@@ -43,6 +47,7 @@ esac
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
 cd "$REPO"
+source scripts/interruptible.sh
 source scripts/setup_env.sh
 
 read -r -a cohorts <<<"$COHORTS"
@@ -66,5 +71,5 @@ for onco in "${cohorts[@]}"; do
   if [[ "$DOCTOR" == 1 ]]; then
     python -m utils.doctor "${flags[@]}"
   fi
-  python train_modaltune.py "${flags[@]}"
+  run_interruptible python train_modaltune.py "${flags[@]}"
 done

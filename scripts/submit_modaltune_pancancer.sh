@@ -4,6 +4,8 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=64G
 #SBATCH --time=96:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
 #SBATCH --output=slurm-%x-%j.out
 #
 # Joins finished cohorts and trains one ModalTune on all of them, with several seeds; evaluates every site.
@@ -46,6 +48,7 @@ esac
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
 cd "$REPO"
+source scripts/interruptible.sh
 source scripts/setup_env.sh
 
 read -r -a sites <<<"$SITES"
@@ -63,4 +66,4 @@ flags=(--onco "$NAME" --sites "${sites[@]}"
 if [[ "$DOCTOR" == 1 ]]; then
   python -m utils.doctor "${flags[@]}"
 fi
-python train_modaltune_pancancer.py "${flags[@]}"
+run_interruptible python train_modaltune_pancancer.py "${flags[@]}"

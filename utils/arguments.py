@@ -160,6 +160,24 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     )
     training.add_argument("--eval_interval", type=int, default=1, help="epochs between validations")
     training.add_argument("--save_interval", type=int, default=1, help="epochs between resumable checkpoints")
+    training.add_argument(
+        "--checkpoint_minutes",
+        type=float,
+        default=10.0,
+        help="minutes between resumable checkpoints within an epoch",
+    )
+    training.add_argument(
+        "--resume",
+        choices=("auto", "never"),
+        default="auto",
+        help="auto: continue an interrupted training from its last checkpoint; never: start it anew",
+    )
+    training.add_argument(
+        "--max_skipped",
+        type=int,
+        default=10,
+        help="cases of an epoch that may be skipped because their loss or gradient is not finite",
+    )
 
     compute = parser.add_argument_group("compute")
     compute.add_argument("--device", default="auto", help="auto, cpu, cuda, or the index of a GPU")
@@ -260,8 +278,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for source in constants.MODALITIES.values():
         if getattr(args, source.flag) == NONE and not args.eval_only:
             parser.error(f"--{source.flag} none is for --eval_only; a training learns from the table")
-    if args.seed < 0:
-        parser.error("--seed must not be negative")
+    for name in ("seed", "max_skipped", "checkpoint_minutes"):
+        if not getattr(args, name) >= 0:
+            parser.error(f"--{name} must not be negative")
     return args
 
 
