@@ -22,7 +22,9 @@ set -euo pipefail
 # ---- edit here, or set in the environment
 COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as the --array above
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
-TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
+MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
+MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 MODEL_CONFIG="${MODEL_CONFIG:-model_configs/modaltune_${ENCODER}_config.json}"
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 SEED="${SEED:-0}"
@@ -33,7 +35,9 @@ GC="${GC:-1}"                                           # cases of one process t
 PROCESSES="${PROCESSES:-2}"                             # without SLURM; under SLURM its tasks count
 WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-RUN_NAME="${RUN_NAME:-modaltune_${ENCODER}_${TYPE}_ddp}"  # folder below OUTPUT_ROOT of utils/constants.py
+name="modaltune_${ENCODER}_${TYPE}_$MISSING"
+RUN_NAME="${RUN_NAME:-${name%_drop}_ddp}"                # folder below OUTPUT_ROOT of utils/constants.py
+DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
 # ----
 
@@ -82,8 +86,13 @@ fi
 
 for onco in "${cohorts[@]}"; do
   echo "== $onco"
-  run_interruptible "${launch[@]}" train_modaltune.py --onco "$onco" --output_path "$output_root/$RUN_NAME/$onco" \
-    --mil_name "$mil_name" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL" \
-    --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" --gc "$GC" \
-    --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
+  flags=(--onco "$onco" --output_path "$output_root/$RUN_NAME/$onco"
+    --mil_name "$mil_name" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL"
+    --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT"
+    --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" --gc "$GC"
+    --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
+  if [[ "$DOCTOR" == 1 ]]; then
+    python -m utils.doctor "${flags[@]}"
+  fi
+  run_interruptible "${launch[@]}" train_modaltune.py "${flags[@]}"
 done

@@ -7,11 +7,15 @@
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --output=slurm-%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
 #
 # Joins finished cohorts and trains one ModalTune on all of them, with several seeds; evaluates every site.
 #   bash scripts/submit_modaltune_pancancer.sh      or      sbatch scripts/submit_modaltune_pancancer.sh
 # The cohorts need their features, gene tables, splits and sentences (submit_extract_patches.sh,
-# submit_get_dataset.sh). Started again, it continues where it was interrupted.
+# submit_get_dataset.sh). Started again, it continues where it was interrupted; at its time limit it saves and
+# puts itself back into the queue (scripts/interruptible.sh).
 set -euo pipefail
 
 # ---- edit here, or set in the environment

@@ -176,12 +176,12 @@ def _run_job(
 
 def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, args: argparse.Namespace) -> None:
     embeddings = {split: trainer.embed(datasets[split]) for split in constants.SPLITS if split in datasets}
-    candidates = _candidates(trainer, job, args)
 
     def write() -> None:
         if args.save_embeddings:
             for split, embedded in embeddings.items():
                 embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
+        candidates = _candidates(trainer, job, args)
         frame = trainer.evaluator.report(with_complete_parts(embeddings), job.folder, job.seed, candidates)
         with atomic_path(job.folder / REPORT) as temporary:
             frame.to_csv(temporary, index=False)

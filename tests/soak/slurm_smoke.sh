@@ -11,6 +11,7 @@ WORK="$(mktemp -d)"
 chmod 755 "$WORK"
 CLUSTER="$WORK/cluster"
 trap 'stop_cluster; rm -rf "$WORK"' EXIT
+trap 'exit 143' TERM INT
 
 python - "$WORK/cohort" <<'EOF'
 import sys
@@ -18,19 +19,19 @@ from pathlib import Path
 
 from tests.small_cohort import make_small_cohort
 
-make_small_cohort(Path(sys.argv[1]))
+make_small_cohort(Path(sys.argv[1]), train=16)
 EOF
 cohort="$WORK/cohort"
 export OMP_NUM_THREADS=1 MODALTUNE_SKIP_SETUP=1 MODALTUNE_OUTPUT_ROOT="$WORK/runs"
-export COHORTS="BRCA BLCA" MODEL_CONFIG="$cohort/model.json" NUM_SEEDS=1 NUM_EPOCHS="${NUM_EPOCHS:-40}" WORKERS=0
-export DEVICE=cpu
-export EXTRA_ARGS="--random_backbone --num_tasks 1 --eval_interval 20 --pathway_table $cohort/pathways.csv \
+export COHORTS="BRCA BLCA" MODEL_CONFIG="$cohort/model.json" NUM_SEEDS=1 NUM_EPOCHS="${NUM_EPOCHS:-30}" WORKERS=0
+export DEVICE=cpu DOCTOR=0
+export EXTRA_ARGS="--random_backbone --num_tasks 1 --eval_interval 15 --pathway_table $cohort/pathways.csv \
   --genomics_csv_path $cohort/genes.csv --text_location $cohort/texts.pt --train_json $cohort/train.json \
   --val_json $cohort/val.json --test_json $cohort/test.json"
 
 start_cluster
-# A minute is the shortest limit SLURM knows; the signal comes some seconds after the start.
-short="--time=1 --signal=B:USR1@50 --gres=none --cpus-per-task=1 --mem=0 --output=$WORK/%x-%a.log"
+# SLURM counts in minutes and may signal up to one earlier than asked: here after 0 to 30 seconds.
+short="--time=2 --signal=B:USR1@90 --gres=none --cpus-per-task=1 --mem=0 --output=$WORK/%x-%a.log"
 # shellcheck disable=SC2086
 RUN_NAME=single sbatch --job-name=single --array=0-1 $short scripts/submit_modaltune.sh
 # shellcheck disable=SC2086
