@@ -16,7 +16,7 @@ import torch
 from data_utils.clinical import AGE, ClinicalCodes, codes_path
 from data_utils.tcga import AJCC_COLUMNS, read_split_cases, split_paths
 from utils import constants
-from utils.files import atomic_path, read_json, setup_logging, write_json
+from utils.files import atomic_path, read_json, setup_logging, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"clinical features of {args.onco} are not finite")
     with atomic_path(output.with_suffix(".csv")) as temporary:
         cases[["case_id", AGE, *AJCC_COLUMNS]].to_csv(temporary, index=False)
-    with atomic_path(output) as temporary:
-        torch.save(
-            {case: row.clone() for case, row in zip(cases["case_id"], features, strict=True)}, temporary
-        )
+    write_tensors(output, {case: row.clone() for case, row in zip(cases["case_id"], features, strict=True)})
     write_json(codes_path(output), {**origin, **codes.to_dict()})
     logger.info("%d cases (%s) -> %s", len(cases), args.codes or f"{args.protocol} protocol", output)
 

@@ -269,9 +269,6 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1")
-    for name in ("seed", "max_skipped", "checkpoint_minutes"):
-        if not getattr(args, name) >= 0:
-            parser.error(f"--{name} must not be negative")
     if not 0 <= args.modality_dropout < 1:
         parser.error("--modality_dropout must be a probability below 1")
     if args.modality_dropout and args.missing_modalities != "learned":
@@ -281,6 +278,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for source in constants.MODALITIES.values():
         if getattr(args, source.flag) == NONE and not args.eval_only:
             parser.error(f"--{source.flag} none is for --eval_only; a training learns from the table")
+    for name in ("seed", "max_skipped", "checkpoint_minutes"):
+        if not getattr(args, name) >= 0:
+            parser.error(f"--{name} must not be negative")
     return args
 
 

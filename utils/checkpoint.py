@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.genomic_utils.gene_mixer import pack_pathway_networks, unpack_pathway_networks
 from models.pretrained import compare_states
-from utils.files import atomic_path, read_tensors, setup_logging
+from utils.files import read_tensors, setup_logging, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -121,14 +121,7 @@ def save(path: str | Path, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: there is no room; what the file held before is intact.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        try:
-            torch.save(dict(content), file)
-        except RuntimeError as error:
-            # PyTorch stumbles over its own archive when the disk is full; the cause hangs on its error.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from error
-            raise
+    write_tensors(path, dict(content))
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -80,6 +80,24 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error})") from error
 
 
+def write_tensors(path: str | Path, value: Any) -> None:
+    """``torch.save``, atomically; the same value gives the same bytes.
+
+    (Given a path, ``torch.save`` would write the temporary name into the file.)
+
+    Raises:
+        OSError: there is no room; what the file held before is intact.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:
+            # PyTorch stumbles over its own archive when the disk is full; the cause hangs on its error.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
 def read_tensors(path: str | Path, what: str, mmap: bool = False) -> Any:
     """Reads a file written by ``torch.save``, on the CPU and without executing code from it.
 

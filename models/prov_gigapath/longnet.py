@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.prov_gigapath.dilated_attention import dilated_attention
+from models.prov_gigapath.dropout import Dropout
 
 PUBLISHED_SEGMENTS = (1024, 5792, 32768, 185363, 1048576)
 PUBLISHED_RATIOS = (1, 2, 4, 8, 16)
@@ -54,7 +56,17 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, L, E] -> [B, L, E]``."""
-        return self.fc2(self.ffn_layernorm(F.gelu(self.fc1(x))))
+        hidden = self.fc1(x)
+        if torch.is_grad_enabled():
+            # GELU and LayerNorm would each keep a tensor four times as wide as the tokens for the sake of
+            # one percent of the time.
+            hidden = checkpoint(self._activate, hidden, use_reentrant=False, preserve_rng_state=False)
+        else:
+            hidden = self._activate(hidden)
+        return self.fc2(hidden)
+
+    def _activate(self, hidden: Tensor) -> Tensor:
+        return self.ffn_layernorm(F.gelu(hidden))
 
 
 class LongNetLayer(nn.Module):
@@ -75,7 +87,7 @@ class LongNetLayer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, ffn_dim)
         self.final_layer_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -170,7 +182,7 @@ class LongNetViT(nn.Module):
             embed_dim,
         )
         self.norm = nn.LayerNorm(embed_dim)
-        self.input_dropout = nn.Dropout(dropout)
+        self.input_dropout = Dropout(dropout)
         table = axis_position_table(grid_size, embed_dim // 2)
         self.register_buffer("axis_positions", table, persistent=False)
         self.reset_parameters()

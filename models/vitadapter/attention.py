@@ -7,6 +7,8 @@ attention, so the residual is part of the layer.
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -32,6 +34,33 @@ def _init_attention(*modules: nn.Module) -> None:
                 nn.init.xavier_uniform_(parameter)
 
 
+def multihead(layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """What ``layer`` computes, on batch-first tensors that stay contiguous.
+
+    The module would feed transposed views to its projections, of which PyTorch's CPU kernels make copies.
+
+    Args:
+        layer: attention without dropout whose keys and values have another width than its queries.
+        query: ``[T, M, C]``.
+        key: ``[T, N, E]``.
+        value: ``[T, N, E]``; projected together with ``key`` where it is the same tensor.
+
+    Returns:
+        ``[T, M, C]``.
+    """
+    bias_q, bias_kv = layer.in_proj_bias.split([layer.embed_dim, 2 * layer.embed_dim])
+    q = F.linear(query, layer.q_proj_weight, bias_q)
+    weights = (layer.k_proj_weight, layer.v_proj_weight)
+    if key is value:
+        k, v = F.linear(key, torch.cat(weights), bias_kv).chunk(2, dim=-1)
+    else:
+        inputs = zip((key, value), weights, bias_kv.chunk(2), strict=True)
+        k, v = (F.linear(x, weight, bias) for x, weight, bias in inputs)
+    q, k, v = (x.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v)  # [T, H, M, D]
+    return layer.out_proj(out.transpose(1, 2).flatten(2))
+
+
 class CrossAttention(nn.Module):
     """``x + attention(norm(x) + query_pos, norm_kq(memory) + key_pos, norm_kq(memory) + key_pos)``."""
 
@@ -40,7 +69,7 @@ class CrossAttention(nn.Module):
         width = compressed_width(dim, ratio, num_heads)
         self.q_proj = nn.Linear(dim, width)
         self.output_proj = nn.Linear(width, dim)
-        self.multihead_attn = nn.MultiheadAttention(width, num_heads, kdim=dim, vdim=dim, batch_first=True)
+        self.multihead_attn = nn.MultiheadAttention(width, num_heads, kdim=dim, vdim=dim)
         self.norm_kq = nn.LayerNorm(dim)
         self.norm = nn.LayerNorm(dim)
 
@@ -63,7 +92,7 @@ class CrossAttention(nn.Module):
             query = query + query_pos
         if key_pos is not None:
             key = key + key_pos  # the published layer adds the position to keys and values alike
-        out = self.multihead_attn(self.q_proj(query), key, key, need_weights=False)[0]
+        out = multihead(self.multihead_attn, self.q_proj(query), key, key)
         return x + self.output_proj(out)
 
 
@@ -75,7 +104,7 @@ class SelfAttention(nn.Module):
         width = compressed_width(dim, ratio, num_heads)
         self.q_proj = nn.Linear(dim, width)
         self.output_proj = nn.Linear(width, dim)
-        self.self_attn = nn.MultiheadAttention(width, num_heads, kdim=dim, vdim=dim, batch_first=True)
+        self.self_attn = nn.MultiheadAttention(width, num_heads, kdim=dim, vdim=dim)
         self.norm = nn.LayerNorm(dim)
 
     def reset_parameters(self) -> None:
@@ -86,5 +115,5 @@ class SelfAttention(nn.Module):
         """``x [T, M, E]``, ``pos [M, E]`` -> ``[T, M, E]``."""
         value = self.norm(x)
         key = value + pos
-        out = self.self_attn(self.q_proj(key), key, value, need_weights=False)[0]
+        out = multihead(self.self_attn, self.q_proj(key), key, value)
         return x + self.output_proj(out)
