@@ -24,7 +24,7 @@ from models.slide_backbone import SlideBackbone, build_backbone
 from models.titan.conch_v1_5 import load_conch_v1_5
 from utils import constants
 from utils.devices import pick_device
-from utils.files import atomic_path, read_json, setup_logging
+from utils.files import read_json, setup_logging, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -166,8 +166,7 @@ def write_slide_embeddings(embed: Callable[[Path], Tensor], folder: Path, shard:
                 logger.error("%s has no slide embedding: %s", path.stem, error)
     name = "titan.pt" if shard[1] == 1 else f"titan_{shard[0]}_of_{shard[1]}.pt"
     target = folder / "slide_embeddings" / name
-    with atomic_path(target) as temporary:
-        torch.save(embeddings, temporary)
+    write_tensors(target, embeddings)
     logger.info("%d of %d slides embedded -> %s", len(embeddings), len(files), target)
     return len(files) - len(embeddings)
 

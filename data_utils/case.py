@@ -22,11 +22,13 @@ class Case:
         patch_size_lv0: level-0 distance between neighbouring patches, in pixels.
         genes: standardised expression ``[n_genes]``, float32; pathways index into it.
         clinical: clinical features ``[5]``, float32.
+        vectors: precomputed vectors ``[n, d]``, float32.
         text: label sentences embedded by the CONCH text tower ``[4, 512]``, float32.
         label: subtype class, -1 where the diagnosis is in none.
         duration: survival time in months.
         event: 1 the patient died, 0 censored.
         site: cohort of the patient in pan-cancer splits, such as ``GBMLGG``; else empty.
+        complete: whether the patient has every modality that the model reads.
     """
 
     case_id: str
@@ -37,11 +39,13 @@ class Case:
     patch_size_lv0: int | None = None
     genes: Tensor | None = None
     clinical: Tensor | None = None
+    vectors: Tensor | None = None
     text: Tensor | None = None
     label: int = -1
     duration: float = float("nan")
     event: int = 0
     site: str = ""
+    complete: bool = True
 
     def to(self, device: torch.device | str) -> Case:
         """The same case with every tensor on ``device``."""

@@ -17,6 +17,7 @@ groups (intestinal with the WHO types tubular and papillary; diffuse with signet
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,8 +72,10 @@ def load_cohort(onco: str) -> Cohort:
 
     Raises:
         FileNotFoundError: there is no such definition; the message lists those that exist.
-        ValueError: the definition is wrong.
+        ValueError: the name could not be that of a file, or the definition is wrong.
     """
+    if not re.fullmatch(r"\w[\w.+-]*", onco):
+        raise ValueError(f"{onco!r} is no name of a cohort: letters, digits and _ . + - make one")
     path = constants.cohort_file(onco)
     if not path.is_file():
         known = sorted(file.stem.upper() for file in path.parent.glob("*.json"))

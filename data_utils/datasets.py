@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from data_utils.case import Case
 from data_utils.feature_store import read_coords, read_features
 from data_utils.splits import Patient
 from data_utils.stacking import fits, repack_slides, stack_slides
+from utils import constants
 from utils.files import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,42 @@ class PatchOptions:
     seed: int = 0
     patch_size: int | None = None
     check_slide: Callable[[Tensor, int | None, str], None] | None = None
+
+
+@dataclass(frozen=True)
+class ModalityOptions:
+    """Which modalities the cases get, and what happens where they are missing.
+
+    Attributes:
+        names: the modalities of the model, fields of :class:`Case`.
+        missing: ``drop`` leaves out patients who lack one of them, ``learned`` keeps them; the model then
+            has a learned token for what is absent.
+        dropout: probability with which training hides a modality that a patient has, each for itself.
+    """
+
+    names: tuple[str, ...] = ()
+    missing: str = "drop"
+    dropout: float = 0.0
+
+
+class ModalityTable(Protocol):
+    """What a cohort knows of one modality."""
+
+    def get(self, patient: Patient) -> Tensor | None:
+        """The input of the patient, or None."""
+        ...
+
+
+class TensorTable:
+    """Tensors by patient; the keys are barcodes or GDC identifiers."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def get(self, patient: Patient) -> Tensor | None:
+        """The tensor of the patient, or None."""
+        found = self._tensors.get(patient.case_id)
+        return self._tensors.get(patient.submitter_id) if found is None else found
 
 
 class GeneVectors:
@@ -91,53 +129,70 @@ def read_tensor_table(path: str | Path, shape: tuple[int, ...], remedy: str) -> 
     return {str(case_id): value.float() for case_id, value in table.items()}
 
 
+def lacking(patient: Patient, tables: Mapping[str, ModalityTable]) -> list[str]:
+    """The modalities of ``tables`` that the patient has not got."""
+    return [name for name, table in tables.items() if table.get(patient) is None]
+
+
+def usable_patients(
+    patients: Sequence[Patient], tables: Mapping[str, ModalityTable], missing: str
+) -> list[Patient]:
+    """Those a model can run on: with ``drop`` the patients who have every modality, with ``learned`` all."""
+    return [p for p in patients if missing == "learned" or not lacking(p, tables)]
+
+
 class CaseDataset(Dataset):
     """One :class:`Case` per patient.
 
     Args:
         patients: who; every feature file must exist.
-        genes: gene vectors. Patients without RNA are left out, counted in the log, because the model
-            cannot run on them.
+        tables: what is known of each modality the model reads. Patients who lack one are left out or
+            kept, as ``modalities`` says, and counted in the log.
         texts: label sentences ``{case_id: [4, 512]}``; needed for training only.
-        clinical: clinical features ``{case_id: [5]}``.
         options: how patches are prepared.
         name: of the split, for messages.
+        modalities: what happens to patients who lack one, and the modality dropout of training.
 
     Raises:
         FileNotFoundError: feature files are missing.
-        ValueError: nobody is left, or texts or clinical features lack a patient.
+        ValueError: nobody is left, or texts lack a patient.
     """
 
     def __init__(
         self,
         patients: Sequence[Patient],
-        genes: GeneVectors | None,
+        tables: Mapping[str, ModalityTable],
         texts: Mapping[str, Tensor] | None,
-        clinical: Mapping[str, Tensor] | None,
         options: PatchOptions,
         name: str,
+        modalities: ModalityOptions = ModalityOptions(),
     ) -> None:
-        self.genes, self.options, self.name, self.epoch = genes, options, name, 0
-        self.texts, self.clinical = texts, clinical
-        self.patients = [p for p in patients if genes is None or genes.get(p) is not None]
+        self.tables, self.options, self.name, self.epoch = dict(tables), options, name, 0
+        self.texts, self.modalities = texts, modalities
+        self.patients = usable_patients(patients, tables, modalities.missing)
+        counts = {n: sum(table.get(p) is None for p in patients) for n, table in self.tables.items()}
+        what = ", ".join(
+            f"{count} have no {constants.MODALITIES[n].noun}" for n, count in counts.items() if count
+        )
+        if not self.patients:
+            raise ValueError(
+                f"the {name} split has no patient to run on ({what or 'it is empty'}, of {len(patients)})"
+            )
         left_out = len(patients) - len(self.patients)
         if left_out:
-            logger.info("%s: %d of %d patients have no RNA and are left out", name, left_out, len(patients))
-        if not self.patients:
-            raise ValueError(f"the {name} split has no patient to run on ({len(patients)} have no RNA)")
-        self._check_tables()
+            logger.info("%s: %d of %d patients are left out: %s", name, left_out, len(patients), what)
+        elif what:
+            logger.info("%s: of %d patients %s; learned tokens stand in", name, len(patients), what)
+        self._check_texts()
         self._check_files()
 
-    def _check_tables(self) -> None:
-        for kind, table in (("label sentences", self.texts), ("clinical features", self.clinical)):
-            if table is None:
-                continue
-            missing = [p.case_id for p in self.patients if p.case_id not in table]
-            if missing:
-                raise ValueError(
-                    f"{len(missing)} patients of the {self.name} split have no {kind}, such as {missing[:3]}; "
-                    f"there are some for {list(table)[:3]}. Was the table made for this cohort?"
-                )
+    def _check_texts(self) -> None:
+        missing = [p.case_id for p in self.patients if self.texts is not None and p.case_id not in self.texts]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} patients of the {self.name} split have no label sentences, such as {missing[:3]}; "
+                f"there are some for {list(self.texts)[:3]}. Was the table made for this cohort?"
+            )
 
     def _check_files(self) -> None:
         missing = [(p.case_id, slide) for p in self.patients for slide in p.slides if not slide.is_file()]
@@ -146,7 +201,7 @@ class CaseDataset(Dataset):
             raise FileNotFoundError(
                 f"{len(missing)} feature files of the {self.name} split are missing, such as {slide} of case "
                 f"{case_id}. "
-                "Extract them, or set FEATURES_ROOT or DATABASE_ROOT in utils/constants.py"
+                "Extract them, set FEATURES_ROOT or DATABASE_ROOT in utils/constants.py, or pass --features_dir"
             )
 
     def __len__(self) -> int:
@@ -164,6 +219,8 @@ class CaseDataset(Dataset):
     def __getitem__(self, index: int) -> Case:
         patient = self.patients[index]
         features, coords, patch_size = self._read_patches(patient)
+        inputs = {name: table.get(patient) for name, table in self.tables.items()}
+        complete = all(value is not None for value in inputs.values())
         return Case(
             case_id=patient.case_id,
             submitter_id=patient.submitter_id,
@@ -172,13 +229,30 @@ class CaseDataset(Dataset):
             features=torch.from_numpy(features),
             coords=torch.from_numpy(coords),
             patch_size_lv0=patch_size,
-            genes=None if self.genes is None else self.genes.get(patient),
-            clinical=None if self.clinical is None else self.clinical[patient.case_id],
+            **self._hide(patient, inputs),
             text=None if self.texts is None else self.texts[patient.case_id],
             label=patient.label,
             duration=patient.duration,
             event=patient.event,
+            complete=complete,
         )
+
+    def _hide(self, patient: Patient, inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+        """Modality dropout: the same for a seed, an epoch and a patient, whoever else is in the split."""
+        if not self.modalities.dropout:
+            return inputs
+        draws = self._generator(patient, "modalities").random(len(inputs))
+        return {
+            name: None if draw < self.modalities.dropout else inputs[name]
+            for name, draw in zip(sorted(inputs), draws, strict=True)
+        }
+
+    def _generator(self, patient: Patient, purpose: str = "") -> np.random.Generator:
+        """Seeded by the patient, not by position, so that what is drawn does not depend on its neighbours."""
+        epoch = self.epoch if self.options.resample else 0
+        words = (self.options.seed, epoch, patient.case_id, *filter(None, [purpose]))
+        digest = hashlib.sha256("/".join(map(str, words)).encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
     def _read_patches(self, patient: Patient) -> tuple[np.ndarray, np.ndarray, int | None]:
         """Features ``[L, D]``, stacked coordinates ``[L, 2]`` and ``patch_size_level0`` of all slides."""
@@ -218,11 +292,7 @@ class CaseDataset(Dataset):
         total, threshold = sum(lengths), self.options.threshold
         if threshold is None or total <= threshold:
             return [None] * len(lengths)
-        epoch = self.epoch if self.options.resample else 0
-        # Seeded by the patient, not by position, so that a subset does not depend on its neighbours.
-        digest = hashlib.sha256(f"{self.options.seed}/{epoch}/{patient.case_id}".encode()).digest()
-        generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-        chosen = np.sort(generator.choice(total, threshold, replace=False))
+        chosen = np.sort(self._generator(patient).choice(total, threshold, replace=False))
         starts = np.cumsum([0, *lengths])
         edges = np.searchsorted(chosen, starts)
         return [chosen[edges[k] : edges[k + 1]] - starts[k] for k in range(len(lengths))]

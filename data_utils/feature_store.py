@@ -1,4 +1,4 @@
-"""Patch-feature files: written here as HDF5; read also from TRIDENT, CLAM and published ``.pt`` files.
+"""Patch-feature files: written here as HDF5; read also from TRIDENT, CLAM, published ``.pt`` and plain arrays.
 
 Layout of our files (TRIDENT's slide encoders open them too): datasets ``features [L, D]`` and
 ``coords [L, 2]`` (level-0 x, y of the upper left corner), attributes on ``coords``.
@@ -7,8 +7,6 @@ Layout of our files (TRIDENT's slide encoders open them too): datasets ``feature
 from __future__ import annotations
 
 import logging
-import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -18,25 +16,25 @@ from typing import Any
 
 import h5py
 import numpy as np
-import torch
 
+from data_utils.plain_features import PLAIN_SUFFIXES, FeatureFileError, read_plain
 from utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
+FEATURE_SUFFIXES = (*HDF5_SUFFIXES, *PLAIN_SUFFIXES)
 # Rows of one HDF5 chunk when writing.
 CHUNK_ROWS = 64
 # When rows are picked, gaps up to this many rows are read over, and no read is longer than the second number.
 MAX_GAP_ROWS = 64
 MAX_READ_ROWS = 4096
-
-
-class FeatureFileError(ValueError):
-    """A feature file that cannot be used; the message names the file and the fault."""
-
-    def __init__(self, path: str | Path, fault: str) -> None:
-        super().__init__(f"feature file {path}: {fault}")
+# No slide has more patches and no encoder wider features: a file that declares more is damaged or hostile.
+MAX_PATCHES = 5_000_000
+MAX_DIM = 65_536
+# Features hardly compress; a file that declares this many times more bytes than it stores is refused too.
+MAX_EXPANSION = 100
+_HARMLESS_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,8 @@ def read_features(path: str | Path, rows: np.ndarray | None = None) -> SlideFeat
     """Reads the patches of one slide.
 
     Args:
-        path: ``.h5`` (ours, TRIDENT, CLAM) or ``.pt`` (dict with ``features`` and ``coords``).
+        path: ``.h5`` (ours, TRIDENT, CLAM), ``.pt`` (dict with ``features`` and ``coords``), or a plain array
+            (see :mod:`data_utils.plain_features`).
         rows: patches to read, strictly increasing; all when ``None``. Only their part of an HDF5
             file is read from disk.
 
@@ -229,9 +228,8 @@ def _arrays(path: Path) -> Iterator[tuple[Any, Any, FeatureMeta]]:
     """Opens a file and yields features, coords (sliceable, checked shapes) and what the file says."""
     if not path.is_file():
         raise FeatureFileError(path, "does not exist")
-    if path.suffix == ".pt":
-        content, attributes = _load_pt(path), {}
-        yield _checked(path, content, attributes)
+    if path.suffix in PLAIN_SUFFIXES:
+        yield _checked(path, read_plain(path), {})
     elif path.suffix in HDF5_SUFFIXES:
         try:
             with h5py.File(path, "r") as file:
@@ -240,25 +238,7 @@ def _arrays(path: Path) -> Iterator[tuple[Any, Any, FeatureMeta]]:
         except (OSError, RuntimeError) as error:  # HDF5 reports damage as either
             raise FeatureFileError(path, f"damaged or no HDF5 file ({error}); extract it again") from error
     else:
-        raise FeatureFileError(path, f"unknown format; known are {', '.join(HDF5_SUFFIXES)} and .pt")
-
-
-def _load_pt(path: Path) -> dict[str, np.ndarray]:
-    try:
-        # Only files in torch's zip format can be mapped instead of read.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise FeatureFileError(path, f"damaged or no file of tensors ({error})") from error
-    if not isinstance(content, dict):
-        raise FeatureFileError(
-            path, f"holds a {type(content).__name__}, should be a dict with features and coords"
-        )
-    arrays = {}
-    for name in ("features", "coords"):
-        if isinstance(value := content.get(name), torch.Tensor):
-            value = value.detach()
-            arrays[name] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    return arrays
+        raise FeatureFileError(path, f"unknown format; known are {', '.join(FEATURE_SUFFIXES)}")
 
 
 def _checked(
@@ -277,9 +257,26 @@ def _checked(
         raise FeatureFileError(
             path, f"{features.shape[-2]} feature vectors but {coords.shape[-2]} coordinates"
         )
+    _check_size(path, features)
     if features.shape[-2] == 0:
         raise FeatureFileError(path, "has no patches")
     return features, coords, _read_meta(attributes)
+
+
+def _check_size(path: Path, features: Any) -> None:
+    """Refuses declared sizes that would exhaust the memory when they are read."""
+    rows, dim = features.shape[-2:]
+    if rows > MAX_PATCHES or dim > MAX_DIM:
+        raise FeatureFileError(
+            path, f"declares {rows:,} patches of {dim:,} values; the most are {MAX_PATCHES:,} and {MAX_DIM:,}"
+        )
+    stored = features.id.get_storage_size() if isinstance(features, h5py.Dataset) else features.nbytes
+    if features.nbytes > max(_HARMLESS_BYTES, MAX_EXPANSION * stored):
+        raise FeatureFileError(
+            path,
+            f"declares {features.nbytes / 2**30:,.0f} GiB of features and stores {stored / 2**20:,.1f} MiB; "
+            "extract it again",
+        )
 
 
 def _read_meta(attributes: Mapping[str, Any]) -> FeatureMeta:

@@ -79,7 +79,7 @@ def _read_csv_table(path: Path) -> pd.DataFrame:
         # pandas renames columns that stand twice; reading the header apart keeps the true names.
         names = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0, 1:].tolist()
         table = pd.read_csv(path, index_col=0, low_memory=False)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no CSV table: {error}") from error
     table.columns = names
     return table

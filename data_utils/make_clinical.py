@@ -1,73 +1,24 @@
 """Writes the clinical features of a cohort: ``python -m data_utils.make_clinical --onco BRCA``.
 
-Five numbers per case: age / largest age, then a code each for stage, T, N and M. Codes number the texts of
-a column in alphabetical order; "unknown" comes last and stands for a missing text and, under the strict
-protocol, for one that no training case has. The numbers behind the features go to ``<output>_codes.json``.
+Three files: raw values ``<output>.csv``, which train_modaltune.py encodes with the codes of the run or of the
+trained model; the same as numbers in the published layout ``<output>.pt``, {case_id: tensor [5]}; and the
+table of codes behind these numbers, ``<output>_codes.json``. See data_utils.clinical for what they mean.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
-from torch import Tensor
 
+from data_utils.clinical import AGE, ClinicalCodes, codes_path
 from data_utils.tcga import AJCC_COLUMNS, read_split_cases, split_paths
 from utils import constants
-from utils.files import atomic_path, setup_logging, write_json
+from utils.files import atomic_path, read_json, setup_logging, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
-
-UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class ClinicalCodes:
-    """How clinical values become numbers.
-
-    Attributes:
-        max_age: divides ages, in years.
-        median_age: stands in for a missing age, in years.
-        codes: ``{column: {text: code}}`` for every column of ``AJCC_COLUMNS``.
-    """
-
-    max_age: float
-    median_age: float
-    codes: dict[str, dict[str, int]]
-
-    @classmethod
-    def fit(cls, cases: pd.DataFrame) -> ClinicalCodes:
-        """Learns ages and codes from ``cases`` (columns ``age_at_index`` and ``AJCC_COLUMNS``)."""
-        ages = cases["age_at_index"].dropna()
-        if ages.empty or not ages.max() > 0:
-            logger.warning("no case has an age: the feature is 0 for all")
-        codes = {}
-        for column in AJCC_COLUMNS:
-            texts = sorted(set(cases[column].dropna()))
-            if not texts:
-                logger.warning("no case has %s: the feature is the same for all", column)
-            codes[column] = {text: code for code, text in enumerate([*texts, UNKNOWN])}
-        usable = not ages.empty and ages.max() > 0
-        return cls(float(ages.max()) if usable else 1.0, float(ages.median()) if usable else 0.0, codes)
-
-    def transform(self, cases: pd.DataFrame) -> Tensor:
-        """Features ``[n, 5]``, float32: age, stage, T, N, M."""
-        ages = cases["age_at_index"]
-        if ages.isna().any():
-            logger.warning("%d missing ages set to the median %g", ages.isna().sum(), self.median_age)
-        columns = [ages.fillna(self.median_age) / self.max_age]
-        for column, codes in self.codes.items():
-            texts = cases[column].where(cases[column].notna(), UNKNOWN)
-            strange = ~texts.isin(list(codes))
-            if strange.any():
-                logger.warning("%s: %s get the code of unknown", column, sorted(set(texts[strange])))
-            columns.append(texts.where(~strange, UNKNOWN).map(codes))
-        table = pd.concat(columns, axis=1).astype("float32")
-        return torch.from_numpy(table.to_numpy(copy=True))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -76,6 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--features_encoder", default="gigapath", help="which split files to read")
     parser.add_argument("--splits_dir", type=Path, help="folder of the split files (default: constants)")
     parser.add_argument("--output", type=Path, help="{case_id: [5]} (default: constants)")
+    parser.add_argument("--codes", type=Path, help="codes of another cohort (<output>_codes.json) to apply")
     parser.add_argument(
         "--protocol",
         choices=("published", "strict"),
@@ -89,21 +41,25 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     setup_logging()
     output = args.output or constants.clinical_tensors(args.onco)
+    if output.suffix == ".csv":
+        raise ValueError(f"--output {output} is the file of tensors; the raw values go to a .csv beside it")
     cases = read_split_cases(split_paths(args.onco, args.features_encoder, args.splits_dir))
-    learned_from = cases[cases["split"] == "train"] if args.protocol == "strict" else cases
-    codes = ClinicalCodes.fit(learned_from)
+    if args.codes is not None:
+        content = read_json(args.codes)
+        codes = ClinicalCodes.from_dict(content, args.codes)
+        origin = {key: content[key] for key in ("protocol", "cases") if key in content}
+    else:
+        learned_from = cases[cases["split"] == "train"] if args.protocol == "strict" else cases
+        origin = {"protocol": args.protocol, "cases": len(learned_from)}
+        codes = ClinicalCodes.fit(learned_from)
     features = codes.transform(cases)
     if not torch.isfinite(features).all():
         raise ValueError(f"clinical features of {args.onco} are not finite")
-    with atomic_path(output) as temporary:
-        torch.save(
-            {case: row.clone() for case, row in zip(cases["case_id"], features, strict=True)}, temporary
-        )
-    write_json(
-        output.with_name(f"{output.stem}_codes.json"),
-        {"protocol": args.protocol, "cases": len(learned_from), **asdict(codes)},
-    )
-    logger.info("%d cases (%s protocol) -> %s", len(cases), args.protocol, output)
+    with atomic_path(output.with_suffix(".csv")) as temporary:
+        cases[["case_id", AGE, *AJCC_COLUMNS]].to_csv(temporary, index=False)
+    write_tensors(output, {case: row.clone() for case, row in zip(cases["case_id"], features, strict=True)})
+    write_json(codes_path(output), {**origin, **codes.to_dict()})
+    logger.info("%d cases (%s) -> %s", len(cases), args.codes or f"{args.protocol} protocol", output)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Writes the split files of a cohort: ``python -m data_utils.make_dataset --onco BRCA``.
 
 Joins GDC tables, patch features and the gene table into one row per slide, and splits by patient: 20 % test,
-15 % of the rest validation, stratified by class. Cases without expression or without a class are in the
-training split only. What was left out and why is written to ``dropped_{onco}.csv`` beside the splits.
+15 % of the rest validation, stratified by class. Cases without a class, and unless --split_without_genes those
+without expression, are in the training split only. What was left out and why is written to
+``dropped_{onco}.csv`` beside the splits.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from utils.files import atomic_path, setup_logging, write_json
 
 logger = logging.getLogger(__name__)
 
+WITHOUT = Path("none")  # in place of a gene table
 TEST_SHARE = 0.20
 VAL_SHARE = 0.15
 FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt")
@@ -53,7 +55,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--clinical", type=Path, help="GDC clinical.tsv (default: constants)")
     parser.add_argument("--slides", type=Path, help="GDC slide.tsv (default: constants)")
     parser.add_argument("--features_dir", type=Path, help="feature files of the cohort (default: constants)")
-    parser.add_argument("--genomics_csv_path", type=Path, help="case x gene table (default: constants)")
+    parser.add_argument(
+        "--genomics_csv_path",
+        type=Path,
+        help="case x gene table (default: constants); none for a cohort without expression",
+    )
+    parser.add_argument(
+        "--split_without_genes",
+        action="store_true",
+        help="split cases without expression like all others, for models that do without",
+    )
     parser.add_argument("--splits_dir", type=Path, help="where the split files go (default: constants)")
     return parser.parse_args(argv)
 
@@ -75,10 +86,11 @@ def main(argv: list[str] | None = None) -> None:
         sources = (clinical_path, slides_path, features_dir)
         raise ValueError(_nothing_matches(cases, features, dropped, sources))
     cases = cases[cases["case_submitter_id"].isin({case for _, case, _ in slides})].copy()
-    cases["gene_availability"] = _gene_availability(cases, genes_path)
+    without_genes = genes_path == WITHOUT
+    cases["gene_availability"] = 0 if without_genes else _gene_availability(cases, genes_path)
     _check_classes(cases, cohort)
 
-    split_of = split_cases(cases)
+    split_of = split_cases(cases, without_genes or args.split_without_genes)
     rows = split_rows(cases, slides, split_of)
     for split, path in outputs.items():
         write_json(path, {"data": rows[split]})
@@ -194,7 +206,7 @@ def _nothing_matches(
 
 
 # ---------------------------------------------------------------------------- splitting
-def split_cases(cases: pd.DataFrame) -> dict[str, str]:
+def split_cases(cases: pd.DataFrame, without_genes: bool = False) -> dict[str, str]:
     """``{case_id: split}``, by patient, the same for the same cases in any order.
 
     Cases are sorted by ``case_id`` before each of the two draws, which gives the published BLCA and COADREAD
@@ -202,8 +214,10 @@ def split_cases(cases: pd.DataFrame) -> dict[str, str]:
 
     Args:
         cases: ``case_id, primary_class, gene_availability``.
+        without_genes: cases without expression are validated and tested on, too.
     """
-    eligible = cases[(cases["primary_class"] >= 0) & (cases["gene_availability"] == 1)].sort_values("case_id")
+    has_genes = (cases["gene_availability"] == 1) | without_genes
+    eligible = cases[(cases["primary_class"] >= 0) & has_genes].sort_values("case_id")
     classes = dict(zip(eligible["case_id"], eligible["primary_class"], strict=True))
     rest, test = _hold_out(classes, TEST_SHARE, "test")
     _, val = _hold_out(rest, VAL_SHARE, "val")

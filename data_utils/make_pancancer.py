@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from data_utils import make_clinical
@@ -26,7 +25,7 @@ from data_utils.cohorts import load_cohort
 from data_utils.genes import SITE_COLUMN, read_gene_table
 from data_utils.tcga import read_split_cases, split_paths
 from utils import constants
-from utils.files import atomic_path, read_json, read_tensors, setup_logging, write_json
+from utils.files import atomic_path, read_json, read_tensors, setup_logging, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         (constants.text_table(args.name), texts),
         (constants.candidate_table(args.name), candidates),
     ):
-        with atomic_path(path) as temporary:
-            torch.save(table, temporary)
+        write_tensors(path, table)
     make_clinical.main(
         ["--onco", args.name, "--features_encoder", args.features_encoder, "--protocol", args.protocol]
     )

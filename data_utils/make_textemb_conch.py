@@ -25,7 +25,7 @@ from models.conch.text_tower import encode_tokens, load_text_tower, read_text_co
 from models.conch.tokenizer import ConchTokenizer
 from utils import constants
 from utils.devices import pick_device
-from utils.files import atomic_path, setup_logging, write_json
+from utils.files import atomic_path, setup_logging, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -74,17 +74,10 @@ def main(argv: list[str] | None = None) -> None:
     row_of = {sentence: row for row, sentence in enumerate(different)}
     rows = sentences.map(row_of.get).to_numpy()
 
-    with atomic_path(output) as temporary:
-        torch.save(
-            {
-                case: embeddings[row]
-                for case, row in zip(cases["case_id"], torch.from_numpy(rows), strict=True)
-            },
-            temporary,
-        )
-    with atomic_path(output.with_name(f"candidates_{args.onco.lower()}.pt")) as temporary:
-        embedded = {name: embeddings[[row_of[s] for s in group]] for name, group in candidates.items()}
-        torch.save({args.onco: embedded}, temporary)
+    of_cases = zip(cases["case_id"], torch.from_numpy(rows), strict=True)
+    write_tensors(output, {case: embeddings[row] for case, row in of_cases})
+    embedded = {name: embeddings[[row_of[s] for s in group]] for name, group in candidates.items()}
+    write_tensors(output.with_name(f"candidates_{args.onco.lower()}.pt"), {args.onco: embedded})
     readable = pd.concat([cases[["case_id", "case_submitter_id", "split"]], sentences], axis=1)
     with atomic_path(output.with_name(f"sentences_{args.onco.lower()}.csv")) as temporary:
         readable.to_csv(temporary, index=False)

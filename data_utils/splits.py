@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from sklearn.model_selection import StratifiedKFold, train_test_split
-
+from data_utils.feature_folder import FeatureFolder
+from data_utils.feature_store import HDF5_SUFFIXES
 from utils import constants
 from utils.files import read_json
 
@@ -26,9 +24,7 @@ _REQUIRED = (
     "primary_class",
     "durations",
     "vital_status",
-    "features_path",
 )
-VALIDATION_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -67,10 +63,15 @@ def resolve_features_path(path: str) -> Path:
     return constants.FEATURES_ROOT / path
 
 
-def read_split(path: str | Path) -> list[Patient]:
+def read_split(path: str | Path, folder: FeatureFolder | None = None) -> list[Patient]:
     """The patients of a split file, in its order; rows of one patient (its slides) are joined.
 
     A file without rows is legal: tiny cohorts leave a split empty.
+
+    Args:
+        path: ours, or as published.
+        folder: where the feature files lie, whatever ``features_path`` says (it may then be left out). Slides
+            that are not there keep the path they should have, and are named in the log.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -90,20 +91,26 @@ def read_split(path: str | Path) -> list[Patient]:
             raise ValueError(
                 f"{path}: row {number} is {row!r}, should be an object with the fields of a slide"
             )
-        missing = [name for name in _REQUIRED if row.get(name) is None]
+        needed = _REQUIRED if folder else (*_REQUIRED, "features_path")
+        missing = [name for name in needed if row.get(name) is None]
         if missing:
             raise ValueError(f"{path}: row {number} ({row.get('slide_submitter_id')}) lacks {missing}")
         grouped.setdefault(str(row["case_id"]), []).append(row)
-    return [_join(path, case_id, slides) for case_id, slides in grouped.items()]
+    patients = [_join(path, case_id, slides, folder) for case_id, slides in grouped.items()]
+    if folder and (absent := [s.name for p in patients for s in p.slides if not s.is_file()]):
+        logger.warning("%s: %d slides are not in %s: %s", path, len(absent), folder.root, absent[:10])
+    return patients
 
 
-def _join(path: Path, case_id: str, rows: Sequence[Mapping[str, Any]]) -> Patient:
+def _join(
+    path: Path, case_id: str, rows: Sequence[Mapping[str, Any]], folder: FeatureFolder | None
+) -> Patient:
     first = rows[0]
     for name in ("case_submitter_id", "project_id", "primary_class", "durations", "vital_status"):
         values = {row[name] for row in rows}
         if len(values) > 1:
             raise ValueError(f"{path}: the slides of case {case_id} disagree on {name}: {sorted(values)}")
-    slides = tuple(resolve_features_path(str(row["features_path"])) for row in rows)
+    slides = tuple(_locate(row, folder) for row in rows)
     if len(set(slides)) < len(slides):
         raise ValueError(f"{path}: a slide of case {case_id} stands twice")
     return Patient(
@@ -118,6 +125,14 @@ def _join(path: Path, case_id: str, rows: Sequence[Mapping[str, Any]]) -> Patien
     )
 
 
+def _locate(row: Mapping[str, Any], folder: FeatureFolder | None) -> Path:
+    stated, slide = row.get("features_path"), str(row["slide_submitter_id"])
+    if folder is None:
+        return resolve_features_path(str(stated))
+    found = folder.find(stated, slide)
+    return found or folder.root / (Path(stated).name if stated else f"{slide}{HDF5_SUFFIXES[0]}")
+
+
 def check_disjoint(splits: Mapping[str, Sequence[Patient]]) -> None:
     """Raises ValueError where a patient is in more than one split."""
     owner: dict[str, str] = {}
@@ -126,81 +141,3 @@ def check_disjoint(splits: Mapping[str, Sequence[Patient]]) -> None:
             other = owner.setdefault(patient.case_id, name)
             if other != name:
                 raise ValueError(f"case {patient.case_id} is in the splits {other} and {name}")
-
-
-def make_folds(
-    patients: Sequence[Patient], eligible: Iterable[str], num_folds: int, seed: int
-) -> list[dict[str, list[Patient]]]:
-    """Stratified k-fold: every eligible patient of known class is tested once.
-
-    Args:
-        patients: all patients.
-        eligible: case ids that may be validated and tested on; others always train.
-        num_folds: number of folds.
-        seed: of the shuffling.
-
-    Returns:
-        Per fold ``{"train", "val", "test"}``; validation is 15 % of what is left of the eligible ones,
-        stratified where there are enough of them.
-
-    Raises:
-        ValueError: a class has fewer patients than there are folds.
-    """
-    eligible = set(eligible)
-    scored = [p for p in patients if p.label >= 0 and p.case_id in eligible]
-    others = [p for p in patients if p.label < 0 or p.case_id not in eligible]
-    labels = np.array([p.label for p in scored])
-    classes, counts = np.unique(labels, return_counts=True)
-    if not len(scored) or counts.min() < num_folds:
-        found = dict(zip(classes.tolist(), counts.tolist(), strict=True))
-        raise ValueError(f"{num_folds} folds need as many patients with RNA per class, there are {found}")
-    folds = []
-    splitter = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
-    for rest, test in splitter.split(labels, labels):
-        train, val = train_test_split(
-            rest, test_size=VALIDATION_SHARE, stratify=_strata(labels[rest]), random_state=seed
-        )
-        fold = {"train": train, "val": val, "test": test}
-        split = {name: [scored[i] for i in np.sort(index)] for name, index in fold.items()}
-        split["train"] += others
-        folds.append(split)
-    return folds
-
-
-def _strata(labels: np.ndarray) -> np.ndarray | None:
-    """The labels, or None where they are too few to stratify the validation patients."""
-    _, counts = np.unique(labels, return_counts=True)
-    if counts.min() < 2 or math.ceil(VALIDATION_SHARE * len(labels)) < len(counts):
-        logger.warning("too few patients to stratify validation by class: %s", counts.tolist())
-        return None
-    return labels
-
-
-def read_folds(path: str | Path, patients: Sequence[Patient]) -> list[dict[str, list[Patient]]]:
-    """Folds from a JSON list of ``{"train": [...], "val": [...], "test": [...]}`` of case ids or barcodes.
-
-    Raises:
-        ValueError: another layout, a patient unknown, or a patient twice in one fold.
-    """
-    by_id = {p.case_id: p for p in patients} | {p.submitter_id: p for p in patients}
-    folds = []
-    content = read_json(path)
-    if not isinstance(content, list) or not content:
-        raise ValueError(f"{path} should hold a list of folds, each an object with {constants.SPLITS}")
-    for number, fold in enumerate(content):
-        if not isinstance(fold, Mapping) or set(fold) != set(constants.SPLITS):
-            found = sorted(fold) if isinstance(fold, Mapping) else repr(fold)
-            raise ValueError(f"{path}: fold {number} has {found}, should have {constants.SPLITS}")
-        unknown = [case for ids in fold.values() for case in ids if case not in by_id]
-        if unknown:
-            raise ValueError(
-                f"{path}: fold {number} names {len(unknown)} patients that are in no split file, such as "
-                f"{unknown[:5]}; the split files hold such as {list(by_id)[:3]}"
-            )
-        split = {name: [by_id[case] for case in ids] for name, ids in fold.items()}
-        check_disjoint(split)
-        for name, members in split.items():
-            if len({p.case_id for p in members}) < len(members):
-                raise ValueError(f"{path}: fold {number} names a patient twice in {name}")
-        folds.append(split)
-    return folds

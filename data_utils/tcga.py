@@ -194,6 +194,11 @@ def reduce_tnm(raw: str | None, letter: str) -> str | None:
     return category.lower() if category.lower() in ("is", "a") else category.upper()
 
 
+def is_missing(texts: pd.Series) -> pd.Series:
+    """Where a column says in one of the usual ways that a value is not known."""
+    return texts.isna() | texts.astype(str).str.strip().str.lower().isin(_MISSING)
+
+
 # ---------------------------------------------------------------------------- split files
 def split_paths(onco: str, encoder: str = "gigapath", folder: str | Path | None = None) -> dict[str, Path]:
     """Paths of a cohort's split files, in ``folder`` where one is given."""
@@ -235,8 +240,7 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
             table[column] = None
     for column in (*AJCC_COLUMNS, "primary_diagnosis"):
         texts = table[column].astype(object)
-        missing = texts.isna() | texts.astype(str).str.strip().str.lower().isin(_MISSING)
-        table[column] = texts.where(~missing, None)
+        table[column] = texts.where(~is_missing(texts), None)
     for column in ("age_at_index", "durations"):
         table[column] = pd.to_numeric(table[column]).astype(float)
     table["vital_status"] = table["vital_status"].astype(int)

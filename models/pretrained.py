@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,39 @@ def _existing(path: str | Path, what: str, source: str, constant: str) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class StateDifference:
+    """How the tensors of a checkpoint differ from the parameters of a module.
+
+    Attributes:
+        missing: parameters the checkpoint lacks.
+        unexpected: entries the module has no parameter for.
+        misshapen: entries of another shape, each with both shapes.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the checkpoint can be loaded; what is unexpected does no harm."""
+        return not self.missing and not self.misshapen
+
+
+def compare_states(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> StateDifference:
+    """Compares names and shapes; values are not looked at, so ``own`` may be on the meta device."""
+    return StateDifference(
+        missing=tuple(sorted(own.keys() - state.keys())),
+        unexpected=tuple(sorted(state.keys() - own.keys())),
+        misshapen=tuple(
+            f"{name} is {tuple(state[name].shape)}, should be {tuple(value.shape)}"
+            for name, value in own.items()
+            if name in state and state[name].shape != value.shape
+        ),
+    )
+
+
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, path: str | Path) -> None:
     """Loads ``state`` into ``module``; nothing may be missing, what is unexpected is reported.
 
@@ -71,19 +105,16 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, path:
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds a {type(state).__name__}, {what} is stored as a dict of tensors")
     own = module.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
-    wrong = [
-        f"{name} is {tuple(state[name].shape)}, should be {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    if missing or wrong:
+    found = compare_states(own, state)
+    if not found.fits:
         raise ValueError(
-            f"{path} does not fit {what}: {len(missing)} parameters missing {missing[:5]}, "
-            f"{len(wrong)} of another shape {wrong[:5]}. Is it the right checkpoint for this config?"
+            f"{path} does not fit {what}: {len(found.missing)} parameters missing {list(found.missing[:5])}, "
+            f"{len(found.misshapen)} of another shape {list(found.misshapen[:5])}. Is it the right checkpoint "
+            "for this config?"
         )
-    if unexpected:
-        logger.warning("%s: %d unexpected entries ignored, such as %s", path, len(unexpected), unexpected[:5])
+    if found.unexpected:
+        logger.warning(
+            "%s: %d unexpected entries ignored, such as %s", path, len(found.unexpected), found.unexpected[:5]
+        )
     module.load_state_dict({name: state[name] for name in own})
     logger.info("%s: loaded %d tensors from %s", what, len(own), path)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from models.pretrained import load_strict
+
 if TYPE_CHECKING:
     from data_utils.case import Case
 
@@ -28,7 +30,11 @@ class SlideBackbone(nn.Module, ABC):
     Symbols: ``T`` task copies, ``L`` patches, ``E`` width of the encoder.
     """
 
+    # Its modules, under the parameter names of the official checkpoint, and what messages call them.
+    vit: nn.Module
+    official_name: str
     embed_dim: int
+    feature_dim: int  # width of the patch features it takes
     # Level-0 pixels that the position grid covers along each axis, where the encoder has one.
     grid_extent: int | None = None
     # Where the encoder counts distances in patches: checks the patch size that a slide states,
@@ -58,13 +64,22 @@ class SlideBackbone(nn.Module, ABC):
         """The image token ``[T, 1, E]`` from the tokens after the last block."""
 
     @abstractmethod
+    def read_pretrained(self, path: str | Path) -> dict[str, Tensor]:
+        """The tensors of the official checkpoint, under the names of ``vit``'s parameters.
+
+        Raises:
+            FileNotFoundError: there is no such file; the message says where to get it.
+            ValueError: the file is damaged or another one.
+        """
+
     def load_pretrained(self, path: str | Path) -> None:
         """Loads the official checkpoint.
 
         Raises:
-            FileNotFoundError: there is no such file; the message says where to get it.
-            ValueError: parameters are missing or have another shape.
+            FileNotFoundError, ValueError: as :meth:`read_pretrained`, or parameters are missing or have
+                another shape.
         """
+        load_strict(self.vit, self.read_pretrained(path), self.official_name, path)
 
     def forward(self, case: Case, num_tasks: int = 1) -> Tensor:
         """The encoder's own image token ``[T, 1, E]``, without any adapter."""

@@ -10,17 +10,22 @@
 # the probes are fitted on the new cohort's training patients and scored on its test patients.
 #   bash scripts/deploy_OOD_modaltune.sh      or      sbatch scripts/deploy_OOD_modaltune.sh
 # The new cohorts need their features, gene table and splits (submit_extract_patches.sh, submit_get_dataset.sh).
+# A model trained with MISSING=learned does without expression: RNA=0, here and in submit_get_dataset.sh.
 set -euo pipefail
 
 # ---- edit here, or set in the environment
 TRAINED_ON="${TRAINED_ON:-BRCA}"                        # cohort of the trained model
 COHORTS="${COHORTS:-COADREAD BLCA}"                     # cohorts to apply it to
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
-TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
+MISSING="${MISSING:-drop}"                              # drop | learned, as in training
+RNA="${RNA:-1}"                                         # 0: the cohorts have no expression
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-RUN_NAME="${RUN_NAME:-modaltune_${ENCODER}_$TYPE}"      # as in submit_modaltune.sh
+name="modaltune_${ENCODER}_${TYPE}_$MISSING"
+RUN_NAME="${RUN_NAME:-${name%_drop}}"                    # as in submit_modaltune.sh
+DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
 # ----
 
@@ -40,10 +45,15 @@ read -r -a cohorts <<<"$COHORTS"
 read -r -a extra <<<"$EXTRA_ARGS"
 output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_ROOT)')"
 run="$output_root/$RUN_NAME/$TRAINED_ON"
+[[ "$RNA" == 0 ]] && extra+=(--genomics_csv_path none)
 
 for onco in "${cohorts[@]}"; do
   echo "== $TRAINED_ON -> $onco"
-  python train_modaltune.py --eval_only --eval_weights "$run" --onco "$onco" \
-    --output_path "$run" --eval_name "ood_$onco" --mil_name "$mil_name" \
-    --protocol "$PROTOCOL" --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
+  flags=(--eval_only --eval_weights "$run" --onco "$onco"
+    --output_path "$run" --eval_name "ood_$onco" --mil_name "$mil_name"
+    --protocol "$PROTOCOL" --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
+  if [[ "$DOCTOR" == 1 ]]; then
+    python -m utils.doctor "${flags[@]}"
+  fi
+  python train_modaltune.py "${flags[@]}"
 done

@@ -6,6 +6,8 @@
 #   bash scripts/run_demo.sh
 #   ENCODER=titan bash scripts/run_demo.sh              TITAN instead of GigaPath, in the same folder
 #   PANCANCER=1 bash scripts/run_demo.sh                one model over four cancer sites, in the same folder
+#   TYPE=gene_clinical bash scripts/run_demo.sh         with clinical features
+#   MISSING=learned bash scripts/run_demo.sh            patients without RNA train, too
 #   DEMO_ROOT=/scratch/demo SEED=1 NUM_EPOCHS=10 bash scripts/run_demo.sh
 set -euo pipefail
 
@@ -18,6 +20,8 @@ NUM_EPOCHS="${NUM_EPOCHS:-15}"
 LR="${LR:-1e-3}"                                         # small models bear a higher rate than the published 1e-4
 SCALE="${SCALE:-1}"                                     # factor on the number of patients
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
+MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 # ----
 
@@ -42,7 +46,7 @@ export MODALTUNE_WEIGHTS_ROOT="$DEMO_ROOT/weights"
 export MODALTUNE_PATHWAY_TABLE="$DEMO_ROOT/pathways.csv"
 export MODALTUNE_SPLITS_ROOT="$DEMO_ROOT/splits"
 export MODALTUNE_OUTPUT_ROOT="$DEMO_ROOT/runs"
-export ENCODER SEED NUM_SEEDS NUM_EPOCHS LR TYPE PROTOCOL DEVICE=cpu
+export ENCODER SEED NUM_SEEDS NUM_EPOCHS LR TYPE MISSING MODALITY_DROPOUT PROTOCOL DEVICE=cpu
 export WORKERS=0
 # The demo's models are so small that threads wait for each other longer than they work.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -68,7 +72,8 @@ COHORTS=BRCA SITES="${sites[*]}" MODEL_CONFIG="model_configs/demo_modaltune_${EN
 step "5/5 apply to BLCA, which the model has never seen"
 TRAINED_ON="$trained_on" COHORTS=BLCA EXTRA_ARGS="" bash scripts/deploy_OOD_modaltune.sh
 
-run="$MODALTUNE_OUTPUT_ROOT/modaltune_${ENCODER}_$TYPE/$trained_on"
+name="modaltune_${ENCODER}_${TYPE}_$MISSING"
+run="$MODALTUNE_OUTPUT_ROOT/${name%_drop}/$trained_on"
 step "done"
 cat "$run/results.md" "$run/ood_BLCA/results.md"
 echo

@@ -7,4 +7,6 @@ source scripts/setup_env.sh
 
 ruff check .
 ruff format --check .
-python -m pytest --cov --cov-report=term "$@"
+# One process per file and core; the models of the tests are too small for threads.
+export OMP_NUM_THREADS=1
+python -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile --cov --cov-report=term "$@"

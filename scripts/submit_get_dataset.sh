@@ -17,6 +17,7 @@ ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan: whos
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 CONCH_CONFIG="${CONCH_CONFIG:-model_configs/conch_text.json}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
+RNA="${RNA:-1}"                                         # 0: the cohorts have no expression
 GENE_CLIP="${GENE_CLIP:-}"                              # e.g. 10 for matrices of z-scores; empty: no limit
 # ----
 
@@ -35,10 +36,12 @@ if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
   cohorts=("${cohorts[$SLURM_ARRAY_TASK_ID]}")
 fi
 
+genes=()
+[[ "$RNA" == 0 ]] && genes=(--genomics_csv_path none)
 for onco in "${cohorts[@]}"; do
   echo "== $onco"
-  python -m data_utils.make_gene_dataset --onco "$onco" ${GENE_CLIP:+--clip "$GENE_CLIP"}
-  python -m data_utils.make_dataset --onco "$onco" --features_encoder "$ENCODER"
+  [[ "$RNA" == 0 ]] || python -m data_utils.make_gene_dataset --onco "$onco" ${GENE_CLIP:+--clip "$GENE_CLIP"}
+  python -m data_utils.make_dataset --onco "$onco" --features_encoder "$ENCODER" ${genes[@]+"${genes[@]}"}
   python -m data_utils.make_clinical --onco "$onco" --features_encoder "$ENCODER" --protocol "$PROTOCOL"
   python -m data_utils.make_textemb_conch --onco "$onco" --features_encoder "$ENCODER" --protocol "$PROTOCOL" \
     --conch_config "$CONCH_CONFIG" --device "$DEVICE"

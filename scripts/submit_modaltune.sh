@@ -6,17 +6,23 @@
 #SBATCH --mem=64G
 #SBATCH --time=48:00:00
 #SBATCH --output=slurm-%x-%A_%a.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
 #
 # Trains ModalTune on each cohort with several seeds and evaluates it on the test patients.
 #   bash scripts/submit_modaltune.sh      all cohorts, one after the other
 #   sbatch scripts/submit_modaltune.sh    one cohort per array task (submit from the repository root)
-# Started again, it continues where it was interrupted and skips what is finished.
+# Started again, it continues where it was interrupted and skips what is finished. At its time limit it saves and
+# puts itself back into the queue (scripts/interruptible.sh).
 set -euo pipefail
 
 # ---- edit here, or set in the environment
 COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as the --array above
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
-TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
+MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
+MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 MODEL_CONFIG="${MODEL_CONFIG:-model_configs/modaltune_${ENCODER}_config.json}"
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 SEED="${SEED:-0}"
@@ -25,7 +31,9 @@ NUM_EPOCHS="${NUM_EPOCHS:-30}"
 LR="${LR:-1e-4}"
 WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-RUN_NAME="${RUN_NAME:-modaltune_${ENCODER}_$TYPE}"      # folder below OUTPUT_ROOT of utils/constants.py
+name="modaltune_${ENCODER}_${TYPE}_$MISSING"
+RUN_NAME="${RUN_NAME:-${name%_drop}}"                    # folder below OUTPUT_ROOT of utils/constants.py
+DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
 # ----
 
@@ -39,6 +47,7 @@ esac
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
 cd "$REPO"
+source scripts/interruptible.sh
 source scripts/setup_env.sh
 
 read -r -a cohorts <<<"$COHORTS"
@@ -54,8 +63,13 @@ output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_
 
 for onco in "${cohorts[@]}"; do
   echo "== $onco"
-  python train_modaltune.py --onco "$onco" --output_path "$output_root/$RUN_NAME/$onco" \
-    --mil_name "$mil_name" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL" \
-    --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" \
-    --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
+  flags=(--onco "$onco" --output_path "$output_root/$RUN_NAME/$onco"
+    --mil_name "$mil_name" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL"
+    --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT"
+    --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
+    --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
+  if [[ "$DOCTOR" == 1 ]]; then
+    python -m utils.doctor "${flags[@]}"
+  fi
+  run_interruptible python train_modaltune.py "${flags[@]}"
 done

@@ -4,12 +4,18 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=64G
 #SBATCH --time=96:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
 #SBATCH --output=slurm-%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
 #
 # Joins finished cohorts and trains one ModalTune on all of them, with several seeds; evaluates every site.
 #   bash scripts/submit_modaltune_pancancer.sh      or      sbatch scripts/submit_modaltune_pancancer.sh
 # The cohorts need their features, gene tables, splits and sentences (submit_extract_patches.sh,
-# submit_get_dataset.sh). Started again, it continues where it was interrupted.
+# submit_get_dataset.sh). Started again, it continues where it was interrupted; at its time limit it saves and
+# puts itself back into the queue (scripts/interruptible.sh).
 set -euo pipefail
 
 # ---- edit here, or set in the environment
@@ -20,6 +26,8 @@ GENE_SCALING="${GENE_SCALING:-site}"                    # site | union: within w
 SITE_SAMPLING="${SITE_SAMPLING:-natural}"               # natural | balanced
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
+MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 MODEL_CONFIG="${MODEL_CONFIG:-model_configs/modaltune_${ENCODER}_config.json}"
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 SEED="${SEED:-0}"
@@ -28,7 +36,9 @@ NUM_EPOCHS="${NUM_EPOCHS:-30}"
 LR="${LR:-1e-4}"
 WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-RUN_NAME="${RUN_NAME:-modaltune_${ENCODER}_$TYPE}"      # folder below OUTPUT_ROOT of utils/constants.py
+name="modaltune_${ENCODER}_${TYPE}_$MISSING"
+RUN_NAME="${RUN_NAME:-${name%_drop}}"                    # folder below OUTPUT_ROOT of utils/constants.py
+DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune_pancancer.py
 # ----
 
@@ -42,6 +52,7 @@ esac
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
 cd "$REPO"
+source scripts/interruptible.sh
 source scripts/setup_env.sh
 
 read -r -a sites <<<"$SITES"
@@ -50,8 +61,13 @@ output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_
 
 python -m data_utils.make_pancancer --sites "${sites[@]}" --name "$NAME" --features_encoder "$ENCODER" \
   --genes "$GENES" --protocol "$PROTOCOL"
-python train_modaltune_pancancer.py --onco "$NAME" --sites "${sites[@]}" \
-  --output_path "$output_root/$RUN_NAME/$NAME" --mil_name "$mil_name" --model_config "$MODEL_CONFIG" \
-  --protocol "$PROTOCOL" --gene_scaling "$GENE_SCALING" --site_sampling "$SITE_SAMPLING" \
-  --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" \
-  --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"}
+flags=(--onco "$NAME" --sites "${sites[@]}"
+  --output_path "$output_root/$RUN_NAME/$NAME" --mil_name "$mil_name" --model_config "$MODEL_CONFIG"
+  --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT"
+  --protocol "$PROTOCOL" --gene_scaling "$GENE_SCALING" --site_sampling "$SITE_SAMPLING"
+  --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
+  --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
+if [[ "$DOCTOR" == 1 ]]; then
+  python -m utils.doctor "${flags[@]}"
+fi
+run_interruptible python train_modaltune_pancancer.py "${flags[@]}"

@@ -8,6 +8,11 @@ from data_utils.case import Case
 torch.set_num_threads(1)  # small models run many times slower on several threads
 
 
+def pytest_collection_modifyitems(items):
+    """Slow files first: they then run beside all the others."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def tiny_config():
     """A ModalTune config small enough for loops; heads do not divide by every ratio."""
@@ -82,6 +87,7 @@ def make_case():
             "label": seed % 2,
             "duration": 10.0 + seed,
             "event": seed % 2,
+            "vectors": torch.randn(3, 6, generator=generator, dtype=dtype),
         }
         return Case(**{**fields, **changes})
 

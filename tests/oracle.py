@@ -194,22 +194,25 @@ class Titan:
         return linear(read, state, f"{name}.attn.out_proj")[0]
 
 
-def modaltune(encoder, state, config, case, pathways, num_tasks, clinical=False):
+def modaltune(encoder, state, config, case, pathways, num_tasks, clinical=False, others=(), genes=None):
     """Outputs ``[T, O]`` from a state dict in the published layout (all float64).
 
-    ``encoder`` is one of the slide encoders above, on the same state dict.
+    ``encoder`` is one of the slide encoders above, on the same state dict. ``others`` are the tokens
+    ``[n, E]`` of further modalities; ``genes`` are tokens that stand for those of the gene encoder.
     """
+    others = list(others)
+    if clinical:
+        hidden = torch.relu(linear(case.clinical[None], state, "clinical_mlp.0"))
+        others.insert(0, layer_norm(linear(hidden, state, "clinical_mlp.2"), state, "clinical_mlp.3"))
     heads = config["num_heads"]
     pos = state["gene_pe"]
     outputs = []
     for task in range(num_tasks):
         one_hot = torch.eye(num_tasks, dtype=torch.float64)[task : task + 1]
         token = layer_norm(linear(one_hot, state, "task_weight.0"), state, "task_weight.1")
-        genes = gene_tokens(case.genes, pathways, state, config["gene_encoder"]["depth"])
-        c = torch.cat([token, genes])
-        if clinical:
-            hidden = torch.relu(linear(case.clinical[None], state, "clinical_mlp.0"))
-            c = torch.cat([layer_norm(linear(hidden, state, "clinical_mlp.2"), state, "clinical_mlp.3"), c])
+        if genes is None:
+            genes = gene_tokens(case.genes, pathways, state, config["gene_encoder"]["depth"])
+        c = torch.cat([*others, token, genes])
 
         cls, patches = encoder.embed(case)
         for stage, (first, last) in enumerate(config["interaction_indexes"]):
@@ -225,9 +228,11 @@ def modaltune(encoder, state, config, case, pathways, num_tasks, clinical=False)
         for extra in range(2):
             c = extract(c, patches, pos, state, f"interactions.{stage}.extra_extractors.{extra}", heads)
 
-        start = 1 if clinical else 0
+        ends = [sum(map(len, others[: k + 1])) for k in range(len(others))]
+        start = ends[-1] if others else 0
         image = encoder.pool(torch.cat([cls, patches]))
-        parts = [image, c[start], c[start + 1 :].mean(0)] + ([c[0]] if clinical else [])
+        parts = [image, c[start], c[start + 1 :].mean(0)]
+        parts += [c[end - len(group) : end].mean(0) for end, group in zip(ends, others, strict=True)]
         joined = sum(parts) if config["token_agg"] == "sum" else torch.cat(parts)
         outputs.append(linear(layer_norm(joined, state, "final_norm"), state, "final_project"))
     return torch.stack(outputs)

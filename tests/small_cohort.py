@@ -61,6 +61,14 @@ class SmallCohort:
         return self.root / "clinical.pt"
 
     @property
+    def clinical_values(self) -> Path:
+        return self.root / "clinical.csv"
+
+    @property
+    def vectors(self) -> Path:
+        return self.root / "vectors.pt"
+
+    @property
     def model_config(self) -> Path:
         return self.root / "model.json"
 
@@ -122,7 +130,7 @@ def make_small_cohort(
     without_genes: tuple[int, ...] = (),
     first: int = 0,
 ) -> SmallCohort:
-    """Writes feature files, splits, genes, pathways, texts, clinical features and a model config.
+    """Writes feature files, splits, genes, pathways, texts, clinical data, vectors and a model config.
 
     Patients are numbered from ``first``; those numbered in ``without_genes`` have no RNA. Classes
     alternate; they move the first feature, the first gene and the texts. Every fifth patient has two
@@ -163,5 +171,18 @@ def make_small_cohort(
     torch.save(texts, cohort.texts)
     clinical = {f"case-{case}": torch.from_numpy(generator.random(5)).float() for case in cases}
     torch.save(clinical, cohort.clinical)
+    raw = {
+        "age_at_index": [
+            None if case % 4 == 0 else 75 if case == cases[-1] else 30 + 5 * case % 40 for case in cases
+        ],
+        "ajcc_pathologic_stage": [f"Stage {'I' * (1 + case % 3)}" for case in cases],
+        "ajcc_pathologic_t": [f"T{case % 4}" if case % 5 else None for case in cases],
+        "ajcc_pathologic_n": [f"N{case % 2}" for case in cases],
+        "ajcc_pathologic_m": ["M0" for case in cases],
+    }
+    values = pd.DataFrame(raw, index=pd.Index([f"case-{case}" for case in cases], name="case_id"))
+    values.to_csv(cohort.clinical_values)
+    vectors = {f"case-{case}": torch.from_numpy(generator.normal(size=(2, 5))).float() for case in cases}
+    torch.save(vectors, cohort.vectors)
     cohort.model_config.write_text(json.dumps(MODEL_CONFIG), encoding="utf-8")
     return cohort

@@ -1,5 +1,6 @@
 """What a user copies from the repository works: README commands, configs, cohorts, scripts."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -46,6 +47,24 @@ def test_readme_help_commands_run(command):
     assert "usage:" in done.stdout
 
 
+@pytest.mark.parametrize("command", [c for c in readme_commands() if "utils.doctor --onco" in c])
+def test_readme_doctor_commands_run_to_their_table(command, tmp_path):
+    """Without data all they can find are errors, but every flag must exist and the table must come."""
+    words = [str(tmp_path / word) if word in ("DIR", "doctor.md") else word for word in shlex.split(command)]
+    assert words[:3] == ["python", "-m", "utils.doctor"]
+    done = subprocess.run(
+        [sys.executable, *words[1:]],
+        cwd=constants.REPO_ROOT,
+        env={**os.environ, "MODALTUNE_DATA_ROOT": str(tmp_path), "MODALTUNE_SPLITS_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "-> " in done.stdout and "the check stopped" not in done.stdout, (
+        done.stderr
+    )
+
+
 @pytest.mark.parametrize("command", [c for c in readme_commands() if "scripts/" in c])
 def test_readme_scripts_exist_and_know_the_variables(command):
     *variables, bash, script = shlex.split(command)
@@ -81,7 +100,9 @@ def test_model_configs_build(path):
     assert names
     for name in names:
         with torch.device("meta"):
-            model = build_aggregator(name, read_json(path), DataSpec(((0, 1), (1, 2))))
+            model = build_aggregator(
+                name, read_json(path), DataSpec(((0, 1), (1, 2)), 3, {"vectors": (2, 5)})
+            )
         assert model.output_dim == 256
 
 

@@ -9,7 +9,7 @@ import torch
 
 import train_modaltune
 import train_modaltune_pancancer
-from data_utils.datasets import PatchOptions
+from data_utils.datasets import ModalityOptions, PatchOptions
 from tests.small_cohort import make_small_cohort
 from utils import constants
 from utils.arguments import parse_args
@@ -103,6 +103,40 @@ def test_deployment_on_an_unseen_site_is_also_zero_shot(trained, tmp_path):
     assert results[keep].value.tolist() == other[keep].value.tolist()
 
 
+def test_clinical_values_of_all_sites_share_their_codes_and_patients_may_lack_rna(union, tmp_path):
+    """Every third patient of the second site has no RNA; its clinical texts occur at no other site."""
+    parts = [pd.read_csv(union.root.parent / site / "clinical.csv", index_col=0) for site in PROJECT]
+    parts[1]["ajcc_pathologic_stage"] += "B"
+    pd.concat(parts).to_csv(tmp_path / "clinical.csv")
+    genes = pd.read_csv(union.genes)
+    lacking = {f"TCGA-AA-{case:04d}" for case in range(100, 116, 3)}
+    genes[~genes.case_id.isin(lacking)].to_csv(tmp_path / "genes.csv", index=False)
+    changes = {
+        "mil_name": "longnetvit_gene_clinical_adapter",
+        "clinical_location": tmp_path / "clinical.csv",
+        "genomics_csv_path": tmp_path / "genes.csv",
+        "missing_modalities": "learned",
+        "num_epochs": 1,
+    }
+    train_modaltune_pancancer.main(flags(union, tmp_path / "run", **changes))
+    results = pd.read_csv(tmp_path / "run" / "results.csv", keep_default_na=False)
+    rows = results[(results.run == "mean") & (results.task == "General") & (results.metric == "accuracy")]
+    counts = rows.set_index(["split", "site"]).n.astype(float)
+    assert (counts["test", "GBMLGG"], counts["test_complete", "GBMLGG"]) == (4, 2)
+    assert counts["test", "BRCA"] == counts["test_complete", "BRCA"] == 4
+    weights = torch.load(tmp_path / "run" / "seed_0" / "best_model_weights.pt", weights_only=True)
+    stages = weights["run"]["clinical_codes"]["codes"]["ajcc_pathologic_stage"]
+    assert list(stages) == [
+        "Stage I",
+        "Stage IB",
+        "Stage II",
+        "Stage IIB",
+        "Stage III",
+        "Stage IIIB",
+        "unknown",
+    ]
+
+
 @pytest.mark.parametrize("scaling", ["site", "union"])
 def test_genes_are_standardised_within_sites_or_over_the_union(union, tmp_path, scaling):
     words = flags(union, tmp_path, gene_scaling=scaling)
@@ -117,7 +151,7 @@ def test_genes_are_standardised_within_sites_or_over_the_union(union, tmp_path, 
         expected = (raw - raw.mean()) / raw.std(ddof=0)
     scaled = data.standardise(data.fit_scalers(data.patients))
     np.testing.assert_allclose(scaled, expected[scaled.columns], rtol=1e-3, atol=1e-4)
-    parts = data.datasets(data.patients, data.fit_scalers(data.patients), PatchOptions(), False)
+    parts = data.datasets(data.patients, data.fit_scalers(data.patients), PatchOptions(), ModalityOptions())
     assert parts["train"].sites == ["BRCA"] * 8 + ["GBMLGG"] * 8
 
 

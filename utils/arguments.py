@@ -8,9 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from data_utils.cohorts import load_cohort
+from data_utils.folds import count_folds
+from models.aggregators import MISSING_MODALITIES, available_aggregators, modalities_of
 from utils import constants
 from utils.sampling import SITE_SAMPLING
 
+# In place of the file of a modality: the cohort that is evaluated has none of it.
+NONE = Path("none")
 # Flags that count something.
 _COUNTS = (
     "gc",
@@ -28,8 +32,8 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def build_parser(description: str) -> argparse.ArgumentParser:
-    """The parser of ``train_modaltune.py``."""
+def build_parser(description: str, output_required: bool = True) -> argparse.ArgumentParser:
+    """The parser of ``train_modaltune.py``; the doctor writes no run folder."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -38,9 +42,32 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     data.add_argument("--train_json", type=Path, help="split file of the training patients")
     data.add_argument("--val_json", type=Path, help="split file of the validation patients")
     data.add_argument("--test_json", type=Path, help="split file of the test patients")
-    data.add_argument("--genomics_csv_path", type=Path, help="case x gene table")
+    data.add_argument(
+        "--features_dir",
+        type=Path,
+        help="folder of feature files, found by name whatever the split files say (.h5, .hdf5, .pt, .npy)",
+    )
+    data.add_argument(
+        "--genomics_csv_path",
+        type=Path,
+        help="case x gene table; with --eval_only, none for a cohort without (also in the next flags)",
+    )
     data.add_argument("--text_location", type=Path, help="label sentences {case_id: [4, 512]}; for training")
-    data.add_argument("--clinical_location", type=Path, help="clinical features {case_id: [5]}")
+    data.add_argument(
+        "--clinical_location",
+        type=Path,
+        help="raw clinical values (.csv of data_utils.make_clinical), or features {case_id: [5]}",
+    )
+    data.add_argument(
+        "--vectors_location", type=Path, help="precomputed vectors {case_id: [n, d] or [d]} of the patients"
+    )
+    data.add_argument(
+        "--missing_modalities",
+        choices=MISSING_MODALITIES,
+        default="drop",
+        help="patients who lack a modality of the model: drop leaves them out as the published code, learned "
+        "trains and evaluates them with a learned token in its place",
+    )
     data.add_argument(
         "--candidate_location",
         type=Path,
@@ -73,8 +100,17 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         help="pan-cancer gene tables: standardise genes within each cancer site, as for single cohorts, or over "
         "all sites together",
     )
-    data.add_argument("--num_folds", type=int, default=1, help="k-fold cross-validation over all patients")
-    data.add_argument("--fold_json", type=Path, help="JSON list of folds {train, val, test}; else stratified")
+    data.add_argument(
+        "--num_folds",
+        type=int,
+        help="k-fold cross-validation over all patients; if not given, 1, or all folds of --fold_json",
+    )
+    data.add_argument(
+        "--fold_json",
+        type=Path,
+        help="folds to run instead of stratified ones: JSON list of {train, val, test}, or SurvPath's "
+        "splits_<k>.csv: one of them, or their folder",
+    )
 
     model = parser.add_argument_group("model")
     model.add_argument("--mil_name", default="longnetvit_gene_adapter", help="which model")
@@ -116,8 +152,32 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         default="natural",
         help="pan-cancer training: visit every case once an epoch, or draw every cancer site equally often",
     )
+    training.add_argument(
+        "--modality_dropout",
+        type=float,
+        default=0.0,
+        help="probability of hiding each modality of a training patient; needs --missing_modalities learned",
+    )
     training.add_argument("--eval_interval", type=int, default=1, help="epochs between validations")
     training.add_argument("--save_interval", type=int, default=1, help="epochs between resumable checkpoints")
+    training.add_argument(
+        "--checkpoint_minutes",
+        type=float,
+        default=10.0,
+        help="minutes between resumable checkpoints within an epoch",
+    )
+    training.add_argument(
+        "--resume",
+        choices=("auto", "never"),
+        default="auto",
+        help="auto: continue an interrupted training from its last checkpoint; never: start it anew",
+    )
+    training.add_argument(
+        "--max_skipped",
+        type=int,
+        default=10,
+        help="cases of an epoch that may be skipped because their loss or gradient is not finite",
+    )
 
     compute = parser.add_argument_group("compute")
     compute.add_argument("--device", default="auto", help="auto, cpu, cuda, or the index of a GPU")
@@ -133,7 +193,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     )
 
     output = parser.add_argument_group("output")
-    output.add_argument("--output_path", type=Path, required=True, help="run folder")
+    output.add_argument("--output_path", type=Path, required=output_required, help="run folder")
     output.add_argument("--eval_only", action="store_true", help="evaluate --eval_weights, do not train")
     output.add_argument(
         "--eval_weights", type=Path, help="run folder, or a best_model_weights.pt of ours or as published"
@@ -159,16 +219,26 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
         f"{split}_json": partial(constants.split_file, split=split, encoder=encoder)
         for split in constants.SPLITS
     }
-    wanted["genomics_csv_path"] = constants.gene_table
+    # An unknown model is refused when it is built. Genes decide the folds of every model.
+    known = args.mil_name in available_aggregators()
+    sources = [constants.MODALITIES[m] for m in ("genes", *(modalities_of(args.mil_name) if known else ()))]
+    wanted |= {source.flag: source.locate for source in sources}
     if not args.eval_only:
         wanted["text_location"] = constants.text_table
-    if "clinical" in args.mil_name:
-        wanted["clinical_location"] = constants.clinical_tensors
     for name, locate in wanted.items():
         if getattr(args, name) is None:
-            if args.onco is None:
+            if args.onco is not None:
+                setattr(args, name, locate(args.onco))
+            elif not args.eval_only or name.endswith("_json"):
                 parser.error(f"--{name} is missing; give it, or --onco")
-            setattr(args, name, locate(args.onco))
+    for source in constants.MODALITIES.values():
+        if getattr(args, source.flag) == NONE:
+            setattr(args, source.flag, None)
+    if args.num_folds is None:
+        try:
+            args.num_folds = 1 if args.fold_json is None else count_folds(args.fold_json)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
     if args.candidate_location is None and args.onco is not None:
         table = constants.candidate_table(args.onco)
         args.candidate_location = table if table.is_file() else None
@@ -193,16 +263,24 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     """Stops with a usage message where flags contradict each other."""
     if args.eval_only and args.eval_weights is None:
         parser.error("--eval_only needs --eval_weights")
-    if args.eval_only and args.num_folds > 1:
+    if args.eval_only and (args.fold_json is not None or (args.num_folds or 1) > 1):
         parser.error("--eval_only evaluates one set of splits; call it once per fold")
-    if args.fold_json is not None and args.num_folds == 1:
-        parser.error("--fold_json needs --num_folds, the number of its folds to run")
     for name in _COUNTS:
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1")
-    if args.seed < 0:
-        parser.error("--seed must not be negative")
+    if not 0 <= args.modality_dropout < 1:
+        parser.error("--modality_dropout must be a probability below 1")
+    if args.modality_dropout and args.missing_modalities != "learned":
+        parser.error(
+            "--modality_dropout needs --missing_modalities learned, whose tokens stand for what it hides"
+        )
+    for source in constants.MODALITIES.values():
+        if getattr(args, source.flag) == NONE and not args.eval_only:
+            parser.error(f"--{source.flag} none is for --eval_only; a training learns from the table")
+    for name in ("seed", "max_skipped", "checkpoint_minutes"):
+        if not getattr(args, name) >= 0:
+            parser.error(f"--{name} must not be negative")
     return args
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from models.genomic_utils.gene_mixer import pack_pathway_networks, unpack_pathway_networks
-from utils.files import atomic_path, read_tensors, setup_logging
+from models.pretrained import compare_states
+from utils.files import read_tensors, setup_logging, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ _ADAPTER = (
     "task_weight.",
     "final_norm.",
     "final_project.",
+    # Of ours only; the encoders of genes and clinical features are in _RENAMED.
+    "modality_encoders.",
+    "absent_tokens.",
 )
 _BACKBONE = "backbone.vit."
 
@@ -71,39 +75,53 @@ def to_published(state: Mapping[str, Tensor], pathway_sizes: Sequence[int]) -> d
     return published
 
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that training changes, and the persistent buffers of their modules, on the CPU."""
+def trainable_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that training changes, and of the persistent buffers of their modules."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {k: v.detach().cpu() for k, v in model.state_dict().items() if k not in frozen}
+    return [name for name in model.state_dict() if name not in frozen]
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of :func:`trainable_names`, on the CPU."""
+    state = model.state_dict()
+    return {name: state[name].detach().cpu() for name in trainable_names(model)}
+
+
+def check_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Whether ``state`` holds every trainable parameter; ``model`` may be on the meta device.
+
+    Raises:
+        ValueError: parameters are missing, unknown or of another shape.
+    """
+    own = model.state_dict()
+    found = compare_states({name: own[name] for name in own.keys() & state.keys()}, state)
+    missing = sorted(set(trainable_names(model)) - state.keys())
+    if missing or found.unexpected or found.misshapen:
+        raise ValueError(
+            f"{path} does not fit the model: {len(missing)} parameters missing {missing[:3]}, "
+            f"{len(found.unexpected)} unknown {list(found.unexpected[:3])}, {len(found.misshapen)} of another "
+            f"shape {list(found.misshapen[:3])}. "
+            "Do --mil_name, --model_config and the pathway table equal those of the training run?"
+        )
 
 
 def load_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Loads :func:`trainable_state`; every trainable parameter must be there.
 
     Raises:
-        ValueError: parameters are missing, unknown or of another shape.
+        ValueError: as :func:`check_trainable`.
     """
-    own = model.state_dict()
-    missing = sorted(trainable_state(model).keys() - state.keys())
-    unknown = sorted(state.keys() - own.keys())
-    wrong = [
-        f"{k} is {tuple(v.shape)}, should be {tuple(own[k].shape)}"
-        for k, v in state.items()
-        if k in own and v.shape != own[k].shape
-    ]
-    if missing or unknown or wrong:
-        raise ValueError(
-            f"{path} does not fit the model: {len(missing)} parameters missing {missing[:3]}, "
-            f"{len(unknown)} unknown {unknown[:3]}, {len(wrong)} of another shape {wrong[:3]}. "
-            "Do --mil_name, --model_config and the pathway table equal those of the training run?"
-        )
+    check_trainable(model, state, path)
     model.load_state_dict(state, strict=False)
 
 
 def save(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Writes a checkpoint atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(dict(content), temporary)
+    """Writes a checkpoint atomically.
+
+    Raises:
+        OSError: there is no room; what the file held before is intact.
+    """
+    write_tensors(path, dict(content))
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -138,15 +156,60 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     raise ValueError(f"{path} is no ModalTune checkpoint; its first entries are {list(content)[:5]}")
 
 
+def clean(source: Path, target: Path) -> list[str]:
+    """Writes the tensors and plain values of any PyTorch file into a file that loads without code.
+
+    Reading ``source`` runs whatever code it brings along: only for files from people you trust.
+
+    Returns:
+        Places of what could not be kept.
+    """
+    dropped: list[str] = []
+    content = _plain(torch.load(source, map_location="cpu", weights_only=False), "", dropped)
+    save(target, content if isinstance(content, dict) else {"content": content})
+    return dropped
+
+
+def _plain(value: Any, place: str, dropped: list[str]) -> Any:
+    """Tensors and plain values of a nested value; other objects become their name."""
+    if isinstance(value, nn.Module):
+        value = value.state_dict()
+    elif isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, f"{place}.{k}" if place else str(k), dropped) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, f"{place}[{k}]", dropped) for k, v in enumerate(value)]
+    if isinstance(value, Tensor):
+        return value.detach()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    dropped.append(f"{place} ({type(value).__name__})")
+    return f"<{type(value).__name__}>"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """``python -m utils.checkpoint convert published.pt ours.pt``."""
+    """``python -m utils.checkpoint convert published.pt ours.pt``, or ``clean any.pt plain.pt``."""
     parser = argparse.ArgumentParser(description="Translate ModalTune checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
     convert = commands.add_parser("convert", help="published best_model_weights.pt -> our parameter names")
-    convert.add_argument("source", type=Path)
-    convert.add_argument("target", type=Path)
+    cleaning = commands.add_parser("clean", help="any PyTorch file -> tensors and plain values only")
+    for command in (convert, cleaning):
+        command.add_argument("source", type=Path)
+        command.add_argument("target", type=Path)
+    cleaning.add_argument(
+        "--trust_checkpoint", action="store_true", help="you know: reading the file runs code from it"
+    )
     args = parser.parse_args(argv)
     setup_logging()
+    if args.command == "clean":
+        if not args.trust_checkpoint:
+            parser.error(
+                f"reading {args.source} may run code from it; if you trust it, add --trust_checkpoint"
+            )
+        dropped = clean(args.source, args.target)
+        logger.info("%s written; left out: %s", args.target, ", ".join(dropped) or "nothing")
+        return
     state = load_weights(args.source)["model"]
     save(args.target, {"model": state, "run": {}})
     logger.info("%s: %d tensors written to %s", args.source, len(state), args.target)

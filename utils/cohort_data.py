@@ -11,8 +11,20 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from data_utils.clinical import ClinicalCodes, ClinicalTable, read_clinical_table
 from data_utils.cohorts import load_cohort
-from data_utils.datasets import CaseDataset, GeneVectors, PatchOptions, read_tensor_table
+from data_utils.datasets import (
+    CaseDataset,
+    GeneVectors,
+    ModalityOptions,
+    ModalityTable,
+    PatchOptions,
+    TensorTable,
+    read_tensor_table,
+    usable_patients,
+)
+from data_utils.feature_folder import FeatureFolder
+from data_utils.folds import make_folds, read_folds
 from data_utils.genes import (
     GeneScaler,
     PathwayGroups,
@@ -21,15 +33,17 @@ from data_utils.genes import (
     read_gene_table,
     read_pathway_table,
 )
-from data_utils.splits import Patient, check_disjoint, make_folds, read_folds, read_split
+from data_utils.splits import Patient, check_disjoint, read_split
+from data_utils.vectors import VectorTable, read_vectors
 from utils import constants
 
 logger = logging.getLogger(__name__)
 
 TEXT_SHAPE = (len(constants.TEXT_ROWS), 512)
-CLINICAL_SHAPE = (5,)
 # Name of the only group where genes are standardised over everybody.
 ALL = "all"
+
+_PUBLISHED = ModalityOptions()
 
 Splits = Mapping[str, Sequence[Patient]]
 
@@ -40,22 +54,24 @@ class CohortData:
 
     Attributes:
         patients: per split.
-        genes: case x gene table, not standardised.
+        genes: case x gene table, not standardised; None where a cohort has none.
         gene_sites: of every row of ``genes`` the group within which it is standardised: its cancer site, or
             ``ALL`` for everybody.
         pathways: the pathways of the model; of the training run, where one is evaluated.
         texts: label sentences, where given.
-        clinical: clinical features, where given.
+        clinical: clinical values or features, where given.
         protocol: ``published`` or ``strict``.
+        vectors: precomputed vectors, where given.
     """
 
     patients: Splits
-    genes: pd.DataFrame
-    gene_sites: pd.Series
+    genes: pd.DataFrame | None
+    gene_sites: pd.Series | None
     pathways: PathwayGroups
     texts: Mapping[str, Tensor] | None
-    clinical: Mapping[str, Tensor] | None
+    clinical: ClinicalTable | None
     protocol: str
+    vectors: VectorTable | None = None
 
     @classmethod
     def read(cls, args: argparse.Namespace, pathways: PathwayGroups | None = None) -> CohortData:
@@ -65,58 +81,79 @@ class CohortData:
             args: see :mod:`utils.arguments`.
             pathways: of a trained model; without, they come from ``--pathway_table``.
         """
-        patients = {split: read_split(getattr(args, f"{split}_json")) for split in constants.SPLITS}
+        folder = None if args.features_dir is None else FeatureFolder(args.features_dir)
+        patients = {split: read_split(getattr(args, f"{split}_json"), folder) for split in constants.SPLITS}
         check_disjoint(patients)
         if sites := getattr(args, "sites", None):
             patients = name_sites(patients, sites)
-        genes = read_gene_table(args.genomics_csv_path)
+        genes, clinical, vectors = (
+            None if (path := getattr(args, constants.MODALITIES[name].flag)) is None else read(path)
+            for name, read in _READERS.items()
+        )
         if pathways is None:
+            if genes is None:
+                raise ValueError(
+                    "--genomics_csv_path was not given: pathways need a gene table, or a trained model"
+                )
             pathways = PathwayGroups.from_table(read_pathway_table(args.pathway_table), genes.columns)
-        cls._check_overlap(args, patients, genes)
-        return cls(
+        data = cls(
             patients=patients,
-            genes=align_genes(genes, pathways.genes),
-            gene_sites=cls._gene_sites(args, genes.index),
+            genes=None if genes is None else align_genes(genes, pathways.genes),
+            gene_sites=None if genes is None else _gene_sites(args, genes.index),
             pathways=pathways,
             texts=_read(args.text_location, TEXT_SHAPE, "data_utils.make_textemb_conch"),
-            clinical=_read(args.clinical_location, CLINICAL_SHAPE, "data_utils.make_clinical"),
+            clinical=clinical,
             protocol=args.protocol,
+            vectors=vectors,
         )
+        for name, ids in data._ids().items():
+            if ids:
+                _check_overlap(getattr(args, constants.MODALITIES[name].flag), patients, ids)
+        return data
 
-    @staticmethod
-    def _check_overlap(args: argparse.Namespace, patients: Splits, genes: pd.DataFrame) -> None:
-        everyone = [p for split in patients.values() for p in split]
-        known = set(genes.index)
-        if not any(p.submitter_id in known or p.case_id in known for p in everyone):
-            raise ValueError(
-                f"no patient of the split files is in {args.genomics_csv_path}: the splits hold such as "
-                f"{[p.submitter_id for p in everyone[:3]]}, the gene table such as {list(genes.index[:3])}"
-            )
+    @property
+    def shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of inputs that the tables decide (see :class:`models.aggregators.DataSpec`)."""
+        return {} if self.vectors is None else {"vectors": self.vectors.shape}
 
-    @staticmethod
-    def _gene_sites(args: argparse.Namespace, cases: pd.Index) -> pd.Series:
-        sites = read_gene_sites(args.genomics_csv_path) if args.gene_scaling == "site" else None
-        return pd.Series(ALL, index=cases) if sites is None else sites
+    def folds(
+        self, num_folds: int, fold_json: Any, seed: int, modalities: ModalityOptions = _PUBLISHED
+    ) -> list[Splits]:
+        """The splits to run: those of the files, or ``num_folds`` of all patients together.
 
-    def folds(self, num_folds: int, fold_json: Any, seed: int) -> list[Splits]:
-        """The splits to run: those of the files, or ``num_folds`` of all patients together."""
-        if num_folds == 1:
+        Patients without RNA or another modality of the model are in training splits only, unless a learned
+        token stands in for what they lack.
+        """
+        if num_folds == 1 and fold_json is None:
             return [self.patients]
         everyone = [p for split in self.patients.values() for p in split]
+        known = self._ids()
+        needed = () if modalities.missing == "learned" else {"genes", *modalities.names}
+        eligible = [
+            p.case_id for p in everyone if all({p.case_id, p.submitter_id} & known[name] for name in needed)
+        ]
         if fold_json is not None:
-            folds = read_folds(fold_json, everyone)
+            folds = read_folds(fold_json, everyone, eligible, seed)
             if num_folds > len(folds):
                 raise ValueError(f"{fold_json} holds {len(folds)} folds, fewer than --num_folds {num_folds}")
             return folds[:num_folds]
-        vectors = GeneVectors(self.genes)
-        eligible = [p.case_id for p in everyone if vectors.get(p) is not None]
         return make_folds(everyone, eligible, num_folds, seed)
 
+    def _ids(self) -> dict[str, set[str]]:
+        """Whom the table of every modality holds, by barcode or GDC identifier."""
+        return {
+            "genes": set() if self.genes is None else set(self.genes.index),
+            "clinical": set() if self.clinical is None else set(self.clinical.ids),
+            "vectors": set() if self.vectors is None else set(self.vectors.ids),
+        }
+
     def fit_scalers(self, patients: Splits) -> dict[str, GeneScaler]:
-        """Standardisation of the genes within every group of ``gene_sites``.
+        """Standardisation of the genes within every group of ``gene_sites``; empty without a gene table.
 
         Over all rows of the table (published), or over the training split (strict).
         """
+        if self.genes is None:
+            return {}
         table = self.genes
         if self.protocol == "strict":
             train = {name for p in patients["train"] for name in (p.case_id, p.submitter_id)}
@@ -131,29 +168,89 @@ class CohortData:
         groups = self.genes.groupby(self.gene_sites.to_numpy())
         return pd.concat([scalers[site].transform(rows) for site, rows in groups]).loc[self.genes.index]
 
+    def fit_codes(self, patients: Splits) -> ClinicalCodes | None:
+        """Codes of the clinical values: of the whole table (published), or the training split.
+
+        None where there is no table, or where it does not tell its codes.
+        """
+        if self.clinical is None:
+            return None
+        train = {name for p in patients["train"] for name in (p.case_id, p.submitter_id)}
+        return self.clinical.fit(train if self.protocol == "strict" else None)
+
     def datasets(
-        self, patients: Splits, scalers: Mapping[str, GeneScaler], patches: PatchOptions, clinical: bool
+        self,
+        patients: Splits,
+        scalers: Mapping[str, GeneScaler],
+        patches: PatchOptions,
+        modalities: ModalityOptions,
+        codes: ClinicalCodes | None = None,
     ) -> dict[str, CaseDataset]:
         """One dataset per split, plus ``fit``: the training split with fresh patch subsets every epoch.
 
-        Splits in which no patient has RNA are left out.
+        Splits in which no patient has the modalities of the model are left out; with learned absent tokens,
+        empty ones only.
+
+        Args:
+            patients: of every split.
+            scalers: of the genes.
+            patches: how patches are prepared.
+            modalities: what the model reads, and what happens to patients who lack some of it.
+            codes: of the clinical values; those of a trained model where one is evaluated.
         """
-        genes = GeneVectors(self.standardise(scalers))
-        tables = {"genes": genes, "clinical": self.clinical if clinical else None}
+        tables = self._tables(modalities.names, scalers, codes)
+        as_evaluated = ModalityOptions(**{**vars(modalities), "dropout": 0.0})
         datasets = {}
         for split in constants.SPLITS:
-            if any(genes.get(patient) is not None for patient in patients[split]):
+            if usable_patients(patients[split], tables, modalities.missing):
                 datasets[split] = CaseDataset(
-                    patients[split], texts=None, options=patches, name=split, **tables
+                    patients[split], tables, None, patches, name=split, modalities=as_evaluated
                 )
             else:
-                logger.warning("no patient of the %s split has RNA: nothing is evaluated on it", split)
+                nouns = " and ".join(constants.MODALITIES[name].noun for name in tables)
+                logger.warning("no patient of the %s split has %s: nothing is evaluated on it", split, nouns)
         if self.texts is not None:
             resampling = PatchOptions(**{**vars(patches), "resample": True})
             datasets["fit"] = CaseDataset(
-                patients["train"], texts=self.texts, options=resampling, name="train", **tables
+                patients["train"], tables, self.texts, resampling, name="train", modalities=modalities
             )
         return datasets
+
+    def _tables(
+        self, names: Sequence[str], scalers: Mapping[str, GeneScaler], codes: ClinicalCodes | None
+    ) -> dict[str, ModalityTable]:
+        """What the model reads, ready to be handed out; an empty table where the cohort has none."""
+        tables: dict[str, ModalityTable] = {name: TensorTable({}) for name in names}
+        if "genes" in names and self.genes is not None:
+            tables["genes"] = GeneVectors(self.standardise(scalers))
+        if "clinical" in names and self.clinical is not None:
+            tables["clinical"] = TensorTable(self.clinical.encode(codes))
+        if "vectors" in names and self.vectors is not None:
+            tables["vectors"] = self.vectors
+        return tables
+
+
+# By the name of the modality, in the order in which their files are read.
+_READERS = {"genes": read_gene_table, "clinical": read_clinical_table, "vectors": read_vectors}
+
+
+def _gene_sites(args: argparse.Namespace, cases: pd.Index) -> pd.Series:
+    sites = read_gene_sites(args.genomics_csv_path) if args.gene_scaling == "site" else None
+    return pd.Series(ALL, index=cases) if sites is None else sites
+
+
+def _check_overlap(path: Any, patients: Splits, ids: set[str]) -> None:
+    everyone = [p for split in patients.values() for p in split]
+    if not any(p.submitter_id in ids or p.case_id in ids for p in everyone):
+        raise ValueError(
+            f"no patient of the split files is in {path}: the splits hold such as "
+            f"{[p.submitter_id for p in everyone[:3]]}, the table such as {sorted(ids)[:3]}"
+        )
+
+
+def _gene_sites(args: argparse.Namespace, cases: pd.Index) -> pd.Series:
+    sites = read_gene_sites(args.genomics_csv_path) if args.gene_scaling == "site" else None
+    return pd.Series(ALL, index=cases) if sites is None else sites
 
 
 def name_sites(patients: Splits, sites: Sequence[str]) -> Splits:

@@ -7,6 +7,7 @@ here: ``MODALTUNE_DATA_ROOT=/scratch/tcga bash scripts/submit_modaltune.sh``.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,6 +166,40 @@ def clinical_tensors(onco: str) -> Path:
     return TABLES_ROOT / f"clinical_{onco.lower()}.pt"
 
 
+def clinical_values(onco: str) -> Path:
+    """Raw clinical values, written beside them; what training and evaluation read."""
+    return clinical_tensors(onco).with_suffix(".csv")
+
+
+def vector_table(onco: str) -> Path:
+    """Precomputed vectors ``{case_id: [n, d]}`` of users."""
+    return TABLES_ROOT / f"vectors_{onco.lower()}.pt"
+
+
 def cohort_file(onco: str) -> Path:
     """Definition of a cohort."""
     return COHORTS_ROOT / f"{onco.lower()}.json"
+
+
+# ---------------------------------------------------------------------------- modalities
+@dataclass(frozen=True)
+class ModalitySource:
+    """Where the data of a modality come from.
+
+    Attributes:
+        noun: what a patient without it lacks, for messages.
+        flag: names its file on the command line.
+        locate: its file of a cohort, where the flag is not given.
+    """
+
+    noun: str
+    flag: str
+    locate: Callable[[str], Path]
+
+
+# By the name of the modality in models.modalities.
+MODALITIES = {
+    "genes": ModalitySource("RNA", "genomics_csv_path", gene_table),
+    "clinical": ModalitySource("clinical features", "clinical_location", clinical_values),
+    "vectors": ModalitySource("precomputed vectors", "vectors_location", vector_table),
+}

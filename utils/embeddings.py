@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -14,6 +14,25 @@ from numpy.typing import ArrayLike
 from utils.files import atomic_path
 
 _PER_CASE = ("labels", "durations", "events", "sites", "projects", "complete")
+
+
+# Appended to the name of a split: its cases with every modality of the model.
+COMPLETE = "_complete"
+
+
+def with_complete_parts(splits: Mapping[str, Embeddings]) -> dict[str, Embeddings]:
+    """The splits and, after each in which some cases lack a modality and others do not, the latter alone."""
+    parts = {}
+    for split, cases in splits.items():
+        parts[split] = cases
+        if cases.complete.any() and not cases.complete.all():
+            parts[split + COMPLETE] = cases.select(cases.complete)
+    return parts
+
+
+def same_split(one: str, other: str) -> bool:
+    """Whether one of two names stands for the complete cases of the other."""
+    return one.removesuffix(COMPLETE) == other.removesuffix(COMPLETE)
 
 
 def name_cases(case_ids: Iterable[str], limit: int = 5) -> str:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import pickle
+import re
+import shutil
 import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+# Full disk, exhausted quota, limit on the size of files.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def setup_logging(level: int = logging.INFO) -> None:
@@ -28,6 +35,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     A reader therefore never sees a half-written file, and a failure leaves an older file as it was.
     The temporary name keeps the suffix, because some writers choose their format by it.
+
+    Raises:
+        OSError: the disk or a quota is full; the message names the file and what to do.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +47,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(
+            error.errno,
+            f"no room to write {path} ({os.strerror(error.errno)}; {free:,.0f} MiB are free on its disk). What it "
+            "held before is intact: make room, then start again",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,19 +80,47 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error})") from error
 
 
-def read_tensors(path: str | Path, what: str) -> Any:
+def write_tensors(path: str | Path, value: Any) -> None:
+    """``torch.save``, atomically; the same value gives the same bytes.
+
+    (Given a path, ``torch.save`` would write the temporary name into the file.)
+
+    Raises:
+        OSError: there is no room; what the file held before is intact.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:
+            # PyTorch stumbles over its own archive when the disk is full; the cause hangs on its error.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
+def read_tensors(path: str | Path, what: str, mmap: bool = False) -> Any:
     """Reads a file written by ``torch.save``, on the CPU and without executing code from it.
 
     Args:
         path: the file.
         what: what the file should be, for the message.
+        mmap: map the file instead of reading it, where its format allows that.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the file is damaged, or holds more than tensors and plain values.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Only files in torch's zip format can be mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path} is no readable {what}: it holds a {found[1]}, and reading that would run code from the "
+                f"file. If you trust where it comes from: python -m utils.checkpoint clean {path} NEW_FILE "
+                "--trust_checkpoint, and use the new file"
+            ) from error
+        raise ValueError(f"{path} is no readable {what}: {error}") from error
     # Bytes that are no checkpoint end in any of these, depending on how they begin.
-    except (RuntimeError, EOFError, LookupError, ValueError, struct.error, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, LookupError, ValueError, struct.error) as error:
         raise ValueError(f"{path} is no readable {what}: {error}") from error

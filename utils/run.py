@@ -14,24 +14,30 @@ import logging
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
-from data_utils.datasets import CaseDataset, PatchOptions
+from data_utils.clinical import ClinicalCodes
+from data_utils.datasets import CaseDataset, ModalityOptions, PatchOptions
 from data_utils.genes import PathwayGroups
 from data_utils.splits import Patient
-from models.aggregators import DataSpec, build_aggregator
+from models.aggregators import modalities_of
 from utils import checkpoint, constants
 from utils.cohort_data import CohortData, Splits
 from utils.devices import pick_device
 from utils.distillation import TextDistillation
+from utils.distributed import Group, process_group
+from utils.embeddings import with_complete_parts
 from utils.files import atomic_path, read_json, setup_logging, write_json
+from utils.fingerprint import FREE_ARGUMENTS, data_digests, differences, patients_digest, plain_arguments
+from utils.model_setup import about_missing, build_model, clinical_codes, input_shapes, model_config
 from utils.precision import Precision
 from utils.results import Evaluator, write_results
+from utils.run_lock import run_lock
 from utils.tracking import Tracker
 from utils.trainer import BEST_WEIGHTS, Trainer, TrainingOptions, set_seed
 from utils.zero_shot import Candidates, read_candidates
@@ -39,17 +45,6 @@ from utils.zero_shot import Candidates, read_candidates
 logger = logging.getLogger(__name__)
 
 REPORT = "report.csv"
-# Arguments that may change between two calls on one run folder, because no number depends on them.
-_FREE_ARGUMENTS = {
-    "workers",
-    "device",
-    "wandb_mode",
-    "save_interval",
-    "activation_checkpointing",
-    "multi_seed",
-    "output_path",
-    "eval_name",
-}
 _PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "lifelines", "h5py")
 
 EvaluatorFactory = Callable[[argparse.Namespace], Evaluator]
@@ -77,32 +72,55 @@ def run(args: argparse.Namespace, make_evaluator: EvaluatorFactory) -> pd.DataFr
     """
     setup_logging()
     output = args.output_path / args.eval_name if args.eval_name else args.output_path
+    with process_group() as group, ExitStack() as stack:
+        group.on_main(lambda: stack.enter_context(run_lock(output)))
+        return _run(args, make_evaluator, output, group)
+
+
+def _run(
+    args: argparse.Namespace, make_evaluator: EvaluatorFactory, output: Path, group: Group
+) -> pd.DataFrame:
     weights = find_weights(args.eval_weights) if args.eval_only else []
     trained = checkpoint.load_weights(weights[0]).get("run", {}) if weights else {}
-    config = _model_config(args, trained)
+    config = model_config(args, trained)
     pathways = PathwayGroups.from_dict(trained["pathways"]) if trained else None
     data = CohortData.read(args, pathways)
-    _claim(output, args, config, data)
-
-    frames = []
+    config.setdefault("shapes", input_shapes(config["mil_name"], data))
     jobs = list(_evaluations(output, args, data, weights) if weights else _trainings(output, args, data))
+    codes = clinical_codes(jobs[0].weights, jobs[0].patients, config, data)
+    fingerprint = _fingerprint(args, config, data, group)
+    group.on_main(lambda: _claim(output, args, fingerprint, data, codes))
+
     for number, job in enumerate(jobs, 1):
         logger.info("%d of %d: %s", number, len(jobs), job.folder)
-        report = job.folder / REPORT
-        if not report.is_file():
-            _run_job(job, args, config, data, make_evaluator(args))
-        frames.append(pd.read_csv(report, keep_default_na=True))
-    names = [str(job.folder.relative_to(output)) for job in jobs]
-    return write_results(frames, output, _header(args, config, data, jobs), names)
+        if not group.on_main((job.folder / REPORT).is_file):
+            _run_job(job, args, config, data, make_evaluator(args), fingerprint, group)
+
+    def results() -> pd.DataFrame:
+        frames = [pd.read_csv(job.folder / REPORT, keep_default_na=True) for job in jobs]
+        names = [str(job.folder.relative_to(output)) for job in jobs]
+        return write_results(frames, output, _header(args, config, data, jobs), names)
+
+    return group.on_main(results)
 
 
 def _run_job(
-    job: Job, args: argparse.Namespace, config: dict[str, Any], data: CohortData, evaluator: Evaluator
+    job: Job,
+    args: argparse.Namespace,
+    config: dict[str, Any],
+    data: CohortData,
+    evaluator: Evaluator,
+    fingerprint: dict[str, Any],
+    group: Group,
 ) -> None:
     set_seed(job.seed)
-    model = _build_model(args, config, data)
+    model = build_model(args, config, data)
     objective = TextDistillation(model.output_dim, args.num_tasks)
     scalers = data.fit_scalers(job.patients)
+    codes = clinical_codes(job.weights, job.patients, config, data)
+    modalities = ModalityOptions(
+        modalities_of(config["mil_name"]), config["missing_modalities"], args.modality_dropout
+    )
     patches = PatchOptions(
         threshold=args.threshold,
         cumulative_stacking=args.protocol == "strict",
@@ -111,11 +129,11 @@ def _run_job(
         check_slide=model.backbone.check_slide,
         seed=job.seed,
     )
-    datasets = data.datasets(job.patients, scalers, patches, clinical="clinical" in config["mil_name"])
+    datasets = data.datasets(job.patients, scalers, patches, modalities, codes)
     needed = {"train"} if job.weights else {"train", "val"}
     if missing := needed - datasets.keys():
-        raise ValueError(f"no patient with RNA in the splits {sorted(missing)}, which this run needs")
-    device = pick_device(args.device)
+        raise ValueError(f"no patient to run on in the splits {sorted(missing)}, which this run needs")
+    device = pick_device(args.device, group.local_rank if group.size > 1 else None)
     options = TrainingOptions(**{f.name: getattr(args, f.name) for f in fields(TrainingOptions)})
     trainer = Trainer(
         model,
@@ -133,7 +151,10 @@ def _run_job(
             "train_cases": [p.case_id for p in job.patients["train"]],
             "pathways": data.pathways.to_dict(),
             "gene_scaler": {site: scaler.to_dict() for site, scaler in scalers.items()},
+            "clinical_codes": None if codes is None else codes.to_dict(),
         },
+        fingerprint={**fingerprint, "seed": job.seed, "patients": patients_digest(job.patients)},
+        group=group,
     )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -141,10 +162,10 @@ def _run_job(
         "%s: %s trainable and %s frozen parameters", config["mil_name"], f"{trainable:,}", f"{frozen:,}"
     )
     if job.weights is None:
-        first = trainer.resume()
+        rows = trainer.resume() if args.resume == "auto" else None
         settings = {**config, "seed": job.seed}
-        with Tracker(job.folder, args.wandb_mode, settings, first - 1 if first else None) as tracker:
-            trainer.fit(datasets["fit"], datasets["train"], datasets["val"], tracker, first)
+        with Tracker(job.folder, args.wandb_mode, settings, rows, silent=not group.is_main) as tracker:
+            trainer.fit(datasets["fit"], datasets["train"], datasets["val"], tracker)
     else:
         weights = checkpoint.load_weights(job.weights)
         checkpoint.load_trainable(model, weights["model"], job.weights)
@@ -155,12 +176,17 @@ def _run_job(
 
 def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, args: argparse.Namespace) -> None:
     embeddings = {split: trainer.embed(datasets[split]) for split in constants.SPLITS if split in datasets}
-    if args.save_embeddings:
-        for split, embedded in embeddings.items():
-            embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
-    frame = trainer.evaluator.report(embeddings, job.folder, job.seed, _candidates(trainer, job, args))
-    with atomic_path(job.folder / REPORT) as temporary:
-        frame.to_csv(temporary, index=False)
+
+    def write() -> None:
+        if args.save_embeddings:
+            for split, embedded in embeddings.items():
+                embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
+        candidates = _candidates(trainer, job, args)
+        frame = trainer.evaluator.report(with_complete_parts(embeddings), job.folder, job.seed, candidates)
+        with atomic_path(job.folder / REPORT) as temporary:
+            frame.to_csv(temporary, index=False)
+
+    trainer.group.on_main(write)
 
 
 def _candidates(trainer: Trainer, job: Job, args: argparse.Namespace) -> dict[str, Candidates] | None:
@@ -175,7 +201,8 @@ def _candidates(trainer: Trainer, job: Job, args: argparse.Namespace) -> dict[st
 
 # ---------------------------------------------------------------------------- jobs
 def _trainings(output: Path, args: argparse.Namespace, data: CohortData) -> Iterator[Job]:
-    folds = data.folds(args.num_folds, args.fold_json, args.seed)
+    modalities = ModalityOptions(modalities_of(args.mil_name), args.missing_modalities)
+    folds = data.folds(args.num_folds, args.fold_json, args.seed, modalities)
     for k, patients in enumerate(folds):
         for seed in range(args.seed, args.seed + args.multi_seed):
             parent = output / f"fold_{k}" if len(folds) > 1 else output
@@ -215,67 +242,45 @@ def find_weights(path: Path) -> list[Path]:
     return found
 
 
-# ---------------------------------------------------------------------------- model
-def _model_config(args: argparse.Namespace, trained: dict[str, Any]) -> dict[str, Any]:
-    """``{"mil_name", "model_config"}``: what the weights say, else what the flags say."""
-    config = {"mil_name": args.mil_name, "model_config": read_json(args.model_config)}
-    stored = {name: trained[name] for name in config if name in trained}
-    trained_on, wanted = (constants.encoder_of(c["mil_name"]) for c in (config | stored, config))
-    if trained_on != wanted:  # split files and weights of the encoder were chosen by the flag
-        raise ValueError(
-            f"--eval_weights are of {stored['mil_name']}, on the slide encoder {trained_on}; pass that --mil_name, "
-            f"{args.mil_name} stands for the files of {wanted}"
-        )
-    if stored and stored != config:
-        logger.info("--mil_name and --model_config are those of the trained weights (%s)", stored["mil_name"])
-    if trained and trained["num_tasks"] != args.num_tasks:
-        raise ValueError(f"the weights have {trained['num_tasks']} tasks, --num_tasks says {args.num_tasks}")
-    if trained and trained["protocol"] != args.protocol:
-        logger.warning(
-            "the weights were trained with --protocol %s, this evaluation uses %s",
-            trained["protocol"],
-            args.protocol,
-        )
-    config |= stored
-    if "clinical" in config["mil_name"] and args.clinical_location is None:
-        raise ValueError(f"{config['mil_name']} needs --clinical_location, which was not given")
-    return config
-
-
-def _build_model(args: argparse.Namespace, config: dict[str, Any], data: CohortData) -> nn.Module:
-    spec = DataSpec(data.pathways.indices, args.num_tasks)
-    model = build_aggregator(config["mil_name"], config["model_config"], spec)
-    if args.random_backbone:
-        logger.warning("the slide encoder has random weights (--random_backbone)")
-    else:
-        model.backbone.load_pretrained(args.backbone_weights)
-    model.activation_checkpointing = args.activation_checkpointing
-    return model
-
-
 # ---------------------------------------------------------------------------- record
-def _claim(output: Path, args: argparse.Namespace, config: dict[str, Any], data: CohortData) -> None:
-    """Writes ``config.json``, or refuses a folder that holds a run with other arguments."""
-    arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
+def _fingerprint(
+    args: argparse.Namespace, config: dict[str, Any], data: CohortData, group: Group
+) -> dict[str, Any]:
+    """What the numbers of a run depend on."""
+    arguments = {name: v for name, v in plain_arguments(args).items() if name not in FREE_ARGUMENTS}
+    fingerprint = {"arguments": arguments, "model": config, "data": data_digests(args, data.patients)}
+    return fingerprint if args.eval_only else {**fingerprint, "processes": group.size}
+
+
+def _claim(
+    output: Path,
+    args: argparse.Namespace,
+    fingerprint: dict[str, Any],
+    data: CohortData,
+    codes: ClinicalCodes | None,
+) -> None:
+    """Writes ``config.json``, or refuses a folder that holds a run made from something else.
+
+    ``codes`` are those of the first training; under the strict protocol every fold has its own, which are
+    stored with its weights.
+    """
     path = output / "config.json"
     if path.is_file():
         before = read_json(path)
-        old = {**before["arguments"], "config": before["model"]}
-        new = {**arguments, "config": config}
-        changed = {k for k in old.keys() | new.keys() if old.get(k) != new.get(k)} - _FREE_ARGUMENTS
-        if changed:
-            difference = {k: (old.get(k), new.get(k)) for k in sorted(changed)}
+        before["arguments"] = {k: v for k, v in before["arguments"].items() if k not in FREE_ARGUMENTS}
+        if changed := differences({name: before.get(name) for name in fingerprint}, fingerprint):
             raise ValueError(
-                f"{output} holds a run with other arguments (before, now): {difference}. Choose another "
+                f"{output} holds a run with other arguments or data (before, now): {changed}. Choose another "
                 "--output_path, or remove the folder"
             )
     write_json(
         path,
         {
-            "arguments": arguments,
-            "model": config,
+            **fingerprint,
+            "arguments": plain_arguments(args),
             "pathways": len(data.pathways.names),
             "genes": len(data.pathways.genes),
+            "clinical_codes": None if codes is None else codes.to_dict(),
             "versions": versions(),
             "git_commit": git_commit(),
         },
@@ -304,6 +309,7 @@ def _header(
         "cohort": ", ".join(sorted({p.project_id for p in everyone})),
         "model": config["mil_name"],
         "protocol": args.protocol,
+        "missing_modalities": about_missing(args, config),
         "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),
         "weights" if args.eval_only else "epochs": args.eval_weights if args.eval_only else args.num_epochs,
         "git_commit": git_commit(),

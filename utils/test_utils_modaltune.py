@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from utils import bootstrap, plots
-from utils.embeddings import Embeddings, name_cases
+from utils.embeddings import Embeddings, name_cases, same_split
 from utils.files import atomic_path
 from utils.probes import (
     SubtypeResult,
@@ -222,7 +222,7 @@ class CohortEvaluator:
                 )
         for one, other in combinations(splits, 2):
             shared = sorted(set(splits[one].case_ids) & set(splits[other].case_ids))
-            if shared:
+            if shared and not same_split(one, other):
                 raise ValueError(
                     f"cases in both {one} and {other}: {name_cases(shared)}; correct the split files"
                 )

@@ -31,13 +31,14 @@ class Tracker:
         output_dir: run folder.
         wandb_mode: ``disabled``, ``offline`` or ``online``. wandb is imported for the last two only.
         config: settings of the run, for wandb.
-        resume_epoch: last epoch of the checkpoint the run continues from; rows up to it stay, later ones
-            (written after that checkpoint) are dropped. None starts anew.
+        rows: of the epochs the run continues after, as its checkpoint knows them; the file, which may hold
+            later ones, is written anew from them. None starts anew.
         project: wandb project.
+        silent: only remember the rows; for the processes of a run that write no files.
 
     Raises:
         ImportError: wandb is asked for and not installed.
-        ValueError: unknown mode, or the metrics file to continue is damaged.
+        ValueError: unknown mode.
     """
 
     def __init__(
@@ -45,17 +46,21 @@ class Tracker:
         output_dir: str | Path,
         wandb_mode: str = "disabled",
         config: Mapping[str, Any] | None = None,
-        resume_epoch: int | None = None,
+        rows: Mapping[int, Mapping[str, float]] | None = None,
         project: str = "modaltune",
+        silent: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.path = self.output_dir / METRICS_FILE
-        self._rows: dict[int, dict[str, float]] = {}
-        if resume_epoch is not None:
-            self._rows = self._read(resume_epoch)
-        elif self.path.exists():
+        self.silent = silent
+        self.rows: dict[int, dict[str, float]] = {epoch: dict(row) for epoch, row in (rows or {}).items()}
+        if rows is None and not silent and self.path.exists():
             logger.warning("%s of an earlier run is replaced", self.path)
-        self._wandb_run = self._start_wandb(wandb_mode, config, resume_epoch is not None, project)
+        if self.rows:
+            self._write()
+        self._wandb_run = self._start_wandb(
+            "disabled" if silent else wandb_mode, config, rows is not None, project
+        )
 
     # ------------------------------------------------------------------------ what a run calls
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -65,26 +70,24 @@ class Tracker:
             ValueError: the epoch lies before one already logged.
             TypeError: a metric is no number.
         """
-        if self._rows and epoch < max(self._rows):
+        if self.rows and epoch < max(self.rows):
             raise ValueError(
-                f"epoch {epoch} after epoch {max(self._rows)}; continue with resume_epoch={epoch - 1}"
+                f"epoch {epoch} after epoch {max(self.rows)}; continue from a checkpoint before it"
             )
         row = {name: _number(name, value) for name, value in metrics.items()}
-        self._rows[epoch] = {**self._rows.get(epoch, {}), **row}
-        # Written as a whole: columns may come up later, and a crash leaves the file of the epoch before.
-        with atomic_path(self.path) as temporary:
-            self.history().to_csv(temporary, index=False)
+        self.rows[epoch] = {**self.rows.get(epoch, {}), **row}
+        self._write()
         if self._wandb_run is not None:
             self._wandb_run.log({k: v for k, v in row.items() if not math.isnan(v)}, step=epoch)
 
     def history(self) -> pd.DataFrame:
         """All rows so far: ``epoch``, then the metrics in the order they came up."""
-        rows = [{"epoch": epoch, **row} for epoch, row in self._rows.items()]
+        rows = [{"epoch": epoch, **row} for epoch, row in self.rows.items()]
         return pd.DataFrame(rows) if rows else pd.DataFrame({"epoch": pd.Series(dtype=int)})
 
     def plot(self) -> Path | None:
         """Draws the curves so far; returns their path, None where nothing was logged."""
-        if not self._rows:
+        if not self.rows or self.silent:
             return None
         path = self.output_dir / CURVES_FILE
         plots.training_curves(self.history(), path)
@@ -108,23 +111,12 @@ class Tracker:
         self.close(failed=kind is not None)
 
     # ------------------------------------------------------------------------ parts
-    def _read(self, last: int) -> dict[int, dict[str, float]]:
-        if not self.path.exists():
-            logger.warning("%s is missing: the metrics before epoch %d are lost", self.path, last + 1)
-            return {}
-        try:
-            table = pd.read_csv(self.path, float_precision="round_trip")
-            epochs = table.pop("epoch").astype(int)
-            table = table.astype(float)
-        except (KeyError, ValueError) as error:  # pandas' parser errors are ValueErrors
-            raise ValueError(
-                f"{self.path} is damaged ({error}); move it away to continue without its rows"
-            ) from error
-        return {
-            epoch: {name: value for name, value in row.items() if not math.isnan(value)}
-            for epoch, row in zip(epochs, table.to_dict("records"), strict=True)
-            if epoch <= last
-        }
+    def _write(self) -> None:
+        if self.silent:
+            return
+        # Written as a whole: columns may come up later, and a crash leaves the file of the epoch before.
+        with atomic_path(self.path) as temporary:
+            self.history().to_csv(temporary, index=False)
 
     def _start_wandb(self, mode: str, config: Mapping[str, Any] | None, resume: bool, project: str) -> Any:
         if mode not in WANDB_MODES:

@@ -25,7 +25,8 @@ class DemoCohort:
         rare: raw diagnoses that belong to no class.
         sites: two-letter tissue source sites of the barcodes; differ between cohorts.
         median_months: of survival.
-        tissue: tint and spacing of the connective tissue, about -1 to 1 each; all patients share them.
+        tissue: tint and spacing of the connective tissue (about -1 to 1), its brown and its blue cast (0 to 1);
+            all patients share them.
         corrupt_slide_is_spare: the patient of the corrupt slide has a second, good one.
         staged: the AJCC columns are filled.
     """
@@ -36,7 +37,7 @@ class DemoCohort:
     rare: tuple[str, ...]
     sites: tuple[str, ...]
     median_months: float
-    tissue: tuple[float, float]
+    tissue: tuple[float, float, float, float]
     corrupt_slide_is_spare: bool = True
     staged: bool = True
 
@@ -55,7 +56,7 @@ COHORTS: dict[str, DemoCohort] = {
         rare=("Medullary carcinoma, NOS", "Metaplastic carcinoma, NOS", "Mucinous adenocarcinoma"),
         sites=("X1", "X2", "X3"),
         median_months=40.0,
-        tissue=(0.5, 0.5),
+        tissue=(0.5, 0.5, 0.0, 0.0),
     ),
     "BLCA": DemoCohort(
         name="BLCA",
@@ -71,7 +72,7 @@ COHORTS: dict[str, DemoCohort] = {
         rare=("Squamous cell carcinoma, NOS", "Carcinoma, NOS"),
         sites=("Y1", "Y2"),
         median_months=30.0,
-        tissue=(-0.5, -0.5),
+        tissue=(-0.5, -0.5, 0.0, 0.0),
         corrupt_slide_is_spare=False,
     ),
     "GBMLGG": DemoCohort(
@@ -88,7 +89,7 @@ COHORTS: dict[str, DemoCohort] = {
         rare=("Giant cell glioblastoma", "Gliosarcoma"),
         sites=("Z1", "Z2"),
         median_months=18.0,
-        tissue=(-0.9, 0.6),
+        tissue=(-0.9, 0.6, 1.0, 0.0),
         staged=False,
     ),
     "NSCLC": DemoCohort(
@@ -105,7 +106,7 @@ COHORTS: dict[str, DemoCohort] = {
         rare=("Bronchiolo-alveolar carcinoma, mucinous", "Signet ring cell carcinoma"),
         sites=("V1", "V2"),
         median_months=26.0,
-        tissue=(0.6, -0.9),
+        tissue=(0.6, -0.9, 0.0, 1.0),
     ),
     "RCC": DemoCohort(
         name="RCC",
@@ -118,6 +119,6 @@ COHORTS: dict[str, DemoCohort] = {
         rare=("Carcinoma, NOS", "Sarcoma, NOS"),
         sites=("W1", "W2"),
         median_months=45.0,
-        tissue=(0.9, 0.9),
+        tissue=(0.9, 0.9, 1.0, 1.0),
     ),
 }

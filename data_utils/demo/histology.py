@@ -28,6 +28,8 @@ Amount = NDArray[np.uint8]  # stain amounts in UNITS
 BACKGROUND = np.array((244, 243, 245), dtype=np.float32)
 HAEMATOXYLIN = np.array((0.62, 0.78, 0.30), dtype=np.float32)  # optical density per unit, red green blue
 EOSIN = np.array((0.10, 0.86, 0.36), dtype=np.float32)
+# What a cohort's stroma may absorb besides: a brown and a blue cast, per unit of eosin.
+CASTS = np.array(((0.0, 0.05, 0.45), (0.40, 0.05, 0.0)), dtype=np.float32)
 UNITS = np.float32(120)  # whole-number stain amount of 1.0
 # Amounts are rounded to steps of so many units, which keeps the losslessly compressed files small.
 STEP = 6
@@ -66,7 +68,7 @@ def paint_tissue(
     mask: Field,
     look: tuple[float, float],
     grade: float,
-    tissue: tuple[float, float],
+    tissue: tuple[float, float, float, float],
     mpp: float,
     rng: Generator,
 ) -> NDArray[np.uint8]:
@@ -77,7 +79,8 @@ def paint_tissue(
             else is computed at half of it, in a quarter of the time.
         look: the two axes of the subtype, about -1 to 1.
         grade: aggressiveness as the image shows it, about -2.5 to 2.5.
-        tissue: tint and spacing of fibres, shared by a cohort, about -1 to 1.
+        tissue: tint and spacing of fibres (about -1 to 1), brown and blue cast of the stroma (0 to 1); shared
+            by a cohort.
         mpp: microns per pixel of the picture; every structure has a size in microns.
         rng: random stream.
 
@@ -103,7 +106,7 @@ def paint_tissue(
 
     nuclei = _nuclei(nests, stain, first, second, grade, float(gain_h), mpp, rng)
     np.maximum(nuclei, _enlarge(haematoxylin * stain * gain_h), out=nuclei)
-    return _colours(nuclei, _enlarge(eosin * stain * gain_e))
+    return _colours(nuclei, _enlarge(eosin * stain * gain_e), tissue[2:])
 
 
 def _nuclei(
@@ -169,12 +172,13 @@ def _enlarge(stain: Field) -> Amount:
     return np.asarray(Image.fromarray(_amount(stain)).resize(size, Image.Resampling.BILINEAR))
 
 
-def _colours(haematoxylin: Amount, eosin: Amount) -> NDArray[np.uint8]:
+def _colours(haematoxylin: Amount, eosin: Amount, casts: tuple[float, float]) -> NDArray[np.uint8]:
     """Colours ``[H, W, 3]`` of stain amounts ``[H, W]`` (Beer-Lambert)."""
+    stroma = EOSIN + np.asarray(casts, dtype=np.float32) @ CASTS
     rounded = np.rint(np.arange(256) / STEP).astype(np.uint16)
     levels = int(rounded[-1]) + 1
     amounts = np.arange(levels) * STEP / UNITS
-    density = amounts[:, None, None] * HAEMATOXYLIN + amounts[None, :, None] * EOSIN
+    density = amounts[:, None, None] * HAEMATOXYLIN + amounts[None, :, None] * stroma
     table = np.rint(BACKGROUND * np.exp(-density)).astype(np.uint8).reshape(-1, 3)
     index = (rounded * levels).take(haematoxylin)
     index += rounded.take(eosin)

@@ -66,7 +66,7 @@ class Slide:
     mpp: float
     has_mpp_tag: bool
     corrupt: bool
-    tissue: tuple[float, float]
+    tissue: tuple[float, float, float, float]
 
     @property
     def path(self) -> Path:

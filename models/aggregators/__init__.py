@@ -1,5 +1,19 @@
 """Everything that maps a case to an output vector, one file each, and the registry of them."""
 
-from models.aggregators.registry import DataSpec, available_aggregators, build_aggregator, register
+from models.aggregators.registry import (
+    MISSING_MODALITIES,
+    DataSpec,
+    available_aggregators,
+    build_aggregator,
+    modalities_of,
+    register,
+)
 
-__all__ = ["DataSpec", "available_aggregators", "build_aggregator", "register"]
+__all__ = [
+    "MISSING_MODALITIES",
+    "DataSpec",
+    "available_aggregators",
+    "build_aggregator",
+    "modalities_of",
+    "register",
+]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +48,7 @@ class ModalTuneConfig:
         token_agg: ``sum`` or ``cat`` of the aggregated tokens.
         output_dim: width of the output.
         gene_encoder: arguments of the gene encoder.
+        modalities: arguments of the encoders of other modalities, by name.
     """
 
     slide_encoder: dict[str, Any]
@@ -61,6 +63,7 @@ class ModalTuneConfig:
     token_agg: str = "sum"
     output_dim: int = 256
     gene_encoder: dict[str, Any] = field(default_factory=dict)
+    modalities: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -69,6 +72,8 @@ class ModalTuneConfig:
         ):
             if value not in allowed:
                 raise ValueError(f"model config: {name} is {value!r}, should be one of {allowed}")
+        if unknown := self.modalities.keys() - (MODALITIES.keys() - {"genes"}):
+            raise ValueError(f"model config, modalities: unknown {sorted(unknown)}; genes are gene_encoder")
 
 
 class ModalTune(nn.Module):
@@ -82,6 +87,8 @@ class ModalTune(nn.Module):
         modalities: encoders by name, in the order of their tokens; ``genes`` must be among them.
         config: see :class:`ModalTuneConfig`.
         num_tasks: ``T``.
+        learn_absent: a learned token stands for the tokens of a modality that a case lacks; without,
+            such a case is an error.
     """
 
     def __init__(
@@ -90,6 +97,7 @@ class ModalTune(nn.Module):
         modalities: Mapping[str, ModalityEncoder],
         config: ModalTuneConfig,
         num_tasks: int,
+        learn_absent: bool = False,
     ) -> None:
         super().__init__()
         if "genes" not in modalities:
@@ -132,6 +140,11 @@ class ModalTune(nn.Module):
         self.final_project = nn.Linear(joined, config.output_dim)
         self.task_weight.apply(init_linear)
         self.final_project.apply(init_linear)
+        # Last, so that all other parameters start alike with and without these.
+        absent = {name: nn.Parameter(torch.empty(1, 1, dim)) for name in modalities if learn_absent}
+        for token in absent.values():
+            nn.init.trunc_normal_(token, std=0.02)
+        self.absent_tokens = nn.ParameterDict(absent)
 
     @property
     def output_dim(self) -> int:
@@ -157,11 +170,9 @@ class ModalTune(nn.Module):
         """The modality tokens ``[T, M, E]`` and where in ``M`` each modality and the task lie."""
         count = len(tasks)
         one_hot = torch.eye(self.num_tasks, dtype=self.gene_pe.dtype, device=self.gene_pe.device)[list(tasks)]
-        groups = {
-            name: encoder(case, count) for name, encoder in self.modality_encoders.items() if name != "genes"
-        }
+        groups = {name: self._encode(name, case, count) for name in self.modality_encoders if name != "genes"}
         groups["task"] = self.task_weight(one_hot).unsqueeze(1)
-        groups["genes"] = self.modality_encoders["genes"](case, count)
+        groups["genes"] = self._encode("genes", case, count)
         if self.config.prompt_agg == "cls":
             groups["genes"] = torch.cat([self.gene_cls.expand(count, -1, -1), groups["genes"]], dim=1)
         spans, start = {}, 0
@@ -169,6 +180,13 @@ class ModalTune(nn.Module):
             spans[name] = slice(start, start + tokens.shape[1])
             start += tokens.shape[1]
         return torch.cat(list(groups.values()), dim=1), spans
+
+    def _encode(self, name: str, case: Case, count: int) -> Tensor:
+        """``[T, n, E]`` of one modality, or the learned token ``n`` times where the case lacks it."""
+        encoder = self.modality_encoders[name]
+        if name in self.absent_tokens and not encoder.available(case):
+            return self.absent_tokens[name].expand(count, encoder.num_tokens, -1)
+        return encoder(case, count)
 
     def _run_stage(
         self,
@@ -231,17 +249,31 @@ def build_modaltune(
 ) -> ModalTune:
     """ModalTune on the slide encoder ``encoder`` with the modalities named."""
     parsed = from_mapping(ModalTuneConfig, config, "model config")
-    arguments = {"genes": {"pathways": spec.pathways, **parsed.gene_encoder}}
+    arguments = {**parsed.modalities, "genes": parsed.gene_encoder}
     try:
         backbone = build_backbone(encoder, parsed.slide_encoder)
         encoders = {
-            name: MODALITIES[name](backbone.embed_dim, **arguments.get(name, {})) for name in modalities
+            name: MODALITIES[name].from_spec(backbone.embed_dim, spec, **arguments.get(name, {}))
+            for name in modalities
         }
     except TypeError as error:  # an argument the encoder does not know
-        raise ValueError(f"model config, slide_encoder or gene_encoder: {error}") from error
-    return ModalTune(backbone, encoders, parsed, spec.num_tasks)
+        raise ValueError(f"model config, slide_encoder, gene_encoder or modalities: {error}") from error
+    return ModalTune(backbone, encoders, parsed, spec.num_tasks, spec.missing == "learned")
 
 
-for _prefix, _encoder in {"longnetvit": "gigapath", "titan": "titan"}.items():
-    register(f"{_prefix}_gene_adapter")(partial(build_modaltune, _encoder, ("genes",)))
-    register(f"{_prefix}_gene_clinical_adapter")(partial(build_modaltune, _encoder, ("clinical", "genes")))
+def _register_all() -> None:
+    """One model for every slide encoder and every set of modalities with genes.
+
+    Names are ``{encoder}_gene[_{further modality}...]_adapter``, the modalities in the order of
+    ``MODALITIES``.
+    """
+    others = [name for name in MODALITIES if name != "genes"]
+    for prefix, encoder in {"longnetvit": "gigapath", "titan": "titan"}.items():
+        for count in range(len(others) + 1):
+            for chosen in combinations(others, count):
+                words = [prefix, *(MODALITIES[name].word for name in ("genes", *chosen)), "adapter"]
+                modalities = (*chosen, "genes")
+                register("_".join(words), modalities)(partial(build_modaltune, encoder, modalities))
+
+
+_register_all()

@@ -64,6 +64,22 @@ def build_text_tower(config: TextTowerConfig) -> TextTransformer:
     )
 
 
+def read_text_state(checkpoint: str | Path) -> dict[str, Tensor]:
+    """The tensors of the text tower in ``conch.pt``; errors as :func:`load_text_tower`."""
+    content = read_checkpoint(
+        checkpoint, "CONCH", "https://huggingface.co/MahmoodLab/CONCH", "CONCH_CHECKPOINT"
+    )
+    content = content.get("state_dict", content)
+    names = {name.removeprefix("module."): name for name in content}
+    state = {name[len(_PREFIX) :]: content[old] for name, old in names.items() if name.startswith(_PREFIX)}
+    if not state:
+        raise ValueError(
+            f"{checkpoint} holds no text tower: no entry starts with {_PREFIX!r}, they are {list(names)[:3]}"
+        )
+    logger.info("%s: %d entries of other towers passed over", checkpoint, len(names) - len(state))
+    return state
+
+
 def load_text_tower(config: TextTowerConfig | Mapping[str, Any], checkpoint: str | Path) -> nn.Module:
     """The frozen tower with the weights of ``conch.pt``.
 
@@ -78,17 +94,7 @@ def load_text_tower(config: TextTowerConfig | Mapping[str, Any], checkpoint: str
     """
     if not isinstance(config, TextTowerConfig):
         config = from_mapping(TextTowerConfig, config, "config of the text tower")
-    content = read_checkpoint(
-        checkpoint, "CONCH", "https://huggingface.co/MahmoodLab/CONCH", "CONCH_CHECKPOINT"
-    )
-    content = content.get("state_dict", content)
-    names = {name.removeprefix("module."): name for name in content}
-    state = {name[len(_PREFIX) :]: content[old] for name, old in names.items() if name.startswith(_PREFIX)}
-    if not state:
-        raise ValueError(
-            f"{checkpoint} holds no text tower: no entry starts with {_PREFIX!r}, they are {list(names)[:3]}"
-        )
-    logger.info("%s: %d entries of other towers passed over", checkpoint, len(names) - len(state))
+    state = read_text_state(checkpoint)
     tower = build_text_tower(config)
     load_strict(tower, state, "CONCH's text tower", checkpoint)
     return tower.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from models.pretrained import load_strict, read_checkpoint
+from models.pretrained import read_checkpoint
 from models.prov_gigapath.longnet import LongNetViT
 from models.slide_backbone import SlideBackbone
 
@@ -26,10 +26,13 @@ class GigaPathBackbone(SlideBackbone):
         config: arguments of :class:`LongNetViT`.
     """
 
+    official_name = "the Prov-GigaPath slide encoder"
+
     def __init__(self, **config: Any) -> None:
         super().__init__()
         self.vit = LongNetViT(**config)
         self.embed_dim = self.vit.embed_dim
+        self.feature_dim = self.vit.patch_embed.proj.in_features
         self.grid_extent = self.vit.tile_size * self.vit.grid_size
 
     @property
@@ -38,11 +41,10 @@ class GigaPathBackbone(SlideBackbone):
 
     def embed(self, case: Case, num_tasks: int) -> tuple[Tensor, Tensor, None]:
         """See :class:`SlideBackbone`; raises ValueError where the features have another width."""
-        width = self.vit.patch_embed.proj.in_features
-        if case.features.shape[-1] != width:
+        if case.features.shape[-1] != self.feature_dim:
             raise ValueError(
                 f"case {case.case_id}: patch features are {case.features.shape[-1]} wide, the slide encoder "
-                f"takes {width}. Were they extracted with another tile encoder?"
+                f"takes {self.feature_dim}. Were they extracted with another tile encoder?"
             )
         self._warn_outside_grid(case)
         patches = self.vit.patch_embed(case.features) + self.vit.positions(case.coords)
@@ -71,15 +73,14 @@ class GigaPathBackbone(SlideBackbone):
     def pool(self, cls: Tensor, patches: Tensor, context: None) -> Tensor:
         return cls
 
-    def load_pretrained(self, path: str | Path) -> None:
+    def read_pretrained(self, path: str | Path) -> dict[str, Tensor]:
         checkpoint = read_checkpoint(
             path,
-            what="the Prov-GigaPath slide encoder",
+            what=self.official_name,
             source="https://huggingface.co/prov-gigapath/prov-gigapath (slide_encoder.pth)",
             constant="GIGAPATH_SLIDE_ENCODER",
         )
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
             raise ValueError(f"{path} has no entry 'model'; is it Prov-GigaPath's slide_encoder.pth?")
         # Newer releases of the file carry the fixed position table, which is computed here.
-        state = {name: value for name, value in checkpoint["model"].items() if name != "pos_embed"}
-        load_strict(self.vit, state, "the Prov-GigaPath slide encoder", path)
+        return {name: value for name, value in checkpoint["model"].items() if name != "pos_embed"}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.pretrained import load_strict, read_safetensors
+from models.pretrained import read_safetensors
 from models.slide_backbone import SlideBackbone
 from models.titan.grid import check_patch_size, scatter_to_grid
 from models.titan.vision_encoder import TitanVisionEncoder
@@ -30,12 +30,14 @@ class TitanBackbone(SlideBackbone):
         config: arguments of :class:`TitanVisionEncoder`.
     """
 
+    official_name = "the TITAN slide encoder"
     check_slide: Callable[[Tensor, int | None, str], None] = staticmethod(check_patch_size)
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
         self.vit = TitanVisionEncoder(**config)
         self.embed_dim = self.vit.embed_dim
+        self.feature_dim = self.vit.in_dim
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -49,10 +51,10 @@ class TitanBackbone(SlideBackbone):
                 or collapses the grid; the message names the case.
         """
         where = f"case {case.case_id}"
-        if case.features.shape[-1] != self.vit.in_dim:
+        if case.features.shape[-1] != self.feature_dim:
             raise ValueError(
                 f"{where}: patch features are {case.features.shape[-1]} wide, the slide encoder takes "
-                f"{self.vit.in_dim}. Were they extracted with another patch encoder?"
+                f"{self.feature_dim}. Were they extracted with another patch encoder?"
             )
         check_patch_size(case.coords, case.patch_size_lv0, where)
         features, cells = scatter_to_grid(case.features, case.coords, case.patch_size_lv0)
@@ -69,12 +71,11 @@ class TitanBackbone(SlideBackbone):
         tokens = self.vit.norm(torch.cat([cls, patches], dim=1))
         return self.vit.attn_pool_contrastive(tokens)
 
-    def load_pretrained(self, path: str | Path) -> None:
-        state = read_safetensors(
+    def read_pretrained(self, path: str | Path) -> dict[str, Tensor]:
+        return read_safetensors(
             path,
             prefix="vision_encoder.",
-            what="the TITAN slide encoder",
+            what=self.official_name,
             source="https://huggingface.co/MahmoodLab/TITAN (model.safetensors)",
             constant="TITAN_SLIDE_ENCODER",
         )
-        load_strict(self.vit, state, "the TITAN slide encoder", path)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data_utils.case import Case
 
-TENSORS = {"features", "coords", "genes", "clinical", "text"}
+TENSORS = {"features", "coords", "genes", "clinical", "vectors", "text"}
 
 
 def test_moves_every_tensor_and_nothing_else(make_case):
@@ -24,8 +24,8 @@ def test_moves_every_tensor_and_nothing_else(make_case):
 
 
 def test_absent_modalities_stay_absent(make_case):
-    moved = make_case(genes=None, clinical=None, text=None).to("meta")
-    assert moved.genes is None and moved.clinical is None and moved.text is None
+    moved = make_case(genes=None, clinical=None, vectors=None, text=None).to("meta")
+    assert moved.genes is moved.clinical is moved.vectors is moved.text is None
     assert moved.features.device.type == "meta"
 
 

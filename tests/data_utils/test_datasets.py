@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from data_utils.datasets import CaseDataset, GeneVectors, PatchOptions, read_tensor_table
+from data_utils.datasets import (
+    CaseDataset,
+    GeneVectors,
+    ModalityOptions,
+    PatchOptions,
+    TensorTable,
+    read_tensor_table,
+)
 from data_utils.feature_store import FeatureMeta, write_features
 from data_utils.splits import Patient
 from data_utils.stacking import stack_slides
@@ -40,8 +47,13 @@ def make_patients(tmp_path):
     return make
 
 
-def dataset(patients, genes=None, texts=None, clinical=None, name="train", **options):
-    return CaseDataset(patients, genes, texts, clinical, PatchOptions(**options), name)
+def dataset(
+    patients, genes=None, texts=None, clinical=None, name="train", missing="drop", dropout=0.0, **options
+):
+    tables = {"genes": genes, "clinical": None if clinical is None else TensorTable(clinical)}
+    tables = {modality: table for modality, table in tables.items() if table is not None}
+    modalities = ModalityOptions(tuple(tables), missing, dropout)
+    return CaseDataset(patients, tables, texts, PatchOptions(**options), name, modalities)
 
 
 def numbers(case):
@@ -124,6 +136,19 @@ def test_coordinates_inside_the_grid_are_left_alone(make_patients):
     assert case.coords.min(dim=0).values.tolist() == [37, 5 * CELL]
 
 
+@pytest.mark.parametrize("cumulative", [False, True])
+def test_stacks_inside_the_grid_are_left_alone(make_patients, cumulative):
+    """Up to the last pixel, and although the published stacking lays the third slide over the first."""
+    patients = make_patients([20, 4, 20])
+    stacked = dataset(patients, cumulative_stacking=cumulative)[0].coords
+    edge = int(stacked.max()) + 1
+    inside, outside = (
+        dataset(patients, extent=extent, cumulative_stacking=cumulative)[0].coords
+        for extent in (edge, edge - 1)
+    )
+    assert torch.equal(inside, stacked) and not torch.equal(outside, stacked)
+
+
 def test_what_does_not_fit_the_grid_is_said(make_patients, caplog):
     with caplog.at_level("WARNING"):
         dataset(make_patients([6, 6]), extent=2 * CELL)[0]
@@ -202,14 +227,14 @@ def test_patients_without_rna_are_counted_and_left_out(make_patients, caplog):
     with caplog.at_level("INFO"):
         data = dataset(patients, genes, name="val")
     assert len(data) == 1 and data[0].case_id == "case-1"
-    assert "val: 2 of 3 patients have no RNA" in caplog.text
+    assert "val: 2 of 3 patients are left out: 2 have no RNA" in caplog.text and data[0].complete
 
 
 def test_nobody_left_is_an_error(make_patients):
-    with pytest.raises(ValueError, match=r"the test split has no patient to run on \(2 have no RNA\)"):
+    with pytest.raises(ValueError, match=r"the test split has no patient to run on \(2 have no RNA, of 2\)"):
         dataset(make_patients([3], [3]), GeneVectors(pd.DataFrame([[1.0]], index=["X"])), name="test")
-    with pytest.raises(ValueError, match="no patient to run on"):
-        dataset([])
+    with pytest.raises(ValueError, match=r"no patient to run on \(it is empty, of 0\)"):
+        dataset([], missing="learned")
 
 
 def test_patients_left_out_need_no_texts_and_no_files(make_patients):
@@ -226,12 +251,81 @@ def test_missing_feature_files_name_file_case_and_remedy(make_patients):
         dataset(patients)
 
 
-@pytest.mark.parametrize(
-    ("field", "message"), [("texts", "no label sentences"), ("clinical", "no clinical features")]
-)
-def test_missing_table_entries_name_the_case(make_patients, field, message):
-    with pytest.raises(ValueError, match=rf"1 patients of the val split have {message}.*case-1.*'case-0'"):
-        dataset(make_patients([3], [3]), name="val", **{field: {"case-0": torch.zeros(5)}})
+def test_missing_texts_name_the_case(make_patients):
+    with pytest.raises(ValueError, match=r"1 patients of the val split have no label.*case-1.*'case-0'"):
+        dataset(make_patients([3], [3]), name="val", texts={"case-0": torch.zeros(4, 512)})
+
+
+PARTLY = {
+    "genes": GeneVectors(pd.DataFrame([[1.0], [2.0]], index=["TCGA-0000", "TCGA-0001"])),
+    "clinical": {"TCGA-0000": torch.ones(5), "case-2": torch.zeros(5)},
+}
+
+
+def test_only_patients_with_every_modality_are_kept(make_patients, caplog):
+    with caplog.at_level("INFO"):
+        data = dataset(make_patients([3], [3], [3], [3]), **PARTLY)
+    assert [p.case_id for p in data.patients] == ["case-0"] and data[0].clinical.tolist() == [1.0] * 5
+    assert "3 of 4 patients are left out: 2 have no RNA, 2 have no clinical features" in caplog.text
+
+
+def test_patients_who_lack_a_modality_are_kept_where_a_token_stands_in(make_patients, caplog):
+    with caplog.at_level("INFO"):
+        data = dataset(make_patients([3], [3], [3], [3]), missing="learned", **PARTLY)
+    has = [
+        (case.genes is not None, case.clinical is not None, case.complete)
+        for case in map(data.__getitem__, range(4))
+    ]
+    assert has == [(True, True, True), (True, False, False), (False, True, False), (False, False, False)]
+    assert "of 4 patients 2 have no RNA, 2 have no clinical features; learned tokens stand in" in caplog.text
+
+
+# ---------------------------------------------------------------------------- modality dropout
+def hidden(data, epoch):
+    data.set_epoch(epoch)
+    cases = [data[i] for i in range(len(data))]
+    assert all(case.complete for case in cases)
+    return {case.case_id: (case.genes is None, case.clinical is None) for case in cases}
+
+
+@pytest.fixture
+def many(make_patients):
+    patients = make_patients(*[[1]] * 40)
+    genes = GeneVectors(pd.DataFrame([[1.0]] * 40, index=[p.case_id for p in patients]))
+    clinical = {p.case_id: torch.zeros(5) for p in patients}
+
+    def make(kept=patients, **options):
+        return dataset(kept, genes, clinical=clinical, missing="learned", **{"resample": True, **options})
+
+    return make
+
+
+def test_modality_dropout_depends_on_seed_epoch_and_patient_only(many):
+    data = many(dropout=0.5, seed=3)
+    first = hidden(data, 0)
+    assert hidden(many(dropout=0.5, seed=3), 0) == first != hidden(data, 1)
+    assert hidden(many(dropout=0.5, seed=4), 0) != first
+    assert hidden(many(kept=data.patients[5:9], dropout=0.5, seed=3), 0) == dict(list(first.items())[5:9])
+    workers = DataLoader(data, batch_size=None, num_workers=2)
+    data.set_epoch(0)
+    assert {case.case_id: (case.genes is None, case.clinical is None) for case in workers} == first
+
+
+def test_modality_dropout_hides_each_modality_about_as_often_as_asked(many):
+    data = many(dropout=0.3, seed=1)
+    draws = np.array([list(hidden(data, epoch).values()) for epoch in range(10)]).reshape(-1, 2)
+    assert draws.mean(axis=0) == pytest.approx([0.3, 0.3], abs=0.07)  # three standard deviations of 400 draws
+    assert abs(np.corrcoef(draws.T)[0, 1]) < 0.15
+    assert not np.array(list(hidden(many(), 0).values())).any()
+
+
+def test_modality_dropout_leaves_the_patch_subsets_alone(make_patients):
+    patients = make_patients([30])
+    genes = GeneVectors(pd.DataFrame([[1.0]], index=["case-0"]))
+    with_and_without = [
+        numbers(dataset(patients, genes, missing="learned", dropout=p, threshold=5)[0]) for p in (0.0, 0.9)
+    ]
+    assert with_and_without[0] == with_and_without[1]
 
 
 def test_a_damaged_feature_file_is_named_when_it_is_read(make_patients):

@@ -238,7 +238,7 @@ def test_embedding_runs_embed_blocks_pool(tmp_path):
         def pool(self, cls, patches, context):
             return torch.cat([cls, patches.sum(dim=1, keepdim=True)], dim=-1)
 
-        def load_pretrained(self, path):
+        def read_pretrained(self, path):
             raise NotImplementedError
 
     write_patches(tmp_path / "a.h5", [(0, 0), (1, 0)], 1024, np.array([[1.0, 2.0], [3.0, 5.0]]))

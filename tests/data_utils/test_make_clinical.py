@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
 from data_utils import make_clinical
-from data_utils.make_clinical import ClinicalCodes
-from data_utils.tcga import AJCC_COLUMNS, split_paths
+from data_utils.clinical import RawClinical, read_clinical_table
+from data_utils.tcga import split_paths
 
 
 def split_row(case: str, age: float | None, stage: str | None, t: str | None = "T1") -> dict[str, object]:
@@ -83,11 +82,35 @@ def test_strict_learns_from_training_cases(
     assert "ajcc_pathologic_t: ['T2'] get the code of unknown" in caplog.text
 
 
-def test_nothing_known() -> None:
-    cases = pd.DataFrame({"age_at_index": [float("nan")] * 2, **dict.fromkeys(AJCC_COLUMNS)}, dtype=object)
-    cases["age_at_index"] = cases["age_at_index"].astype(float)
-    features = ClinicalCodes.fit(cases).transform(cases)
-    assert features.tolist() == [[0.0] * 5] * 2
+def test_raw_values_give_the_same_features(tmp_path: Path, flags: list[str]) -> None:
+    for protocol, only in (("published", None), ("strict", {"a", "b", "c"})):
+        make_clinical.main([*flags, f"--protocol={protocol}"])
+        features, _ = load(tmp_path)
+        raw = read_clinical_table(tmp_path / "clinical.csv")
+        assert isinstance(raw, RawClinical)
+        assert {case: row.tolist() for case, row in raw.encode(raw.fit(only)).items()} == features
+
+
+def test_codes_of_another_cohort(tmp_path: Path, flags: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    make_clinical.main([*flags, "--protocol=strict"])
+    codes = (tmp_path / "clinical_codes.json").rename(tmp_path / "theirs.json")
+    for split, path in split_paths("BRCA", folder=tmp_path).items():
+        case = split_row(f"new-{split}", 96, {"train": "Stage I", "val": "Stage IX"}.get(split))
+        path.write_text(json.dumps({"data": [case]}))
+    make_clinical.main([*flags, f"--codes={codes}"])
+    features, used = load(tmp_path)
+    assert features == {
+        "new-train": [1.2, 0, 0, 0, 0],
+        "new-val": [1.2, 2, 0, 0, 0],
+        "new-test": [1.2, 2, 0, 0, 0],
+    }
+    assert used == json.loads(codes.read_text()) and used["protocol"] == "strict"
+    assert "ajcc_pathologic_stage: ['Stage IX'] get the code of unknown (1 of 3 cases)" in caplog.text
+
+
+def test_tensors_are_not_written_over_the_raw_values(tmp_path: Path, flags: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"out\.csv is the file of tensors"):
+        make_clinical.main([*flags[:2], f"--output={tmp_path / 'out.csv'}"])
 
 
 def test_unknown_protocol(flags: list[str]) -> None:

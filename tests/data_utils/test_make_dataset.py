@@ -235,6 +235,26 @@ def test_own_cohort_definition(cohort: RawCohort, tmp_path: Path) -> None:
     assert {row["primary_class"] for row in rows["test"]} == {1}
 
 
+def test_a_cohort_without_expression_is_split_like_any_other(cohort: RawCohort) -> None:
+    with_rna = cohort.run()
+    without = cohort.run("--genomics_csv_path=none")
+    assert {row["gene_availability"] for part in without.values() for row in part} == {0}
+    ids = [
+        {s: [row["case_id"] for row in part] for s, part in split.items()} for split in (with_rna, without)
+    ]
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize(("flags", "tested"), [([], False), (["--split_without_genes"], True)])
+def test_cases_without_expression_are_tested_on_if_wanted(
+    cohort: RawCohort, flags: list[str], tested: bool
+) -> None:
+    cohort.with_rna = cohort.with_rna[:15]
+    splits = cohort.run(*flags)
+    assert any(row["gene_availability"] == 0 for row in splits["test"]) == tested
+    assert any(row["gene_availability"] == 1 for row in splits["test"])
+
+
 # ---------------------------------------------------------------------------- the split alone
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 1)), min_size=1, max_size=60), st.randoms())

@@ -165,7 +165,7 @@ def test_three_classes_and_unstaged_cohorts_are_only_data(monkeypatch):
         rare=("Sarcoma, NOS",),
         sites=("Z1",),
         median_months=50.0,
-        tissue=(0.0, 0.0),
+        tissue=(0.0, 0.0, 0.0, 0.0),
         staged=False,
     )
     monkeypatch.setitem(COHORTS, "RCC", cohort)
@@ -229,7 +229,7 @@ def test_glass_stays_empty_whatever_the_patient(height, width, first, second, gr
     mask = np.ones((height, width), dtype=np.float32)
     mask[:, : width // 2] = 0
     rng = np.random.default_rng(0)
-    picture = histology.paint_tissue(mask, (first, second), grade, (0.0, 0.0), 0.5, rng)
+    picture = histology.paint_tissue(mask, (first, second), grade, (0.0, 0.0, 0.0, 0.0), 0.5, rng)
     assert picture.shape == (2 * height, 2 * width, 3)
     # Far from the border only: a nucleus at the border reaches over it.
     glass = picture[:, : max(0, 2 * (width // 2) - 30)]

@@ -1,20 +1,11 @@
-"""Split files become patients; folds neither leak nor forget anybody."""
+"""Split files, ours and published, become patients; what is wrong with a file is named."""
 
 import json
-from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from data_utils.splits import (
-    Patient,
-    check_disjoint,
-    make_folds,
-    read_folds,
-    read_split,
-    resolve_features_path,
-)
+from data_utils.feature_folder import FeatureFolder
+from data_utils.splits import Patient, check_disjoint, read_split, resolve_features_path
 from tests.small_cohort import split_row
 from utils import constants
 
@@ -48,6 +39,33 @@ def test_paths_are_resolved(tmp_path, monkeypatch):
     assert resolve_features_path("PATHTODATABASE/TCGA/a.pt") == tmp_path / "base" / "TCGA" / "a.pt"
     assert resolve_features_path("gigapath/a.h5") == tmp_path / "features" / "gigapath" / "a.h5"
     assert resolve_features_path("/elsewhere/a.h5").as_posix() == "/elsewhere/a.h5"
+
+
+def test_a_published_row_is_read_unchanged(tmp_path, monkeypatch):
+    """Field by field what published split files hold: more fields than needed, and a placeholder in paths."""
+    monkeypatch.setattr(constants, "DATABASE_ROOT", tmp_path)
+    row = {
+        "case_id": "93ed6066-b567-4e1c-ab81-23370f9d3452",
+        "age_at_index": 62,
+        "vital_status": 0,
+        "ajcc_pathologic_stage": "Stage IIA",
+        "primary_diagnosis": "infiltrating duct carcinoma",
+        "year_of_diagnosis": "2008",
+        "slide_submitter_id": "TCGA-BH-A0AY-01Z-00-DX1",
+        "durations": 25.52562417871222,
+        "patches_path": "PATHTODATABASE/TCGA-extractedpatches/TCGA-BH-A0AY-01Z-00-DX1_patches.pt",
+        "features_path": "PATHTODATABASE/TCGA-extractedfeatures/ProvGigapath/TCGA-BH-A0AY-01Z-00-DX1_featvec.pt",
+        "project_id": "TCGA-BRCA",
+        "primary_class": 0,
+        "case_submitter_id": "TCGA-BH-A0AY",
+        "gene_availability": 1,
+    }
+    (one,) = read_split(write_split(tmp_path / "train_brca_cls_feat.json", row))
+    assert (one.submitter_id, one.label, one.duration, one.event) == ("TCGA-BH-A0AY", 0, row["durations"], 0)
+    (slide,) = one.slides
+    assert (
+        slide == tmp_path / "TCGA-extractedfeatures" / "ProvGigapath" / "TCGA-BH-A0AY-01Z-00-DX1_featvec.pt"
+    )
 
 
 @pytest.mark.parametrize("value", [0, -1, 0.0])
@@ -120,93 +138,23 @@ def test_a_patient_in_two_splits_is_refused():
     check_disjoint({"train": [patient(1)], "val": [patient(2)], "test": []})
 
 
-# ---------------------------------------------------------------------------- folds
-@settings(max_examples=40, deadline=None)
-@given(
-    sizes=st.lists(st.integers(5, 25), min_size=1, max_size=3),
-    unscored=st.integers(0, 6),
-    without_rna=st.integers(0, 6),
-    num_folds=st.integers(2, 5),
-    seed=st.integers(0, 5),
-)
-def test_every_scored_patient_is_tested_once(sizes, unscored, without_rna, num_folds, seed):
-    labels = [label for label, size in enumerate(sizes) for _ in range(size)] + [-1] * unscored
-    scored = [patient(i, label) for i, label in enumerate(labels)]
-    others = [patient(i, 0, "no-rna") for i in range(without_rna)]
-    folds = make_folds(scored + others, [p.case_id for p in scored], num_folds, seed)
-    assert len(folds) == num_folds
-    tested = Counter(p.case_id for fold in folds for p in fold["test"])
-    assert tested == {p.case_id: 1 for p in scored if p.label >= 0}
-    for fold in folds:
-        everyone = [p.case_id for split in fold.values() for p in split]
-        assert sorted(everyone) == sorted(p.case_id for p in scored + others)  # each once: nothing leaks
-        assert all(p.label >= 0 and p in scored for p in fold["val"] + fold["test"])
-        left = sum(sizes) - len(fold["test"])
-        assert len(fold["val"]) == -(-15 * left // 100)
-        for label, size in enumerate(sizes):
-            assert abs(sum(p.label == label for p in fold["test"]) - size / num_folds) <= 1
-
-
-def test_folds_follow_the_seed():
-    patients = [patient(i, i % 2) for i in range(40)]
-    ids = [p.case_id for p in patients]
-    first, again, other = (make_folds(patients, ids, 4, seed) for seed in (0, 0, 1))
-    assert first == again
-    for part in ("val", "test"):
-        assert [fold[part] for fold in first] != [fold[part] for fold in other]
-
-
-@pytest.mark.parametrize("labels", [[], [0] * 3, [0] * 9 + [1] * 3, [-1] * 20])
-def test_too_few_patients_for_the_folds(labels):
-    patients = [patient(i, label) for i, label in enumerate(labels)]
-    with pytest.raises(ValueError, match="4 folds need as many patients"):
-        make_folds(patients, [p.case_id for p in patients], 4, 0)
-
-
-def test_validation_of_a_few_patients_is_not_stratified(caplog):
-    patients = [patient(i, i % 3) for i in range(9)]
-    with caplog.at_level("WARNING"):
-        folds = make_folds(patients, [p.case_id for p in patients], 3, 0)
-    assert all(len(fold["val"]) == 1 for fold in folds) and "too few patients" in caplog.text
-
-
-def test_folds_from_a_file_by_either_name(tmp_path):
-    patients = [patient(i) for i in range(4)]
-    content = [
-        {"train": ["case-0", "TCGA-0001"], "val": ["case-2"], "test": ["TCGA-0003"]},
-        {"train": ["case-3"], "val": [], "test": ["case-0"]},
+# ---------------------------------------------------------------------------- --features_dir
+def test_a_folder_replaces_every_path(tmp_path, caplog):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    (folder / "a.npy").touch()
+    (folder / "TCGA-AA-0002-01Z-00-DX0.h5").touch()
+    rows = [
+        split_row(1, 0, "PATHTODATABASE/somewhere/a.pt", 0),
+        {k: v for k, v in split_row(2, 0, "", 1).items() if k != "features_path"},
+        split_row(3, 0, "/gone/c.pt", 0),
+        {k: v for k, v in split_row(4, 0, "", 1).items() if k != "features_path"},
     ]
-    (tmp_path / "folds.json").write_text(json.dumps(content))
-    first, second = read_folds(tmp_path / "folds.json", patients)
-    assert [p.case_id for p in first["train"]] == ["case-0", "case-1"]
-    assert [p.case_id for p in first["test"]] == ["case-3"] and second["val"] == []
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"train": []}, "should hold a list of folds"),
-        ([], "should hold a list of folds"),
-        ([{"train": [], "val": []}], r"fold 0 has \['train', 'val'\]"),
-        ([["case-0"]], r"fold 0 has \['case-0'\]"),
-        ([3], "fold 0 has 3"),
-        (
-            [{"train": ["case-9"], "val": [], "test": []}],
-            "names 1 patients that are in no split file.*case-9",
-        ),
-        ([{"train": ["case-1"], "val": [], "test": ["TCGA-0001"]}], "case-1 is in the splits train and test"),
-        (
-            [{"train": ["case-1", "TCGA-0001"], "val": [], "test": []}],
-            "fold 0 names a patient twice in train",
-        ),
-    ],
-)
-def test_bad_fold_files(tmp_path, content, message):
-    (tmp_path / "folds.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message):
-        read_folds(tmp_path / "folds.json", [patient(i) for i in range(3)])
-
-
-def test_no_fold_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"folds\.json"):
-        read_folds(tmp_path / "folds.json", [])
+    path = write_split(tmp_path / "s.json", *rows)
+    with caplog.at_level("WARNING"):
+        patients = read_split(path, FeatureFolder(folder))
+    names = ["a.npy", "TCGA-AA-0002-01Z-00-DX0.h5", "c.pt", "TCGA-AA-0004-01Z-00-DX0.h5"]
+    assert [p.slides for p in patients] == [(folder / name,) for name in names]
+    assert "2 slides are not in" in caplog.text and "c.pt" in caplog.text and "0004" in caplog.text
+    with pytest.raises(ValueError, match=r"row 1 .*lacks \['features_path'\]"):
+        read_split(path)

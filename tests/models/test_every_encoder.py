@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from models.aggregators import DataSpec, available_aggregators, build_aggregator
+from models.aggregators import DataSpec, available_aggregators, build_aggregator, modalities_of
+from models.modalities import MODALITIES
 from models.slide_backbone import BACKBONES
 from utils import constants
 from utils.checkpoint import from_published, load_trainable, to_published, trainable_state
 
 NAMES = [name for name in available_aggregators() if name.endswith("_adapter")]
+TOKENS = {"clinical": 1, "vectors": 3}  # of make_case, besides task and genes
 
 
 @pytest.fixture(params=NAMES)
@@ -20,9 +22,10 @@ def name(request):
 def build(name, tiny_configs, pathways):
     """``build(token_agg="cat")``: the model in evaluation mode, with changes to its config."""
 
-    def make(**changes):
+    def make(missing="drop", **changes):
         config = {**tiny_configs[constants.encoder_of(name)], **changes}
-        return build_aggregator(name, config, DataSpec(pathways, 3)).eval()
+        spec = DataSpec(pathways, 3, {"vectors": (3, 6)}, missing)
+        return build_aggregator(name, config, spec).eval()
 
     return make
 
@@ -30,7 +33,9 @@ def build(name, tiny_configs, pathways):
 def test_every_encoder_is_here(tiny_configs):
     assert {constants.encoder_of(name) for name in NAMES} == set(BACKBONES) == set(tiny_configs)
     assert set(BACKBONES) == set(constants.SLIDE_ENCODERS)
-    assert sum("clinical" in name for name in NAMES) == len(NAMES) / 2 == len(BACKBONES)
+    sets = [frozenset(modalities_of(name)) for name in NAMES if name.startswith("titan")]
+    assert len(sets) == len(set(sets)) == 2 ** (len(MODALITIES) - 1) and all("genes" in s for s in sets)
+    assert frozenset(MODALITIES) in sets and len(NAMES) == len(sets) * len(BACKBONES)
 
 
 # ---------------------------------------------------------------------------- forward
@@ -60,12 +65,20 @@ def test_shapes(build, make_case, length):
     assert model(case).shape == (3, 7) and model(case, tasks=[2]).shape == (1, 7)
 
 
+def others_of(name):
+    """Modalities before the task token, in order, with how many tokens each has."""
+    return {other: TOKENS[other] for other in ("clinical", "vectors") if other in name}
+
+
 def test_token_order(name, build, make_case):
     model = build()
     tokens, spans = model.modality_tokens(make_case(), range(3))
-    first = 1 if "clinical" in name else 0
-    order = {"clinical": slice(0, 1)} if first else {}
-    assert spans == {**order, "task": slice(first, first + 1), "genes": slice(first + 1, first + 5)}
+    expected, first = {}, 0
+    for other, count in others_of(name).items():
+        expected[other] = slice(first, first + count)
+        first += count
+    assert spans == {**expected, "task": slice(first, first + 1), "genes": slice(first + 1, first + 5)}
+    assert list(spans) == [*expected, "task", "genes"]
     assert tokens.shape == (3, first + 5, 48) and model.gene_pe.shape == (first + 5, 48)
     task = tokens[:, spans["task"]]
     assert not torch.equal(task[0], task[1]) and not torch.equal(task[1], task[2])
@@ -91,7 +104,7 @@ def test_copies_draw_their_own_masks_in_training_only(build, make_case, randomis
 def test_gene_cls_token(name, build, make_case, randomise):
     model = randomise(build(prompt_agg="cls"))
     tokens, spans = model.modality_tokens(make_case(), range(3))
-    first = 2 if "clinical" in name else 1
+    first = 1 + sum(others_of(name).values())
     assert spans["genes"] == slice(first, first + 5) and len(model.gene_pe) == first + 5
     assert torch.equal(tokens[0, first], model.gene_cls[0, 0])
     assert model(make_case()).shape == (3, 7)
@@ -127,8 +140,10 @@ def test_activation_checkpointing_changes_nothing(build, make_case, randomise):
         assert torch.equal(off, on)
 
 
-def test_mixed_precision_stays_near(build, make_case, randomise):
-    model, case = randomise(build(), scale=0.1).train(), make_case()
+@pytest.mark.parametrize("absent", [(), ("genes",), ("clinical", "vectors")])
+def test_mixed_precision_stays_near(build, make_case, randomise, absent):
+    model = randomise(build("learned"), scale=0.1).train()
+    case = make_case(**dict.fromkeys(absent))
     outputs = {}
     for enabled in (False, True):
         torch.manual_seed(3)
@@ -136,7 +151,8 @@ def test_mixed_precision_stays_near(build, make_case, randomise):
             outputs[enabled] = model(case).float()
     torch.testing.assert_close(outputs[True], outputs[False], rtol=0.1, atol=0.1)
     outputs[True].square().sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients and all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
 # ---------------------------------------------------------------------------- weights
@@ -158,16 +174,60 @@ def test_published_layout_round_trip(name, build, make_case, pathways, randomise
     assert torch.equal(other(make_case()), model(make_case()))
 
 
-# ---------------------------------------------------------------------------- bad input
-@pytest.mark.parametrize("field", ["genes", "clinical"])
-def test_missing_modality_names_the_case(field, name, build, make_case):
-    if field in name.replace("gene", "genes"):
+# ---------------------------------------------------------------------------- what a case lacks
+def test_learned_tokens_add_one_vector_per_modality_and_change_nothing_else(name, build, make_case):
+    models = {}
+    for missing in ("drop", "learned"):
+        torch.manual_seed(0)
+        models[missing] = build(missing)
+    published, learned = (set(models[m].state_dict()) for m in ("drop", "learned"))
+    assert learned - published == {f"absent_tokens.{m}" for m in modalities_of(name)} and published <= learned
+    count = {m: sum(p.numel() for p in model.parameters()) for m, model in models.items()}
+    assert count["learned"] - count["drop"] == 48 * len(modalities_of(name))
+    assert torch.equal(models["learned"](make_case()), models["drop"](make_case()))
+
+
+def test_the_learned_token_stands_for_every_token_of_an_absent_modality(name, build, make_case, randomise):
+    model = randomise(build("learned"))
+    for absent in modalities_of(name):
+        whole, spans = model.modality_tokens(make_case(), range(3))
+        tokens, same_spans = model.modality_tokens(make_case(**{absent: None}), range(3))
+        assert same_spans == spans and tokens.shape == whole.shape
+        expected = model.absent_tokens[absent].expand_as(tokens[:, spans[absent]])
+        assert torch.equal(tokens[:, spans[absent]], expected)
+        for other in spans.keys() - {absent}:
+            assert torch.equal(tokens[:, spans[other]], whole[:, spans[other]])
+        assert not torch.allclose(model(make_case(**{absent: None})), model(make_case()))
+
+
+def test_a_case_of_nothing_but_an_image_trains_the_learned_tokens(name, build, make_case, randomise):
+    model = randomise(build("learned")).train()
+    model(make_case(genes=None, clinical=None, vectors=None)).square().sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.startswith(("backbone.", "modality_encoders.")):
+            assert parameter.grad is None, parameter_name
+        else:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
+
+
+def test_closed_gates_leave_the_slide_encoder_alone_without_modalities(build, make_case, monkeypatch):
+    model, case = build("learned"), make_case(genes=None, clinical=None, vectors=None)
+    pooled, pool = [], model.backbone.pool
+    monkeypatch.setattr(model.backbone, "pool", lambda *args: pooled.append(pool(*args)) or pooled[-1])
+    model(case)
+    assert torch.equal(pooled[0], model.backbone(case, 3))
+
+
+@pytest.mark.parametrize("field", sorted(MODALITIES))
+def test_without_learned_tokens_a_missing_modality_names_the_case(field, name, build, make_case):
+    if field in modalities_of(name):
         with pytest.raises(ValueError, match="case-4"):
             build()(make_case(seed=4, **{field: None}))
     else:
         assert build()(make_case(seed=4, **{field: None})).shape == (3, 7)
 
 
+# ---------------------------------------------------------------------------- bad input
 def test_wrong_feature_width_names_the_case(build, make_case):
     with pytest.raises(ValueError, match=r"case-0.*11 wide.*takes 10"):
         build()(make_case(in_dim=11))

@@ -67,7 +67,13 @@ def test_onco_finds_every_file(monkeypatch):
     clinical = parse(
         "--onco", "RCC", "--output_path", "out", "--mil_name", "longnetvit_gene_clinical_adapter"
     )
-    assert clinical.clinical_location == Path("/tables/clinical_rcc.pt")
+    assert (
+        clinical.clinical_location == Path("/tables/clinical_rcc.csv") and clinical.vectors_location is None
+    )
+    every = parse("--onco=RCC", "--output_path=out", "--mil_name=titan_gene_clinical_vectors_adapter")
+    assert every.vectors_location == Path("/tables/vectors_rcc.pt")
+    assert every.clinical_location == clinical.clinical_location
+    assert (every.missing_modalities, every.modality_dropout) == ("drop", 0.0)
 
 
 def test_evaluation_needs_no_texts():
@@ -83,9 +89,23 @@ def test_a_missing_file_is_named(flag, capsys):
     assert f"--{flag} is missing; give it, or --onco" in error
 
 
-def test_the_clinical_model_needs_its_file(capsys):
-    error = usage_error(capsys, *COMPLETE, "--mil_name", "longnetvit_gene_clinical_adapter")
-    assert "--clinical_location is missing" in error
+@pytest.mark.parametrize(
+    ("modality", "flag"), [("clinical", "clinical_location"), ("vectors", "vectors_location")]
+)
+def test_a_model_needs_the_files_of_its_modalities(modality, flag, capsys):
+    words = ["--mil_name", f"longnetvit_gene_{modality}_adapter"]
+    assert f"--{flag} is missing" in usage_error(capsys, *COMPLETE, *words)
+    assert getattr(parse(*COMPLETE, *words, f"--{flag}", "x"), flag) == Path("x")
+
+
+def test_a_cohort_that_is_evaluated_may_have_nothing_but_images(monkeypatch):
+    without = [word for word in EVAL if word not in ("--genomics_csv_path", "g")]
+    assert parse(*without).genomics_csv_path is None
+    words = ["--onco", "RCC", "--output_path", "out", "--eval_only", "--eval_weights", "w.pt"]
+    flags = ["--genomics_csv_path", "none", "--clinical_location", "none"]
+    args = parse(*words, *flags, "--mil_name", "titan_gene_clinical_adapter")
+    assert args.genomics_csv_path is None and args.clinical_location is None
+    assert parse(*words).genomics_csv_path == constants.gene_table("RCC")
 
 
 def test_an_unknown_cohort_lists_those_there_are():
@@ -107,9 +127,15 @@ def test_save_embeddings_can_be_switched_off():
     [
         (["--eval_only"], "--eval_only needs --eval_weights"),
         (["--eval_only", "--eval_weights", "w", "--num_folds", "3"], "call it once per fold"),
-        (["--fold_json", "f"], "--fold_json needs --num_folds"),
+        (["--eval_only", "--eval_weights", "w", "--fold_json", "f"], "call it once per fold"),
+        (["--fold_json", "nowhere.json"], "nowhere.json"),
         (["--protocol", "loose"], "invalid choice: 'loose'"),
         (["--seed", "-1"], "--seed must not be negative"),
+        (["--missing_modalities", "impute"], "invalid choice: 'impute'"),
+        (["--modality_dropout", "0.2"], "--modality_dropout needs --missing_modalities learned"),
+        (["--modality_dropout", "1", "--missing_modalities", "learned"], "must be a probability below 1"),
+        (["--modality_dropout", "-0.1"], "must be a probability below 1"),
+        (["--clinical_location", "none"], "--clinical_location none is for --eval_only"),
         *((["--" + name, "0"], f"--{name} must be at least 1") for name in (
             "gc", "num_epochs", "eval_interval", "save_interval", "multi_seed", "num_folds", "threshold"
         )),
@@ -117,6 +143,14 @@ def test_save_embeddings_can_be_switched_off():
 )  # fmt: skip
 def test_contradictions_stop_with_usage(words, message, capsys):
     assert message in usage_error(capsys, *COMPLETE, *words)
+
+
+def test_all_folds_of_a_file_unless_told_otherwise(tmp_path):
+    for k in range(3):
+        (tmp_path / f"splits_{k}.csv").write_text(",train,val\n")
+    assert parse(*COMPLETE, "--fold_json", str(tmp_path)).num_folds == 3
+    assert parse(*COMPLETE, "--fold_json", str(tmp_path), "--num_folds", "2").num_folds == 2
+    assert parse(*COMPLETE, "--fold_json", str(tmp_path / "splits_1.csv")).num_folds == 1
 
 
 def test_the_output_folder_is_required(capsys):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.utils.evaluation_data import make_embeddings
-from utils.embeddings import Embeddings, name_cases
+from utils.embeddings import Embeddings, name_cases, same_split, with_complete_parts
 
 
 @settings(max_examples=20, deadline=None)
@@ -69,6 +69,19 @@ def test_impossible_content_is_refused(changes, message):
 def test_unknown_survival_and_class_are_allowed():
     cases = make_embeddings(3, durations=[1, np.nan, 0], labels=[-1, 0, 1])
     assert np.isnan(cases.durations[1])
+
+
+def test_complete_cases_are_split_off_where_some_are_not():
+    splits = {
+        "train": make_embeddings(4, complete=[True, False, True, False]),
+        "val": make_embeddings(3),
+        "test": make_embeddings(2, complete=[False, False]),
+    }
+    parts = with_complete_parts(splits)
+    assert list(parts) == ["train", "train_complete", "val", "test"]
+    assert parts["train_complete"].case_ids == ["case-0", "case-2"] and parts["train"] is splits["train"]
+    assert same_split("train", "train_complete") and same_split("train_complete", "train")
+    assert not same_split("train_complete", "test_complete") and not same_split("train", "test")
 
 
 def test_unreadable_files_name_the_file(tmp_path):

@@ -184,9 +184,9 @@ def test_a_lost_report_is_written_again_without_training(trained, cohort, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"lr": 2e-3}, r"'lr': \(0\.001, 0\.002\)"),
-        ({"num_epochs": 3, "gc": 2}, r"'gc': \(1, 2\), 'num_epochs': \(2, 3\)"),
-        ({"protocol": "strict"}, "'protocol'"),
+        ({"lr": 2e-3}, r"'arguments\.lr': \(0\.001, 0\.002\)"),
+        ({"num_epochs": 3, "gc": 2}, r"'arguments\.gc': \(1, 2\), 'arguments\.num_epochs': \(2, 3\)"),
+        ({"protocol": "strict"}, r"'arguments\.protocol'"),
     ],
 )
 def test_other_arguments_on_the_same_folder_are_refused(trained, cohort, changes, difference):
@@ -199,10 +199,30 @@ def test_another_model_config_under_the_same_name_is_refused(trained, cohort, mo
     kept = cohort.model_config.read_text()
     try:
         cohort.model_config.write_text(json.dumps(changed))
-        with pytest.raises(ValueError, match=r"'config'.*'output_dim': 5"):
+        with pytest.raises(ValueError, match=r"'model\.model_config\.output_dim': \(6, 5\)"):
             train_modaltune.main(cohort.flags(trained))
     finally:
         cohort.model_config.write_text(kept)
+
+
+def test_other_data_under_the_same_name_is_refused(trained, cohort):
+    kept = cohort.genes.read_bytes()
+    try:
+        cohort.genes.write_bytes(kept + b"\n")
+        with pytest.raises(ValueError, match=r"other arguments or data.*'data\.genomics_csv_path'"):
+            train_modaltune.main(cohort.flags(trained))
+    finally:
+        cohort.genes.write_bytes(kept)
+
+
+def test_a_run_can_be_started_anew(trained, cohort, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "seed_0" / "report.csv").unlink()
+    (tmp_path / "run" / "seed_0" / LAST_CHECKPOINT).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=LAST_CHECKPOINT):
+        train_modaltune.main(cohort.flags(tmp_path / "run"))
+    train_modaltune.main(cohort.flags(tmp_path / "run", resume="never"))
+    assert_same_training(trained / "seed_0", tmp_path / "run" / "seed_0")
 
 
 # ---------------------------------------------------------------------------- seeds and folds
@@ -370,7 +390,7 @@ def test_flags_decide_how_patches_are_prepared(cohort, tmp_path, monkeypatch, pr
 
     seen = []
 
-    def record(self, patients, scaler, patches, clinical):
+    def record(self, patients, scaler, patches, modalities, codes):
         seen.append(patches)
         raise Enough
 
@@ -421,7 +441,7 @@ def test_official_slide_encoder_weights_are_used(trained, cohort, tmp_path):
 
 def test_a_run_without_validation_patients_is_an_error(cohort, tmp_path):
     (tmp_path / "val.json").write_text('{"data": []}')
-    with pytest.raises(ValueError, match=r"no patient with RNA in the splits \['val'\]"):
+    with pytest.raises(ValueError, match=r"no patient to run on in the splits \['val'\]"):
         train_modaltune.main(cohort.flags(tmp_path / "run", val_json=tmp_path / "val.json"))
 
 
@@ -437,7 +457,8 @@ def test_an_unknown_model_lists_those_there_are(cohort, tmp_path):
         train_modaltune.main(cohort.flags(tmp_path, mil_name="longnet"))
 
 
-def test_a_loss_that_is_not_finite_names_the_case(cohort, tmp_path, monkeypatch):
+@pytest.mark.parametrize("max_skipped", [0, 1])
+def test_a_loss_that_is_not_finite_is_skipped_or_stops_the_run(cohort, tmp_path, monkeypatch, max_skipped):
     read = run_module.CohortData.datasets
 
     def spoil(self, *args, **options):
@@ -446,8 +467,13 @@ def test_a_loss_that_is_not_finite_names_the_case(cohort, tmp_path, monkeypatch)
         return parts
 
     monkeypatch.setattr(run_module.CohortData, "datasets", spoil)
+    flags = cohort.flags(tmp_path, max_skipped=max_skipped, num_epochs=1)
+    if max_skipped:
+        train_modaltune.main(flags)
+        assert pd.read_csv(tmp_path / "seed_0" / "metrics.csv").skipped.tolist() == [1]
+        return
     with pytest.raises(FloatingPointError, match="loss of case case-2 is nan in epoch 0"):
-        train_modaltune.main(cohort.flags(tmp_path))
+        train_modaltune.main(flags)
     assert not (tmp_path / "results.csv").exists()
 
 

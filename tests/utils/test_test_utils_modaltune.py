@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.utils.evaluation_data import make_embeddings, slow_balanced_accuracy, slow_concordance
+from utils.embeddings import with_complete_parts
 from utils.probes import subtype_probe, survival_probe
 from utils.results import COLUMNS, write_results
 from utils.test_utils_modaltune import CohortEvaluator
@@ -214,6 +215,17 @@ def test_the_seed_moves_only_the_intervals(tmp_path, no_figures):
     pd.testing.assert_frame_equal(first, again)
     assert first["value"].tolist() == other["value"].tolist()
     assert first["ci_low"].tolist() != other["ci_low"].tolist()
+
+
+def test_complete_cases_are_scored_apart_by_the_same_probes(tmp_path, no_figures):
+    complete = np.arange(30) % 3 > 0
+    splits = make_splits(test={"complete": complete})
+    table = CohortEvaluator(2, TASKS).report(with_complete_parts(splits), tmp_path, seed=0)
+    assert set(table["split"]) == {"train", "val", "test", "test_complete"}
+    alone = {"train": splits["train"], "test": splits["test"].select(complete)}
+    expected = CohortEvaluator(2, TASKS).report(alone, tmp_path / "alone", seed=0)
+    rows = [t[t["split"] == split] for t, split in ((table, "test_complete"), (expected, "test"))]
+    pd.testing.assert_frame_equal(*(r.drop(columns="split").reset_index(drop=True) for r in rows))
 
 
 # ---------------------------------------------------------------------------- refused input

@@ -62,19 +62,36 @@ def test_a_second_call_completes_the_row(tmp_path):
     assert read(tmp_path).to_dict("list") == {"epoch": [0], "loss": [2.0], "val_accuracy/General": [0.5]}
 
 
-def test_continuing_keeps_rows_up_to_the_checkpoint(tmp_path):
+def test_continuing_writes_the_rows_of_the_checkpoint(tmp_path):
     values = np.random.default_rng(0).random(5)
     with Tracker(tmp_path) as tracker:
         for epoch, value in enumerate(values):
             tracker.log(epoch, {"loss": value} if epoch % 2 else {"loss": value, "val_x": value / 3})
-    with Tracker(tmp_path, resume_epoch=2) as tracker:
-        assert tracker.history()["epoch"].tolist() == [0, 1, 2]
+        rows = {epoch: row for epoch, row in tracker.rows.items() if epoch <= 2}
+    with Tracker(tmp_path, rows=rows) as tracker:
+        assert tracker.history()["epoch"].tolist() == read(tmp_path)["epoch"].tolist() == [0, 1, 2]
         tracker.log(3, {"loss": 9.0, "new": 1.0})
     table = pd.read_csv(tmp_path / "metrics.csv", float_precision="round_trip")
     assert table["epoch"].tolist() == [0, 1, 2, 3]
     assert table["loss"].tolist() == [*values[:3], 9.0]  # to the last bit
     assert table["val_x"].dropna().tolist() == [values[0] / 3, values[2] / 3]
-    assert table["new"].tolist()[3] == 1.0
+    assert table["new"].tolist()[3] == 1.0 and list(rows) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("content", [None, "", "epoch,loss\nx,1\n"])
+def test_a_lost_or_damaged_file_is_written_again(tmp_path, content):
+    if content is not None:
+        (tmp_path / "metrics.csv").write_text(content)
+    Tracker(tmp_path, rows={0: {"loss": 0.1}})
+    assert read(tmp_path).to_dict("list") == {"epoch": [0], "loss": [0.1]}
+
+
+def test_a_silent_tracker_only_remembers(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with Tracker(tmp_path / "run", "online", rows={0: {"loss": 2.0}}, silent=True) as tracker:
+        tracker.log(1, {"loss": 1.0})
+        assert tracker.plot() is None and tracker.rows == {0: {"loss": 2.0}, 1: {"loss": 1.0}}
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_new_run_starts_anew(tmp_path, caplog):
@@ -82,22 +99,6 @@ def test_a_new_run_starts_anew(tmp_path, caplog):
     Tracker(tmp_path).log(0, {"loss": 2.0})
     assert read(tmp_path)["epoch"].tolist() == [0]
     assert "metrics.csv of an earlier run is replaced" in caplog.text
-
-
-def test_continuing_without_the_file_says_so(tmp_path, caplog):
-    tracker = Tracker(tmp_path, resume_epoch=4)
-    tracker.log(5, {"loss": 1.0})
-    assert read(tmp_path)["epoch"].tolist() == [5]
-    assert "the metrics before epoch 5 are lost" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "content", ["", "loss\n1\n", "epoch,loss\nx,1\n", "epoch,loss\n0,bad\n", "epoch\n1,2\n3,4,5\n"]
-)
-def test_a_damaged_file_is_named(tmp_path, content):
-    (tmp_path / "metrics.csv").write_text(content)
-    with pytest.raises(ValueError, match=r"metrics\.csv is damaged"):
-        Tracker(tmp_path, resume_epoch=3)
 
 
 def test_epochs_do_not_go_back(tmp_path):
@@ -164,7 +165,7 @@ def test_an_error_ends_the_wandb_run_as_failed(tmp_path, wandb):
 
 def test_continuing_goes_on_with_the_same_wandb_run(tmp_path, wandb):
     Tracker(tmp_path, "offline").close()
-    Tracker(tmp_path, "offline", resume_epoch=0).close()
+    Tracker(tmp_path, "offline", rows={}).close()
     Tracker(tmp_path, "offline").close()
     assert [run.settings["id"] for run in wandb.runs] == [None, "fresh-id", None]
     assert (tmp_path / "wandb_id.txt").read_text() == "fresh-id"

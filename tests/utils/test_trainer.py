@@ -1,6 +1,10 @@
 """The training loop on a model of one layer: what it optimises, what it keeps, and how it continues."""
 
+import dataclasses
+import itertools
+import os
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,9 @@ from torch import nn
 from utils import checkpoint
 from utils.distillation import TextDistillation
 from utils.precision import Precision
+from utils.sampling import epoch_order
 from utils.schedule import WarmupCosine
+from utils.signals import STOP_SIGNALS, Interrupted
 from utils.tracking import Tracker
 from utils.trainer import BEST_WEIGHTS, LAST_CHECKPOINT, Trainer, TrainingOptions, set_seed
 
@@ -101,9 +107,9 @@ def make_trainer(tmp_path):
     return make
 
 
-def fit(trainer, cases, tracker=None, first=0):
+def fit(trainer, cases, tracker=None):
     tracker = tracker or Notebook()
-    trainer.fit(cases, Cases(cases[:4]), Cases(cases[4:]), tracker, first)
+    trainer.fit(cases, Cases(cases[:4]), Cases(cases[4:]), tracker)
     return tracker
 
 
@@ -177,9 +183,9 @@ def test_the_order_is_drawn_anew_every_epoch_and_per_seed(make_trainer, cases, m
     orders = {}
     original = Trainer._loader
 
-    def record(self, dataset, order=None):
+    def record(self, dataset, order):
         read = [case.case_id for case in original(self, dataset, order)]
-        if order is not None:
+        if dataset is cases:
             orders.setdefault(self.options.seed, []).append(read)
         return original(self, dataset, order)
 
@@ -196,13 +202,91 @@ def test_the_dataset_learns_the_epoch(make_trainer, cases):
     assert cases.epoch == 2
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_names_the_case(make_trainer, cases, make_case, value):
-    cases[3] = make_case(6, seed=3, features=torch.full((6, 10), value))
+# ---------------------------------------------------------------------------- numbers that are not finite
+class Spoiled(nn.Module):
+    """Passes outputs on; the gradient of one case is infinite."""
+
+    def __init__(self, model, case_id):
+        super().__init__()
+        self.model, self.case_id = model, case_id
+
+    def forward(self, case):
+        outputs = self.model(case)
+        if case.case_id == self.case_id and outputs.requires_grad:
+            outputs.register_hook(lambda gradient: gradient * torch.inf)
+        return outputs
+
+
+def spoil(trainer, cases, kind, position=3):
+    """Makes the loss or the gradient of a case not finite."""
+    if kind == "gradient":
+        trainer.model = Spoiled(trainer.model, cases[position].case_id)
+    else:
+        cases[position] = dataclasses.replace(cases[position], text=torch.full((4, 512), float(kind)))
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
+@pytest.mark.parametrize("gc", [1, 2, 4])
+def test_a_case_that_is_not_finite_contributes_nothing(make_trainer, cases, kind, gc, caplog):
+    """Plain descent: the step of every group is the mean over ``gc`` of the gradients of its sound cases."""
+    trainer = make_trainer(dropout=0.0, gc=gc, num_epochs=1)
+    parameters = list(trainer.model.head.parameters())
+    trainer.optimizer = torch.optim.SGD(parameters, lr=0.1)
+    expected, order = [p.detach().clone() for p in parameters], epoch_order(cases.sites, 0, 0)
+    shadow = make_trainer(dropout=0.0)
+    losses = []
+    for start in range(0, 6, gc):
+        shadow.model.head.weight.data, shadow.model.head.bias.data = expected
+        sound = [cases[i] for i in order[start : start + gc] if i != 3]
+        losses += [shadow.objective(shadow.model(case), case.text).item() for case in sound]
+        gradients = [gradient(shadow, case) for case in sound]
+        expected = [p - 0.1 * sum(g[k] for g in gradients) / gc for k, p in enumerate(expected)]
+    spoil(trainer, cases, kind)
+    assert trainer._train_epoch(cases, 0) == pytest.approx(np.mean(losses), rel=1e-5)
+    for parameter, value in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value.detach(), rtol=1e-5, atol=1e-6)
+    assert len(trainer.progress.skipped) == 1 and "case-3" in trainer.progress.skipped[0]
+    assert "case-3" in caplog.text and "skipped" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["nan", "gradient"])
+def test_skipped_cases_are_counted_every_epoch(make_trainer, cases, kind):
     trainer = make_trainer()
-    with pytest.raises(FloatingPointError, match=r"loss of case case-3 is nan in epoch 0.*--lr"):
+    spoil(trainer, cases, kind)
+    plain = Cases(c for c in cases if torch.isfinite(c.text).all())
+    tracker = Notebook()
+    trainer.fit(cases, plain, plain, tracker)
+    assert [row["skipped"] for row in tracker.rows.values()] == [1, 1, 1]
+    assert all(np.isfinite(row["loss"]) for row in tracker.rows.values())
+    healthy = fit(make_trainer("healthy"), plain)
+    assert [row["skipped"] for row in healthy.rows.values()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("nan", "loss of case case-3 is nan"), ("gradient", "gradient of case case-3")]
+)
+def test_too_many_skipped_cases_stop_the_run_with_their_list(make_trainer, cases, kind, what):
+    trainer = make_trainer(max_skipped=0)
+    spoil(trainer, cases, kind)
+    with pytest.raises(FloatingPointError, match=rf"1 cases skipped in epoch 0.*{what}.*--lr"):
         fit(trainer, cases)
     assert not (trainer.output_dir / BEST_WEIGHTS).exists()
+
+
+def test_an_epoch_without_any_sound_case_stops_the_run(make_trainer, cases):
+    for position in range(6):
+        spoil(make_trainer(), cases, "nan", position)
+    with pytest.raises(FloatingPointError, match="6 cases skipped"):
+        fit(make_trainer(max_skipped=6), cases)
+
+
+def test_a_gradient_scaler_may_overflow(make_trainer, cases):
+    """Steps that a scaler leaves out to find its scale are no fault of a case."""
+    trainer = make_trainer()
+    trainer.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    rows = fit(trainer, cases).rows
+    assert [row["skipped"] for row in rows.values()] == [0, 0, 0]
+    assert trainer.precision.scaler.get_scale() < 2.0**127
 
 
 @pytest.mark.parametrize("use_amp", [False, True])
@@ -277,6 +361,11 @@ def test_embeddings_are_made_in_evaluation_mode_and_order(make_trainer, cases):
         torch.testing.assert_close(torch.from_numpy(first.vectors[2]), trainer.model.eval()(cases[2]))
 
 
+def test_embeddings_tell_who_is_complete(make_trainer, cases, make_case):
+    cases[2] = make_case(6, seed=2, complete=False)
+    assert make_trainer().embed(cases).complete.tolist() == [i != 2 for i in range(6)]
+
+
 def test_training_goes_on_in_training_mode_after_a_validation(make_trainer, cases):
     trainer = make_trainer()
     modes = []
@@ -317,9 +406,9 @@ def test_continued_equals_uninterrupted_bit_for_bit(make_trainer, cases, stop, s
     if done:
         with torch.no_grad():  # what is loaded counts, not what was drawn
             second.objective.projector[0].weight.add_(1)
-    start = second.resume()
-    assert start == done
-    fit(second, cases, Tracker(second.output_dir, resume_epoch=start - 1 if start else None), start)
+    rows = second.resume()
+    assert second.progress.epoch == done and (rows is None if done == 0 else list(rows) == list(range(done)))
+    fit(second, cases, Tracker(second.output_dir, rows=rows))
 
     for name in ("metrics.csv", BEST_WEIGHTS, LAST_CHECKPOINT):
         assert_same_file(whole.output_dir / name, second.output_dir / name)
@@ -348,13 +437,113 @@ def assert_same(one, other):
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
+STEPS = {"forward 0": 0, "forward 3": 3, "validation": 6 + 2, "forward 17": 3 * 6 + 6 + 2, "last": 5 * 12 - 1}
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.parametrize(
+    ("forwards", "gc", "workers"),
+    [(place, gc, 0) for place in STEPS.values() for gc in (1, 4)] + [(STEPS["forward 3"], 4, 1)],
+)
+def test_a_signal_saves_and_the_continued_run_equals_the_uninterrupted(
+    make_trainer, cases, number, forwards, gc, workers, monkeypatch
+):
+    monkeypatch.setattr(Tracker, "plot", lambda self: None)
+    options = {"num_epochs": 5, "gc": gc, "workers": workers, "max_skipped": 5}
+    whole = make_trainer("whole", **options)
+    fit(whole, cases, Tracker(whole.output_dir))
+
+    first = make_trainer("parts", **options)
+    seen = itertools.count()
+    first.model.register_forward_hook(
+        lambda *_: os.kill(os.getpid(), number) if next(seen) == forwards else None
+    )
+    handlers = [signal.getsignal(s) for s in STOP_SIGNALS]
+    with pytest.raises(Interrupted) as stop:
+        fit(first, cases, Tracker(first.output_dir))
+    assert stop.value.code == 75 and handlers == [signal.getsignal(s) for s in STOP_SIGNALS]
+    assert next(seen) == forwards + 1  # the case at hand was finished, no other begun
+
+    second = make_trainer("parts", **options)
+    torch.rand(17), random.random()
+    rows = second.resume()
+    second.evaluator.seen = [None] * len(rows)  # scores count the validations
+    assert (second.progress.epoch, second.progress.done) == (forwards // 12, min(forwards % 12 + 1, 6))
+    fit(second, cases, Tracker(second.output_dir, rows=rows))
+    for name in ("metrics.csv", BEST_WEIGHTS, LAST_CHECKPOINT):
+        assert_same_file(whole.output_dir / name, second.output_dir / name)
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+@pytest.mark.parametrize("save_interval", [1, 9])
+def test_a_signal_while_probes_are_fitted(make_trainer, cases, epoch, save_interval, monkeypatch):
+    """Nothing asks for signals then; the run leaves at the end of the epoch, be it the last one."""
+    monkeypatch.setattr(Tracker, "plot", lambda self: None)
+    options = {"scores": [0.1, 0.7, 0.3], "save_interval": save_interval}
+    whole = make_trainer("whole", **options)
+    fit(whole, cases, Tracker(whole.output_dir))
+
+    first = make_trainer("parts", **options)
+    validate = first.evaluator.validate
+
+    def stopped(*parts):
+        if len(first.evaluator.seen) == epoch:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return validate(*parts)
+
+    first.evaluator.validate = stopped
+    with pytest.raises(Interrupted):
+        fit(first, cases, Tracker(first.output_dir))
+    second = make_trainer("parts", **{**options, "scores": options["scores"][epoch + 1 :]})
+    rows = second.resume()
+    assert list(rows) == list(range(epoch + 1))
+    fit(second, cases, Tracker(second.output_dir, rows=rows))
+    second.embed(cases)  # a signal of the past stops nothing
+    assert torch.equal(whole.model.head.weight, second.model.head.weight)
+    assert_same(*(checkpoint.load(t.output_dir / LAST_CHECKPOINT) for t in (whole, second)))
+
+
+def test_checkpoints_within_an_epoch(make_trainer, cases, monkeypatch):
+    """With no time between them, one is written after every case; each continues where it was written."""
+    saved = []
+    save = checkpoint.save
+
+    def record(path, content):
+        save(path, content)
+        if path.name == LAST_CHECKPOINT:
+            state = checkpoint.load(path)
+            saved.append(
+                (state["metrics"].keys(), state["processes"][0]["epoch"], state["processes"][0]["done"])
+            )
+
+    monkeypatch.setattr(checkpoint, "save", record)
+    fit(make_trainer(num_epochs=2, checkpoint_minutes=0.0), cases)
+    expected = [(0, n) for n in range(1, 7)] + [(1, 0)] + [(1, n) for n in range(1, 7)] + [(2, 0)]
+    assert [(epoch, done) for _, epoch, done in saved] == expected
+    assert [list(rows) for rows, _, _ in saved] == [[]] * 6 + [[0]] * 7 + [[0, 1]]
+    saved.clear()
+    fit(make_trainer("rare", num_epochs=2), cases)
+    assert [(epoch, done) for _, epoch, done in saved] == [(1, 0), (2, 0)]
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_the_difference(make_trainer, cases):
+    trainer = make_trainer()
+    trainer.fingerprint = {"arguments": {"lr": 1.0, "gc": 1}, "data": {"train_json": "abc"}}
+    fit(trainer, cases)
+    other = make_trainer()
+    other.fingerprint = {"arguments": {"lr": 2.0, "gc": 1}, "data": {"train_json": "abd"}}
+    difference = r"\{'arguments.lr': \(1.0, 2.0\), 'data.train_json': \('abc', 'abd'\)\}"
+    with pytest.raises(ValueError, match=rf"{LAST_CHECKPOINT} .*{difference}.*--resume never"):
+        other.resume()
+
+
 def test_a_finished_run_trains_no_more_and_ends_with_the_best_weights(make_trainer, cases):
     trainer = make_trainer(scores=[0.9, 0.1, 0.1])
     fit(trainer, cases)
     again = make_trainer()
     interrupt(again, None)
-    assert again.resume() == 3
-    tracker = fit(again, cases, first=3)
+    assert list(again.resume()) == [0, 1, 2]
+    tracker = fit(again, cases)
     assert not tracker.rows and tracker.plots == 1
     assert torch.equal(again.model.head.weight, trainer.model.head.weight)
 
@@ -362,7 +551,7 @@ def test_a_finished_run_trains_no_more_and_ends_with_the_best_weights(make_train
 def test_nothing_to_resume(make_trainer):
     trainer = make_trainer()
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
-    assert trainer.resume() == 0
+    assert trainer.resume() is None
     assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
 
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from models.aggregators import DataSpec, build_aggregator
-from models.aggregators.modaltune import check_stages
+from models.aggregators.modaltune import ModalTune, check_stages
+from models.modalities import ModalityEncoder
 from tests import oracle
 from tests.models.prov_gigapath.test_dilated_attention import oracle as dilated_oracle
 from utils import constants
@@ -58,6 +60,67 @@ def test_equals_oracle(name, token_agg, length, tiny_configs, pathways, make_cas
     encoder = oracle_encoder(name, state, config)
     expected = oracle.modaltune(encoder, state, config, case, pathways, 3, "clinical" in name)
     torch.testing.assert_close(model(case), expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("encoder_name", ["longnetvit", "titan"])
+@pytest.mark.parametrize("token_agg", ["sum", "cat"])
+@pytest.mark.parametrize("absent", [(), ("genes",), ("vectors",), ("clinical", "genes", "vectors")])
+def test_further_and_absent_modalities_equal_oracle(
+    encoder_name, token_agg, absent, tiny_configs, pathways, make_case, randomise
+):
+    name = f"{encoder_name}_gene_clinical_vectors_adapter"
+    config = {**tiny_configs[constants.encoder_of(name)], "token_agg": token_agg}
+    spec = DataSpec(pathways, 3, {"vectors": (3, 6)}, "learned")
+    model = with_exact_positions(randomise(build_aggregator(name, config, spec).eval()).double())
+    case = replace(on_grid(make_case, 11, torch.float64), **dict.fromkeys(absent))
+    state = to_published(model.state_dict(), [len(p) for p in pathways])
+
+    def tokens(modality, count, present):
+        if modality in absent:
+            return state[f"absent_tokens.{modality}"][0].repeat(count, 1)
+        return present()
+
+    def vector_tokens():
+        at = "modality_encoders.vectors.network"
+        hidden = torch.relu(oracle.linear(case.vectors, state, f"{at}.0"))
+        return oracle.layer_norm(oracle.linear(hidden, state, f"{at}.2"), state, f"{at}.3")
+
+    clinical = "clinical" not in absent
+    others = [] if clinical else [tokens("clinical", 1, None)]
+    others.append(tokens("vectors", 3, vector_tokens))
+    genes = tokens("genes", 4, lambda: None)
+    encoder = oracle_encoder(name, state, config)
+    expected = oracle.modaltune(encoder, state, config, case, pathways, 3, clinical, others, genes)
+    torch.testing.assert_close(model(case), expected, rtol=1e-8, atol=1e-8)
+
+
+class Months(ModalityEncoder):
+    """A modality nobody planned for: the survival time as two tokens."""
+
+    name, word, num_tokens = "duration", "months", 2
+
+    def __init__(self, embed_dim):
+        super().__init__()
+        self.network = nn.Linear(1, 2 * embed_dim)
+
+    @classmethod
+    def from_spec(cls, embed_dim, spec, **config):
+        return cls(embed_dim)
+
+    def encode(self, data, num_tasks, case_id):
+        return self.network(torch.tensor([data])).reshape(1, 2, -1).expand(num_tasks, -1, -1)
+
+
+def test_the_adapter_takes_any_modality(tiny_config, pathways, make_case, randomise):
+    known = build(GENES, tiny_config, pathways)
+    encoders = {"duration": Months(48), "genes": known.modality_encoders["genes"]}
+    model = ModalTune(known.backbone, encoders, known.config, 3, learn_absent=True)
+    model = randomise(model).eval()
+    tokens, spans = model.modality_tokens(make_case(duration=7.0), range(3))
+    assert spans == {"duration": slice(0, 2), "task": slice(2, 3), "genes": slice(3, 7)}
+    assert torch.equal(tokens[1, :2], encoders["duration"].encode(7.0, 1, "a")[0])
+    outputs = [model(make_case(duration=months)) for months in (7.0, 8.0, None)]
+    assert not torch.allclose(outputs[0], outputs[1]) and not torch.allclose(outputs[0], outputs[2])
 
 
 @pytest.mark.parametrize("name", NAMES[::2])

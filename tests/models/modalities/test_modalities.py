@@ -3,15 +3,20 @@
 import pytest
 import torch
 
-from models.modalities import MODALITIES, ClinicalEncoder, GeneEncoder
+from models.modalities import MODALITIES, ClinicalEncoder, GeneEncoder, VectorEncoder
 from tests import oracle
+from utils import constants
 
 CONFIG = {"hidden_dim": 8, "depth": 2, "num_tokens": 4, "dropout": 0.25}
 
 
 @pytest.fixture
 def encoders(pathways):
-    return {"genes": GeneEncoder(12, pathways, **CONFIG), "clinical": ClinicalEncoder(12)}
+    return {
+        "genes": GeneEncoder(12, pathways, **CONFIG),
+        "clinical": ClinicalEncoder(12),
+        "vectors": VectorEncoder(12, (3, 6)),
+    }
 
 
 def test_every_modality_keeps_the_contract(encoders, make_case):
@@ -21,7 +26,8 @@ def test_every_modality_keeps_the_contract(encoders, make_case):
         for training in (True, False):
             tokens = encoder.train(training)(make_case(), 3)
             assert tokens.shape == (3, encoder.num_tokens, 12), name
-    assert (encoders["genes"].num_tokens, encoders["clinical"].num_tokens) == (4, 1)
+    assert [encoders[name].num_tokens for name in ("genes", "clinical", "vectors")] == [4, 1, 3]
+    assert all(encoder.name == name and name in constants.MODALITIES for name, encoder in MODALITIES.items())
 
 
 def test_task_copies_agree_in_evaluation(encoders, make_case):
@@ -61,7 +67,11 @@ def test_genes_beyond_the_pathways_do_not_matter(encoders, make_case):
 
 @pytest.mark.parametrize(
     ("name", "field", "message"),
-    [("genes", "genes", "case-7 has no genes"), ("clinical", "clinical", "case-7 has no clinical features")],
+    [
+        ("genes", "genes", "case-7 has no RNA"),
+        ("clinical", "clinical", "case-7 has no clinical features"),
+        ("vectors", "vectors", "case-7 has no precomputed vectors"),
+    ],
 )
 def test_a_case_without_the_modality_is_named(encoders, make_case, name, field, message):
     with pytest.raises(ValueError, match=message):

@@ -1,0 +1,73 @@
+"""Feature files without HDF5: published ``.pt`` dicts, and plain arrays with their coordinates beside them.
+
+Rule for plain arrays: features ``<stem>.pt`` (a tensor) or ``<stem>.npy``, ``[L, D]`` or ``[1, L, D]``; their
+coordinates ``<stem>_coords.npy`` or ``<stem>_coords.pt`` in the same folder, ``[L, 2]``, level-0 (x, y). Such
+files cannot state the patch size: ``--patch_size_lv0`` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.files import read_tensors
+
+PLAIN_SUFFIXES = (".pt", ".npy")
+COORDS_ENDING = "_coords"
+
+
+class FeatureFileError(ValueError):
+    """A feature file that cannot be used; the message names the file and the fault."""
+
+    def __init__(self, path: str | Path, fault: str) -> None:
+        super().__init__(f"feature file {path}: {fault}")
+
+
+def read_plain(path: Path) -> dict[str, np.ndarray]:
+    """``features`` and ``coords`` of a ``.pt`` or ``.npy`` file, mapped rather than read where that is possible.
+
+    The dict lacks what the dict of a ``.pt`` file lacks.
+
+    Raises:
+        FeatureFileError: damaged, holds something else, or a plain array without (or with two) coords files.
+    """
+    content = _read(path)
+    if isinstance(content, dict):
+        arrays = {name: content.get(name) for name in ("features", "coords")}
+        return {
+            name: _array(path, value) for name, value in arrays.items() if isinstance(value, torch.Tensor)
+        }
+    features = _array(path, content)
+    beside = [path.with_name(path.stem + COORDS_ENDING + suffix) for suffix in (".npy", ".pt")]
+    found = [file for file in beside if file.is_file()]
+    if len(found) != 1:
+        fault = "both are there" if found else "neither is there"
+        raise FeatureFileError(
+            path,
+            f"is a plain array, its coordinates [L, 2] (level-0 x, y) are expected beside it in either "
+            f"{beside[0].name} or {beside[1].name}; {fault}",
+        )
+    return {"features": features, "coords": _array(found[0], _read(found[0]))}
+
+
+def _read(path: Path) -> object:
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        return read_tensors(path, "file of tensors", mmap=True)
+    except (ValueError, EOFError, OSError) as error:
+        raise FeatureFileError(path, f"damaged ({error}); extract it again") from error
+
+
+def _array(path: Path, value: object) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise FeatureFileError(
+            path, f"holds a {kind}, should be an array of numbers or a dict with features and coords"
+        )
+    return value

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=modaltune-ddp
+#SBATCH --array=0-3
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=4
+#SBATCH --gres=gpu:4
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=256G
+#SBATCH --time=48:00:00
+#SBATCH --output=slurm-%x-%A_%a.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+#
+# As submit_modaltune.sh, with several GPUs that train one model: one process per GPU, each takes every n-th case.
+#   PROCESSES=2 bash scripts/submit_modaltune_ddp.sh   one machine (torchrun), cohorts one after the other
+#   sbatch scripts/submit_modaltune_ddp.sh             --nodes x --ntasks-per-node processes (srun), one cohort per
+#                                                      array task (submit from the repository root)
+# n processes that accumulate over GC cases step as one process that accumulates over n * GC cases.
+set -euo pipefail
+
+# ---- edit here, or set in the environment
+COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as the --array above
+ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
+TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
+MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
+MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
+MODEL_CONFIG="${MODEL_CONFIG:-model_configs/modaltune_${ENCODER}_config.json}"
+PROTOCOL="${PROTOCOL:-published}"                       # published | strict
+SEED="${SEED:-0}"
+NUM_SEEDS="${NUM_SEEDS:-3}"                             # SEED, SEED + 1, ...
+NUM_EPOCHS="${NUM_EPOCHS:-30}"
+LR="${LR:-1e-4}"
+GC="${GC:-1}"                                           # cases of one process that make a step
+PROCESSES="${PROCESSES:-2}"                             # without SLURM; under SLURM its tasks count
+WORKERS="${WORKERS:-4}"
+DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
+name="modaltune_${ENCODER}_${TYPE}_$MISSING"
+RUN_NAME="${RUN_NAME:-${name%_drop}_ddp}"                # folder below OUTPUT_ROOT of utils/constants.py
+DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
+EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
+# ----
+
+case "$ENCODER" in
+  gigapath) mil_name="longnetvit_${TYPE}_adapter" ;;
+  titan) mil_name="titan_${TYPE}_adapter" ;;
+  *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
+esac
+
+# sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
+REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+[[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
+cd "$REPO"
+source scripts/interruptible.sh
+source scripts/setup_env.sh
+
+read -r -a cohorts <<<"$COHORTS"
+if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
+  if ((SLURM_ARRAY_TASK_ID >= ${#cohorts[@]})); then
+    echo "array task $SLURM_ARRAY_TASK_ID: only ${#cohorts[@]} cohorts, nothing to do"
+    exit 0
+  fi
+  cohorts=("${cohorts[$SLURM_ARRAY_TASK_ID]}")
+fi
+read -r -a extra <<<"$EXTRA_ARGS"
+output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_ROOT)')"
+
+if [[ -n "${SLURM_JOB_ID:-}" ]]; then
+  MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+  MASTER_PORT="$((20000 + SLURM_JOB_ID % 20000))"
+  export MASTER_ADDR MASTER_PORT
+  # The names torchrun would set; srun passes signals on to its tasks.
+  # shellcheck disable=SC2016
+  launch=(srun --kill-on-bad-exit=1 bash -c
+    'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec python "$@"' bash)
+else
+  launch=(torchrun --standalone --nproc-per-node "$PROCESSES")
+  # torchrun itself dies of SIGUSR1 and gives its processes half a minute on SIGTERM: they are told directly.
+  signal_child() {
+    local pid
+    for pid in $(<"/proc/$child/task/$child/children"); do
+      kill -s "$1" "$pid"
+    done
+  }
+fi
+
+for onco in "${cohorts[@]}"; do
+  echo "== $onco"
+  flags=(--onco "$onco" --output_path "$output_root/$RUN_NAME/$onco"
+    --mil_name "$mil_name" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL"
+    --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT"
+    --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR" --gc "$GC"
+    --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
+  if [[ "$DOCTOR" == 1 ]]; then
+    python -m utils.doctor "${flags[@]}"
+  fi
+  run_interruptible "${launch[@]}" train_modaltune.py "${flags[@]}"
+done

@@ -1,0 +1,141 @@
+"""The submit scripts with a stand-in for Python: what they call, and what they do with signals."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from data_utils.cohorts import load_cohort
+from utils import constants
+
+SCRIPTS = constants.REPO_ROOT / "scripts"
+NASTY = "BRCA;touch${IFS}executed $(touch${IFS}executed) `touch${IFS}executed` ../../x a|b"
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Starts a script whose ``python``, ``torchrun``, ``srun`` and ``scontrol`` are the shell texts given."""
+
+    def start(script, python, **variables):
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        note = f'printf "%s\\n" "$(basename "$0") $*" >>"{tmp_path}/calls"\n'
+        for name, body in {"python": python, "torchrun": python, "srun": "", "scontrol": ""}.items():
+            (programs / name).write_text(f"#!/usr/bin/env bash\n{note}{body}\n")
+            (programs / name).chmod(0o755)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+        environment |= {"PATH": f"{programs}:{environment['PATH']}", "MODALTUNE_SKIP_SETUP": "1", **variables}
+        return subprocess.Popen(
+            ["bash", str(SCRIPTS / script)],
+            cwd=constants.REPO_ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=(tmp_path / "stderr").open("w"),
+        )
+
+    return start
+
+
+def calls(tmp_path, word):
+    lines = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+    return [line for line in lines if word in line]
+
+
+def wait_for(condition):
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until, "it never came to that"
+        time.sleep(0.01)
+
+
+def training(tmp_path, status):
+    """A training that ends with ``status`` on a signal; else it would take a minute."""
+    return (
+        f'[[ "$*" == *train_modaltune* ]] || exit 0\ntrap \'echo $1 >>"{tmp_path}/heard"; exit {status}\' USR1 TERM\n'
+        f'touch "{tmp_path}/started"\nfor _ in $(seq 600); do sleep 0.1; done'
+    )
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "submit_extract_patches",
+        "submit_get_dataset",
+        "submit_modaltune",
+        "submit_modaltune_ddp",
+        "deploy_OOD_modaltune",
+    ],
+)
+def test_cohort_names_are_never_executed(call, tmp_path, script):
+    process = call(f"{script}.sh", "", COHORTS=NASTY, EXTRA_ARGS="", MODALTUNE_OUTPUT_ROOT=str(tmp_path))
+    assert process.wait(60) == 0
+    assert not (constants.REPO_ROOT / "executed").exists()
+    for name in NASTY.split():
+        assert calls(tmp_path, f"--onco {name}")
+        if name != "BRCA":
+            with pytest.raises(ValueError, match="is no name of a cohort"):
+                load_cohort(name)
+
+
+def test_a_job_at_its_time_limit_saves_and_requeues_itself(call, tmp_path):
+    process = call("submit_modaltune.sh", training(tmp_path, 75), COHORTS="BRCA RCC", SLURM_JOB_ID="4711")
+    wait_for((tmp_path / "started").exists)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 75
+    assert calls(tmp_path, "scontrol") == ["scontrol requeue 4711"]
+    assert len(calls(tmp_path, "train_modaltune.py")) == 1  # no further cohort is begun
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGTERM, 143)]
+)
+def test_other_requests_save_and_do_not_requeue(call, tmp_path, number, status):
+    process = call("submit_modaltune.sh", training(tmp_path, status), COHORTS="BRCA RCC", SLURM_JOB_ID="4711")
+    wait_for((tmp_path / "started").exists)
+    process.send_signal(number)
+    assert process.wait(60) == 75 and not calls(tmp_path, "scontrol")
+    assert len((tmp_path / "heard").read_text().splitlines()) == 1
+
+
+def test_outside_of_slurm_nothing_is_requeued(call, tmp_path):
+    process = call("submit_modaltune.sh", training(tmp_path, 75), COHORTS="BRCA")
+    wait_for((tmp_path / "started").exists)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 75 and not calls(tmp_path, "scontrol")
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_the_status_of_a_training_is_that_of_the_script(call, tmp_path, status):
+    process = call("submit_modaltune.sh", f"exit {status}" if status else "", COHORTS="BRCA", EXTRA_ARGS="")
+    assert process.wait(60) == status
+
+
+def test_several_processes_are_launched_by_torchrun_and_told_directly(call, tmp_path):
+    """torchrun would die of the signal; its processes hear it instead."""
+    launcher = f'[[ "$0" == *torchrun ]] || exit 0\n({training(tmp_path, 75)}) & wait $! || true; exit 1'
+    process = call("submit_modaltune_ddp.sh", launcher, COHORTS="BRCA", PROCESSES="3", GC="2")
+    wait_for((tmp_path / "started").exists)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 75
+    (line,) = calls(tmp_path, "torchrun")
+    assert (
+        line.startswith("torchrun --standalone --nproc-per-node 3 train_modaltune.py --onco BRCA")
+        and "--gc 2" in line
+    )
+
+
+def test_under_slurm_srun_launches_one_process_per_task(call, tmp_path):
+    process = call(
+        "submit_modaltune_ddp.sh",
+        "",
+        COHORTS="BRCA",
+        SLURM_JOB_ID="4711",
+        SLURM_JOB_NODELIST="n[1-2]",
+        EXTRA_ARGS="",
+    )
+    assert process.wait(60) == 0
+    assert calls(tmp_path, "scontrol") == ["scontrol show hostnames n[1-2]"]
+    (line,) = calls(tmp_path, "srun")
+    assert "RANK=$SLURM_PROCID" in line and "train_modaltune.py --onco BRCA" in line

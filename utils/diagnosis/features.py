@@ -1,0 +1,168 @@
+"""Feature files: headers of all of them, values and coordinates of a seeded sample."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data_utils.feature_store import FeatureInfo, inspect_features, read_features
+from data_utils.stacking import fits
+from models.titan.grid import likely_patch_size
+from utils.diagnosis.inputs import Inputs
+from utils.diagnosis.report import Finding, error, listing, ok, warning
+
+_EXTRACT = (
+    "extract these slides again (data_utils.TCGA_extract_feats_*), or leave them out of the split files"
+)
+# Steps between patches are never this short; coordinates with such steps count patches, not pixels.
+SHORTEST_STEP = 16
+
+
+def check_features(inputs: Inputs) -> Iterator[Finding]:
+    """Whether every file exists and can be read, and whether what it holds can be right."""
+    used, idle = _files(inputs)
+    if not used:
+        yield warning(
+            "no patient runs, so no feature file was looked at", "correct the splits or the gene table"
+        )
+    missing = [path for path in used if not path.is_file()]
+    if missing:
+        yield error(
+            f"{len(missing)} of {len(used)} feature files are missing: {listing(missing)}",
+            "extract them, set FEATURES_ROOT or DATABASE_ROOT in utils/constants.py, or pass --features_dir",
+        )
+    not_needed = sum(not path.is_file() for path in idle)
+    if not_needed:
+        yield ok(
+            f"{not_needed} feature files of patients who are left out are missing, which does not matter"
+        )
+    headers: dict[Path, FeatureInfo] = {}
+    broken = []
+    for path in tqdm(
+        [p for p in used if p.is_file()], desc="feature files", unit="file", leave=False, disable=None
+    ):
+        try:
+            headers[path] = inspect_features(path)
+        except ValueError as reason:
+            broken.append(str(reason))
+    if broken:
+        yield error(f"{len(broken)} feature files cannot be read: {listing(broken)}", _EXTRACT)
+    if headers:
+        yield from _check_headers(inputs, headers)
+        yield from _check_sample(inputs, headers)
+
+
+def _files(inputs: Inputs) -> tuple[list[Path], list[Path]]:
+    """Files that a run reads, and those of patients it leaves out; each once."""
+    used: dict[Path, None] = {}
+    idle: dict[Path, None] = {}
+    for _, patient in inputs.patients():
+        (used if inputs.runs(patient) else idle).update(dict.fromkeys(patient.slides))
+    return list(used), [path for path in idle if path not in used]
+
+
+def _check_headers(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[Finding]:
+    counts = [info.num_patches for info in headers.values()]
+    yield ok(
+        f"{len(headers)} feature files, {min(counts):,} to {max(counts):,} patches (median {np.median(counts):,.0f})"
+    )
+    backbone = inputs.backbone
+    widths = Counter(info.dim for info in headers.values())
+    wanted = None if backbone is None else backbone.feature_dim
+    if wanted is not None and set(widths) != {wanted}:
+        wrong = [path for path, info in headers.items() if info.dim != wanted]
+        yield error(
+            f"{len(wrong)} feature files are {sorted(set(widths) - {wanted})} wide, {inputs.mil_name} takes "
+            f"{wanted}: {listing(wrong)}",
+            "extract them with the patch encoder of this model, or pass the --mil_name of these features",
+        )
+    encoders = Counter(info.meta.encoder for info in headers.values() if info.meta.encoder)
+    if len(encoders) > 1:
+        yield warning(
+            f"features of several encoders: {listing(f'{n} of {name}' for name, n in encoders.items())}",
+            "extract all slides with one encoder",
+        )
+    unknown = [path for path, info in headers.items() if not info.meta.patch_size_level0]
+    if unknown and inputs.args.patch_size_lv0 is None:
+        what = f"{len(unknown)} feature files do not state patch_size_level0: {listing(unknown)}"
+        remedy = (
+            "pass --patch_size_lv0, the level-0 distance between neighbouring patches (for 512 px at 0.5 mpp, "
+            "1024 on a 40x slide and 512 on a 20x slide)"
+        )
+        if backbone is not None and backbone.check_slide is not None:
+            yield error(f"{what}; the positions of {inputs.mil_name} depend on it", remedy)
+        else:
+            yield warning(f"{what}; only the distance of stacked slides depends on it", remedy)
+    assumed = [path for path, info in headers.items() if info.meta.mpp_assumed]
+    if assumed:
+        yield warning(
+            f"slides that do not state their resolution, so that it was assumed: {listing(assumed)}",
+            "if they were not scanned so, extract them again with the right resolution",
+        )
+
+
+def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[Finding]:
+    count = min(inputs.feature_samples, len(headers))
+    sample = sorted(random.Random(inputs.args.seed).sample(sorted(headers), count))
+    faults: dict[str, list[str]] = defaultdict(list)
+    for path in tqdm(sample, desc="features and coordinates", unit="file", leave=False, disable=None):
+        try:
+            slide = read_features(path)
+        except ValueError as reason:
+            faults["unreadable"].append(str(reason))
+            continue
+        size = slide.patch_size_level0 or inputs.args.patch_size_lv0
+        for kind, what in _faults(inputs, path, slide.features, slide.coords, size):
+            faults[kind].append(what)
+    remedies = {
+        "unreadable": ("error", _EXTRACT),
+        "zero": ("warning", _EXTRACT),
+        "equal": ("warning", _EXTRACT),
+        "grid": ("error", "correct the attribute patch_size_level0, or pass --patch_size_lv0"),
+        "units": ("error", "store level-0 pixels of the upper left corner, not patch numbers"),
+        "doubled": ("warning", "extract without overlap and write every patch once"),
+        "step": ("warning", "correct the attribute, or extract without overlap"),
+        "far": ("warning", "such slides are moved to the corner of the grid; are these level-0 pixels?"),
+    }
+    for kind, files in faults.items():
+        level, remedy = remedies[kind]
+        yield Finding(level, f"{len(files)} of {count} sampled files: {listing(files, 2)}", remedy)
+    if not faults and count:
+        yield ok(f"values and coordinates of {count} sampled files are plausible")
+
+
+def _faults(
+    inputs: Inputs, path: Path, features: np.ndarray, coords: np.ndarray, size: int | None
+) -> Iterator[tuple[str, str]]:
+    """Kinds of faults in one file, with words for each."""
+    backbone = inputs.backbone
+    if not features.any():
+        yield "zero", f"{path}: all features are zero"
+    elif len(features) > 1 and (features == features[0]).all():
+        yield "equal", f"{path}: all {len(features)} patches have the same features"
+    tensor = torch.from_numpy(coords)
+    likely = likely_patch_size(tensor)
+    if likely is not None and likely < SHORTEST_STEP:
+        yield "units", f"{path}: neighbouring patches are {likely} apart"
+        return
+    if backbone is not None and backbone.check_slide is not None:
+        if size is not None:  # without one, the headers have been complained about
+            try:
+                backbone.check_slide(tensor, size, str(path))
+            except ValueError as reason:
+                yield "grid", str(reason)
+        return
+    doubled = len(coords) - len(np.unique(coords, axis=0))
+    if doubled:
+        yield "doubled", f"{path}: {doubled} of {len(coords)} patches lie where another one lies"
+    elif size and likely and likely < 0.95 * size:
+        yield "step", f"{path}: states patch_size_level0 {size}, neighbouring patches are {likely} apart"
+    extent = None if backbone is None else backbone.grid_extent
+    if extent is not None and not fits([coords], extent):
+        yield "far", f"{path}: coordinates up to {coords.max()}, the position grid ends at {extent}"

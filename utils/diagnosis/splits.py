@@ -1,0 +1,153 @@
+"""Split files: leakage, duplicates, classes, events."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+
+from data_utils.folds import read_folds
+from data_utils.splits import Patient
+from utils import constants
+from utils.diagnosis.inputs import Inputs
+from utils.diagnosis.report import Finding, error, listing, ok, warning
+
+_WRITE = "write it with python -m data_utils.make_dataset, or pass --train_json, --val_json, --test_json"
+# With fewer deaths a concordance index is mostly chance.
+FEW_EVENTS = 5
+
+
+def check_splits(inputs: Inputs) -> Iterator[Finding]:
+    """Every split file by itself, then all together."""
+    try:
+        if (folder := inputs.features_folder) is not None:
+            yield ok(f"feature files are looked up in {folder.root}")
+    except (OSError, ValueError) as reason:
+        yield error(str(reason), "pass the folder that holds the feature files themselves")
+    try:
+        splits = inputs.splits
+    except ValueError as reason:
+        yield error(str(reason), "pass all --sites of the split files")
+        return
+    for reason in inputs.unreadable_splits.values():
+        yield error(str(reason), _WRITE)
+    # Where nobody runs, the check of a modality has said so; the splits may be sound all the same.
+    all_run = not any(inputs.runs(p) for patients in splits.values() for p in patients)
+    for name, patients in splits.items():
+        used = [p for p in patients if all_run or inputs.runs(p)]
+        yield from _check_one(inputs, name, patients, used)
+    yield from _check_leakage(splits)
+    yield from _check_folds(inputs, splits)
+
+
+def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Patient]) -> Iterator[Finding]:
+    path = getattr(inputs.args, f"{name}_json")
+    if not used:
+        needed = name == "train" or (name == "val" and not inputs.args.eval_only)
+        what = f"{path}: no patient to run on (of {len(patients)} in the file)"
+        remedy = "split the patients again so that this part gets some who have what the model reads"
+        yield error(what, remedy) if needed else warning(f"{what}; nothing is evaluated on it", remedy)
+        return
+    classes = Counter(p.label for p in used)
+    events = sum(p.event for p in used)
+    counts = ", ".join(f"{classes[c]} of class {c}" for c in sorted(classes))
+    yield ok(f"{name}: {len(used)} of {len(patients)} patients run ({counts}), {events} deaths")
+    twice = [code for code, n in Counter(p.submitter_id for p in patients).items() if n > 1]
+    if twice:
+        yield warning(
+            f"{path}: barcodes that belong to several case_id: {listing(twice)}",
+            "give every patient one case_id; rows of one case_id are joined as its slides",
+        )
+    for site, num_classes in _classes(inputs).items():
+        labels = {p.label for p in used if p.site == site or not site}
+        yield from _check_classes(f"{path}{site and ', site '}{site}", labels, num_classes, name == "train")
+    if events < FEW_EVENTS:
+        yield warning(
+            f"{path}: {events} deaths among {len(used)} patients; "
+            + (
+                "a Cox model cannot be fitted well"
+                if name == "train"
+                else "the concordance index says little"
+            ),
+            "check vital_status (1 = dead), take more patients, or read the survival results with care",
+        )
+    strange = [p.case_id for p in used if not math.isfinite(p.duration) or p.duration < 0]
+    if strange:
+        yield warning(
+            f"{path}: survival times that are negative or no number: cases {listing(strange)}",
+            "correct durations (months)",
+        )
+
+
+def _classes(inputs: Inputs) -> dict[str, int]:
+    """Number of classes by cancer site; the name is empty where there is but one."""
+    if inputs.args.sites:
+        return dict(zip(inputs.args.sites, inputs.args.num_classes, strict=True))
+    return {"": inputs.args.num_classes}
+
+
+def _check_classes(where: str, labels: set[int], num_classes: int, is_training: bool) -> Iterator[Finding]:
+    too_large = sorted(c for c in labels if c >= num_classes)
+    if too_large:
+        yield error(
+            f"{where}: classes {too_large}, but --num_classes is {num_classes}",
+            "pass --num_classes, one more than the largest primary_class",
+        )
+    absent = [c for c in range(num_classes) if c not in labels]
+    if absent:
+        yield warning(
+            f"{where}: nobody of class {', '.join(map(str, absent))}; "
+            + ("no probe can learn it" if is_training else "its balanced accuracy leaves them out"),
+            "split stratified by class (data_utils.make_dataset does), or pass the right --num_classes",
+        )
+
+
+def _check_leakage(splits: dict[str, list[Patient]]) -> Iterator[Finding]:
+    kinds: dict[str, Callable[[Patient], tuple[object, ...]]] = {
+        "case_id": lambda p: (p.case_id,),
+        "barcode": lambda p: (p.submitter_id,),
+        "feature file": lambda p: p.slides,
+    }
+    clean = True
+    for kind, keys in kinds.items():
+        owners: dict[object, set[str]] = defaultdict(set)
+        cases: dict[object, set[str]] = defaultdict(set)
+        for name, patients in splits.items():
+            for patient in patients:
+                for key in keys(patient):
+                    owners[key].add(name)
+                    cases[key].add(patient.case_id)
+        leaks = [f"{key} ({' and '.join(sorted(names))})" for key, names in owners.items() if len(names) > 1]
+        if leaks:
+            clean = False
+            yield error(
+                f"leakage: {len(leaks)} patients are in several splits by {kind}: {listing(leaks)}",
+                "leave every patient in one split; make_dataset splits by patient",
+            )
+            return  # the other kinds would say the same again
+        shared = [str(key) for key, ids in cases.items() if len(ids) > 1] if kind == "feature file" else []
+        if shared:
+            clean = False
+            yield error(
+                f"feature files that belong to several cases: {listing(shared)}",
+                "correct features_path of these rows",
+            )
+    if clean and len(splits) == len(constants.SPLITS):
+        yield ok("no patient and no feature file in more than one split")
+
+
+def _check_folds(inputs: Inputs, splits: dict[str, list[Patient]]) -> Iterator[Finding]:
+    path = inputs.args.fold_json
+    if path is None:
+        return
+    everyone = [p for members in splits.values() for p in members]
+    eligible = [p.case_id for p in everyone if inputs.runs(p)]
+    try:
+        folds = read_folds(path, everyone, eligible, inputs.args.seed)
+    except (OSError, ValueError) as reason:
+        yield error(str(reason), "correct the fold file, or pass the split files of the same cohort")
+        return
+    if inputs.args.num_folds > len(folds):
+        yield error(f"{path} holds {len(folds)} folds", f"pass --num_folds {len(folds)} or fewer")
+    sizes = "; ".join("/".join(str(len(fold[name])) for name in constants.SPLITS) for fold in folds[:5])
+    yield ok(f"{path}: {len(folds)} folds, patients in train/val/test: {sizes}")

@@ -1,0 +1,122 @@
+"""Checks everything a run needs before hours are spent on it.
+
+``python -m utils.doctor`` takes the flags of ``train_modaltune.py`` and ``train_modaltune_pancancer.py`` (those of
+the training itself change nothing) and prints one table: OK, warning or error, each warning and error with its
+remedy. Exit status 1 where there is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.arguments import build_parser, check_arguments, complete_arguments
+from utils.diagnosis.report import Finding, error, markdown_table, text_table, warning
+from utils.files import atomic_path, setup_logging
+
+logger = logging.getLogger(__name__)
+
+# Area of the table -> function. Imported one by one, so that a missing package spoils only what needs it.
+CHECKS = {
+    "packages": "utils.diagnosis.environment:check_packages",
+    "device": "utils.diagnosis.environment:check_device",
+    "genes": "utils.diagnosis.genes:check_genes",
+    "pathways": "utils.diagnosis.genes:check_pathways",
+    "model": "utils.diagnosis.weights:check_model",
+    "weights": "utils.diagnosis.weights:check_weights",
+    "splits": "utils.diagnosis.splits:check_splits",
+    "texts": "utils.diagnosis.tables:check_texts",
+    "clinical": "utils.diagnosis.tables:check_clinical",
+    "vectors": "utils.diagnosis.tables:check_vectors",
+    "features": "utils.diagnosis.features:check_features",
+}
+# With --all_weights, too.
+OTHER_WEIGHTS = {"other weights": "utils.diagnosis.other_weights:check_other_weights"}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags of ``train_modaltune.py`` and a few of the doctor's own."""
+    parser = build_parser(__doc__, output_required=False)
+    doctor = parser.add_argument_group("doctor")
+    doctor.add_argument("--config", dest="model_config", type=Path, help="the same as --model_config")
+    doctor.add_argument(
+        "--sites", nargs="+", type=str.upper, help="pan-cancer: as for train_modaltune_pancancer.py"
+    )
+    doctor.add_argument("--stratified_cox", action="store_true", help="pan-cancer: changes nothing here")
+    doctor.add_argument(
+        "--feature_samples", type=int, default=50, help="feature files whose values are read; headers: all"
+    )
+    doctor.add_argument("--output", type=Path, help="write the table to this file, too (Markdown)")
+    doctor.add_argument(
+        "--all_weights",
+        action="store_true",
+        help="also check the patch and text encoders of utils/constants.py, which extraction needs",
+    )
+    doctor.add_argument("--encoder_config", type=Path, help="config of the patch encoder, for --all_weights")
+    doctor.add_argument("--conch_config", type=Path, help="config of the text tower, for --all_weights")
+    doctor.add_argument("--debug", action="store_true", help="log everything, with tracebacks")
+    args = check_arguments(parser, parser.parse_args(argv))
+    if args.feature_samples < 0:
+        parser.error("--feature_samples must not be negative")
+    try:
+        return complete_arguments(parser, args)
+    except (OSError, ValueError) as reason:
+        parser.error(str(reason))
+
+
+def examine(args: argparse.Namespace, checks: Mapping[str, str] = CHECKS) -> list[Finding]:
+    """Runs every check, whatever the others find.
+
+    Args:
+        args: see :func:`parse_args`.
+        checks: area -> ``module:function``.
+    """
+    try:
+        from utils.diagnosis.inputs import Inputs, Unavailable
+    except ImportError as reason:
+        remedy = "pip install -r requirements.txt"
+        return [replace(error(f"nothing can be checked: {reason}", remedy), area="packages")]
+    inputs = Inputs(args, args.feature_samples)
+    findings: list[Finding] = []
+    for area, target in tqdm(checks.items(), desc="checks", leave=False, disable=None):
+        module, function = target.split(":")
+        found: list[Finding] = []
+        try:
+            for finding in getattr(importlib.import_module(module), function)(inputs):
+                found.append(finding)
+        except Unavailable as reason:
+            found.append(warning(f"not checked: {reason}", "correct that first, then call the doctor again"))
+        except Exception as reason:  # the other checks must go on
+            logger.debug("check of %s", area, exc_info=True)
+            found.append(
+                error(
+                    f"the check stopped: {type(reason).__name__}: {reason}",
+                    "call again with --debug for the traceback",
+                )
+            )
+        findings += [replace(finding, area=area) for finding in found]
+    return findings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; see ``--help``."""
+    args = parse_args(argv)
+    setup_logging(logging.DEBUG if args.debug else logging.ERROR)
+    findings = examine(args, CHECKS | OTHER_WEIGHTS if args.all_weights else CHECKS)
+    sys.stdout.write(text_table(findings, shutil.get_terminal_size((120, 24)).columns))
+    if args.output is not None:
+        with atomic_path(args.output) as temporary:
+            temporary.write_text(markdown_table(findings), encoding="utf-8")
+    return int(any(finding.level == "error" for finding in findings))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
