@@ -71,7 +71,8 @@ class Part:
     def gather(self, dense: Tensor) -> Tensor:
         """What the part sees of ``dense [B, L, H, D]``: ``[B * n, M, H, D]``, zeros where a head sees less."""
         new = dense.new_zeros if self.length % self.ratio else dense.new_empty
-        sparse = new(dense.shape[0] * self.count, self.positions, self.heads, dense.shape[3])
+        shape = (dense.shape[0] * self.count, self.heads, self.positions, dense.shape[3])
+        sparse = new(shape).transpose(1, 2)  # in memory, heads come first: the kernels read rows in order
         for source, target in self.pairs(dense, sparse):
             target.copy_(source)
         return sparse

@@ -1,0 +1,85 @@
+"""``python -m tests.benchmarks.run``: seconds and peak memory of every stage, one table.
+
+Every row runs in a process of its own, so that its peak memory is its own. The last column but one is the
+speed of a fixed float32 matrix product at that moment: compare seconds times that speed, not seconds.
+``--only gigapath/1024 dataset`` selects rows whose names contain one of the words. Rows on GPUs appear where
+there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+from tqdm import tqdm
+
+from tests.benchmarks.parts import PARTS, Row
+from tests.benchmarks.training_step import MODELS, whole_model
+
+SIZES = (1024, 4096, 10_000, 25_000)
+COLUMNS = ("row", "seconds", "peak GiB", "GFLOP/s", "note")
+
+
+def rows(checkpointing: str) -> dict[str, Callable[[int], Row]]:
+    """Every row by name: ``encoder/patches/step/precision/device`` or the name of a part."""
+    table: dict[str, Callable[[int], Row]] = {}
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        for encoder in MODELS:
+            for patches in SIZES:
+                for step in ("train", "eval"):
+                    for dtype in ("fp32", "bf16"):
+                        arguments = (encoder, patches, step, dtype, device, checkpointing)
+                        name = "/".join(map(str, arguments[:5]))
+                        table[name] = lambda repeats, arguments=arguments: whole_model(*arguments, repeats)
+    return {**table, **PARTS}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table, or one row as JSON with ``--row``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", default=[""], help="rows whose names contain one of these words")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--activation_checkpointing", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
+    parser.add_argument("--row", help="measure this row in this process and print it as JSON")
+    args = parser.parse_args(argv)
+    table = rows(args.activation_checkpointing)
+    if args.row:
+        sys.stdout.write(json.dumps(table[args.row](args.repeats)) + "\n")
+        return
+    chosen = [name for name in table if any(word in name for word in args.only)]
+    if not chosen:
+        parser.error(f"no row contains any of {args.only}; see --list")
+    if args.list:
+        sys.stdout.write("\n".join(chosen) + "\n")
+        return
+    versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}"
+    sys.stdout.write(f"{versions}, {platform.machine()}, {torch.get_num_threads()} threads\n\n")
+    sys.stdout.write(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}\n")
+    for name in tqdm(chosen, disable=None):
+        sys.stdout.write(_measured(name, args) + "\n")
+        sys.stdout.flush()
+
+
+def _measured(name: str, args: argparse.Namespace) -> str:
+    """The line of a row, measured in a new process."""
+    command = [sys.executable, "-m", "tests.benchmarks.run", "--row", name, "--repeats", str(args.repeats)]
+    command += ["--activation_checkpointing", args.activation_checkpointing]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:  # out of memory, say: the other rows still count
+        sys.stderr.write(done.stderr)
+        return f"| {name} | failed (exit status {done.returncode}) | - | - | - |"
+    row = json.loads(done.stdout.splitlines()[-1])
+    second = f"{row['seconds']:.3g}" if row["seconds"] < 100 else f"{row['seconds']:.0f}"
+    return f"| {name} | {second} | {row['peak_gib']:.2f} | {row['gflops']:.0f} | {row.get('note', '')} |"
+
+
+if __name__ == "__main__":
+    main()
