@@ -74,7 +74,7 @@ def painted_tiles(rng: Generator, side: int, mpp: float) -> np.ndarray:
                 mask=np.ones((side // 2, side // 2), dtype=np.float32),
                 look=tuple(rng.normal(0, 1, size=2)),
                 grade=float(rng.normal()),
-                tissue=tuple(rng.uniform(-1, 1, size=2)),
+                tissue=(*rng.uniform(-1, 1, size=2), 0.0, 0.0),
                 mpp=mpp,
                 rng=rng,
             )

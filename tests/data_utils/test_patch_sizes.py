@@ -34,7 +34,7 @@ def cells(columns=4, rows=3):
 
 def case_of(patient, **options):
     options = PatchOptions(**{"check_slide": check_patch_size, **options})
-    return CaseDataset([patient], None, None, None, options, "train")[0]
+    return CaseDataset([patient], {}, None, options, "train")[0]
 
 
 def test_slides_of_one_size_are_left_alone(make_patient):

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import torch
 from packaging.requirements import Requirement
 
-from models.prov_gigapath.attention import HAS_FLASH_ATTN
 from utils import constants
 from utils.devices import pick_device
 from utils.diagnosis.inputs import Inputs
@@ -79,7 +78,8 @@ def _check_kernel(inputs: Inputs, device: torch.device) -> Iterator[Finding]:
             "without --use_amp attention runs in float32 on PyTorch's memory-efficient kernel, about half as fast",
             "pass --use_amp",
         )
-    elif HAS_FLASH_ATTN:
-        yield ok("flash-attn is installed and used in mixed precision")
     else:
-        yield ok("flash-attn is not installed: PyTorch's own flash kernel gives the same numbers")
+        found = "installed, but" if importlib.util.find_spec("flash_attn") else "not installed, and"
+        yield ok(
+            f"attention runs on PyTorch's own flash kernel; the package flash-attn is {found} not needed"
+        )
