@@ -158,10 +158,12 @@ def pancancer(demo):
 
 def test_one_model_over_four_sites(pancancer):
     assert metric_of(pancancer, "site_accuracy", "overall") >= 0.95
-    assert metric_of(pancancer, "balanced_accuracy", "overall") >= 0.75
+    assert metric_of(pancancer, "balanced_accuracy", "overall") >= 0.65
+    assert metric_of(pancancer, "concordance_index", "overall") >= 0.65
     assert metric_of(pancancer / "ood_BLCA", "balanced_accuracy") >= 0.7
+    assert metric_of(pancancer, "zero_shot_balanced_accuracy", "BRCA") >= 0.7
+    assert metric_of(pancancer, "zero_shot_concordance_index", "BRCA") >= 0.6
     assert 0.0 <= metric_of(pancancer / "ood_BLCA", "zero_shot_balanced_accuracy") <= 1.0
-    assert metric_of(pancancer, "zero_shot_balanced_accuracy", "overall") >= 0.6
 
 
 def test_sites_learn_from_each_other(pancancer, demo, tmp_path):
