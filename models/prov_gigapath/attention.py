@@ -7,13 +7,20 @@ autograd, because LongNet alters outputs and log-sum-exps between the forward an
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 _HALF = (torch.float16, torch.bfloat16)
 # The memory-efficient kernel keeps rows of log-sum-exps in multiples of this.
 _ROW_MULTIPLE = 32
+# Relative errors that tell rounding from a wrong kernel.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,8 +34,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The output ``[B, M, H, D]`` and the log-sum-exp of the scores ``[B, M, H]``.
     """
+    return _forward(_kernel(q), q, k, v)
+
+
+def _forward(kernel: str, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     heads_first = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # views [B, H, *, D]
-    kernel = _kernel(q)
     if kernel == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*heads_first)
     elif kernel == "flash":
@@ -57,9 +67,15 @@ def attend_backward(
         out: the output ``[B, M, H, D]``.
         lse: the log-sum-exps ``[B, M, H]``.
     """
+    return _backward(_kernel(q), grad, q, k, v, out, lse)
+
+
+def _backward(
+    kernel: str, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     tensors = [tensor.transpose(1, 2) for tensor in (grad, q, k, v, out)]
     lse = lse.transpose(1, 2)
-    kernel, rows, keys = _kernel(q), q.shape[1], k.shape[1]
+    rows, keys = q.shape[1], k.shape[1]
     if kernel == "cpu":
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         grads = backward(*tensors, lse.contiguous(), 0.0, False)
@@ -83,8 +99,44 @@ def _kernel(q: Tensor) -> str:
     if q.device.type == "cpu":
         return "cpu"
     if q.device.type == "cuda" and q.dtype != torch.float64 and q.shape[-1] % 8 == 0:
-        return "flash" if q.dtype in _HALF else "efficient"
+        kernel = "flash" if q.dtype in _HALF else "efficient"
+        if _agrees_with_textbook(kernel, q.device, q.dtype, q.shape[-1]):
+            return kernel
     return "textbook"
+
+
+@cache
+def _agrees_with_textbook(kernel: str, device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether a kernel gives the formula's output, log-sum-exp and gradients on this device.
+
+    Kernels below autograd are no public interface, and differ between versions of PyTorch and GPUs. So each is
+    tried once, on a small input; one that fails is replaced by the formula, which needs more memory.
+    """
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, grad = (
+        torch.randn(1, rows, 2, width, generator=generator).to(device, dtype) for rows in (33, 40, 40, 33)
+    )
+    exact = [tensor.double() for tensor in (q, k, v)]
+    out, lse = _forward("textbook", *exact)
+    expected = (out, lse, *_backward("textbook", grad.double(), *exact, out, lse))
+    try:
+        out, lse = _forward(kernel, q, k, v)
+        found = (out, lse, *_backward(kernel, grad, q, k, v, out, lse))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        logger.warning(
+            "the %s attention kernel cannot be used on %s (%s): slower attention", kernel, device, error
+        )
+        return False
+    worst = max(
+        ((one.double() - other).norm() / other.norm()).item()
+        for one, other in zip(found, expected, strict=True)
+    )
+    if not worst < _TOLERANCE[dtype]:
+        logger.warning(
+            "the %s attention kernel is off by %.2g on %s: slower attention", kernel, worst, device
+        )
+        return False
+    return True
 
 
 def _textbook_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

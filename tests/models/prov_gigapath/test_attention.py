@@ -39,3 +39,41 @@ def test_gradients(device, dtype, tolerance, kernel, padding, monkeypatch):
     for value, reference in zip(ours, [expected, *(x.grad for x in exact)], strict=True):
         error = (value.cpu().double() - reference).norm() / reference.norm()
         assert error < tolerance
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def untried():
+    """No kernel has been tried yet."""
+    attention._agrees_with_textbook.cache_clear()
+    yield
+    attention._agrees_with_textbook.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sound_kernel_is_used(dtype, untried, caplog):
+    assert attention._agrees_with_textbook("cpu", CPU, dtype, 48)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("fault", ["raises", "wrong output", "wrong gradient"])
+def test_an_unsound_kernel_is_replaced_by_the_formula(fault, untried, monkeypatch, caplog):
+    forward, backward = attention._forward, attention._backward
+
+    def broken_forward(kernel, *tensors):
+        if kernel == "flash" and fault == "raises":
+            raise RuntimeError("no such kernel")
+        out, lse = forward("cpu" if kernel == "flash" else kernel, *tensors)
+        return (out, lse + 0.5) if kernel == "flash" and fault == "wrong output" else (out, lse)
+
+    def broken_backward(kernel, *tensors):
+        grads = backward("cpu" if kernel == "flash" else kernel, *tensors)
+        return (*grads[:2], 2 * grads[2]) if kernel == "flash" and fault == "wrong gradient" else grads
+
+    monkeypatch.setattr(attention, "_forward", broken_forward)
+    monkeypatch.setattr(attention, "_backward", broken_backward)
+    assert not attention._agrees_with_textbook("flash", CPU, torch.bfloat16, 16)
+    assert not attention._agrees_with_textbook("flash", CPU, torch.bfloat16, 16)
+    assert caplog.text.count("flash attention kernel") == 1  # tried and said once
