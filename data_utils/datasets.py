@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_utils.case import Case
-from data_utils.feature_store import read_coords, read_features
+from data_utils.feature_source import FeatureSource
 from data_utils.splits import Patient
 from data_utils.stacking import fits, repack_slides, stack_slides
 from utils import constants
@@ -43,6 +43,7 @@ class PatchOptions:
         check_slide: where the slide encoder counts distances in patches, its check of a slide (see
             :class:`models.slide_backbone.SlideBackbone`). Slides whose patch size differs from that of
             the first slide are then scaled to it.
+        source: where features come from.
     """
 
     threshold: int | None = None
@@ -52,6 +53,7 @@ class PatchOptions:
     seed: int = 0
     patch_size: int | None = None
     check_slide: Callable[[Tensor, int | None, str], None] | None = None
+    source: FeatureSource = field(default_factory=FeatureSource)
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ class CaseDataset(Dataset):
             logger.info("%s: of %d patients %s; learned tokens stand in", name, len(patients), what)
         self._check_texts()
         self._check_files()
+        options.source.load(slide for p in self.patients for slide in p.slides)
 
     def _check_texts(self) -> None:
         missing = [p.case_id for p in self.patients if self.texts is not None and p.case_id not in self.texts]
@@ -256,7 +259,7 @@ class CaseDataset(Dataset):
 
     def _read_patches(self, patient: Patient) -> tuple[np.ndarray, np.ndarray, int | None]:
         """Features ``[L, D]``, stacked coordinates ``[L, 2]`` and ``patch_size_level0`` of all slides."""
-        read = [read_coords(slide) for slide in patient.slides]
+        read = [self.options.source.coords(slide) for slide in patient.slides]
         coords = [corners for corners, _ in read]
         sizes = [meta.patch_size_level0 or self.options.patch_size for _, meta in read]
         if self.options.check_slide is not None:
@@ -269,7 +272,7 @@ class CaseDataset(Dataset):
         coords = self._place(patient, coords, sizes[0] or _DEFAULT_PATCH_SIZE)
         rows = self._subsets(patient, [len(corners) for corners in coords])
         kept = [k for k, subset in enumerate(rows) if subset is None or len(subset)]
-        features = [read_features(patient.slides[k], rows[k]).features for k in kept]
+        features = [self.options.source.features(patient.slides[k], rows[k]) for k in kept]
         coords = [coords[k] if rows[k] is None else coords[k][rows[k]] for k in kept]
         if len(kept) == 1:
             return features[0], coords[0], sizes[0]

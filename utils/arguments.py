@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_utils.cohorts import load_cohort
+from data_utils.feature_source import CACHES
 from data_utils.folds import count_folds
 from models.aggregators import MISSING_MODALITIES, available_aggregators, modalities_of
 from utils import constants
@@ -182,6 +183,12 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     compute = parser.add_argument_group("compute")
     compute.add_argument("--device", default="auto", help="auto, cpu, cuda, or the index of a GPU")
     compute.add_argument("--workers", type=int, default=0, help="processes that read features")
+    compute.add_argument(
+        "--cache_features",
+        choices=CACHES,
+        default="none",
+        help="ram: read every feature file once and keep it in memory",
+    )
     compute.add_argument(
         "--use_amp", action="store_true", help="mixed precision: bfloat16, or float16 on older GPUs"
     )

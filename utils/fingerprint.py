@@ -14,6 +14,7 @@ from data_utils.splits import Patient
 # Arguments that may change between two calls on one run folder, because no number depends on them.
 FREE_ARGUMENTS = {
     "workers",
+    "cache_features",
     "device",
     "wandb_mode",
     "save_interval",

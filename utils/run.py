@@ -23,6 +23,7 @@ import pandas as pd
 
 from data_utils.clinical import ClinicalCodes
 from data_utils.datasets import CaseDataset, ModalityOptions, PatchOptions
+from data_utils.feature_source import FeatureSource
 from data_utils.genes import PathwayGroups
 from data_utils.splits import Patient
 from models.aggregators import modalities_of
@@ -91,10 +92,11 @@ def _run(
     fingerprint = _fingerprint(args, config, data, group)
     group.on_main(lambda: _claim(output, args, fingerprint, data, codes))
 
+    source = FeatureSource(args.cache_features)
     for number, job in enumerate(jobs, 1):
         logger.info("%d of %d: %s", number, len(jobs), job.folder)
         if not group.on_main((job.folder / REPORT).is_file):
-            _run_job(job, args, config, data, make_evaluator(args), fingerprint, group)
+            _run_job(job, args, config, data, make_evaluator(args), fingerprint, group, source)
 
     def results() -> pd.DataFrame:
         frames = [pd.read_csv(job.folder / REPORT, keep_default_na=True) for job in jobs]
@@ -112,6 +114,7 @@ def _run_job(
     evaluator: Evaluator,
     fingerprint: dict[str, Any],
     group: Group,
+    source: FeatureSource,
 ) -> None:
     set_seed(job.seed)
     model = build_model(args, config, data)
@@ -128,6 +131,7 @@ def _run_job(
         patch_size=args.patch_size_lv0,
         check_slide=model.backbone.check_slide,
         seed=job.seed,
+        source=source,
     )
     datasets = data.datasets(job.patients, scalers, patches, modalities, codes)
     needed = {"train"} if job.weights else {"train", "val"}

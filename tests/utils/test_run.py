@@ -480,3 +480,13 @@ def test_a_loss_that_is_not_finite_is_skipped_or_stops_the_run(cohort, tmp_path,
 def test_outside_of_git_the_commit_is_unknown(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "REPO_ROOT", tmp_path / "nowhere")
     assert git_commit() == "unknown"
+
+
+def test_features_in_memory_change_nothing(cohort, tmp_path):
+    for cache in ("none", "ram"):
+        train_modaltune.main(cohort.flags(tmp_path / cache, cache_features=cache, threshold=4))
+    one, other = (
+        torch.load(tmp_path / cache / "seed_0" / "best_model_weights.pt", weights_only=True)["model"]
+        for cache in ("none", "ram")
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
