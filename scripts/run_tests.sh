@@ -7,6 +7,7 @@ source scripts/setup_env.sh
 
 ruff check .
 ruff format --check .
-# One process per file and core; the models of the tests are too small for threads.
+# A process per core takes one file after the other, the slow ones first (tests/conftest.py). The models of the
+# tests are too small for threads.
 export OMP_NUM_THREADS=1
-python -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile --cov --cov-report=term "$@"
+python -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder --cov --cov-report=term "$@"

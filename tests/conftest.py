@@ -9,7 +9,7 @@ torch.set_num_threads(1)  # small models run many times slower on several thread
 
 
 def pytest_collection_modifyitems(items):
-    """Slow files first: they then run beside all the others."""
+    """Slow files first: they then run beside all the others (scripts/run_tests.sh)."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,54 +10,24 @@ import pytest
 import torch
 
 import train_modaltune
+from tests.demo_runs import CONFIG, metric_of, run_demo
 from utils import constants
 
-EPOCHS = 10
-CONFIG = constants.CONFIGS_ROOT / "demo_modaltune_gigapath_config.json"
+EPOCHS = "10"
 
 pytestmark = pytest.mark.slow
-
-
-def run_demo(root: Path, **variables: str) -> str:
-    """Runs ``scripts/run_demo.sh`` in the environment of the tests; returns what it printed."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MODALTUNE_")}
-    env |= {"MODALTUNE_SKIP_SETUP": "1", "DEMO_ROOT": str(root), "NUM_EPOCHS": str(EPOCHS), **variables}
-    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
-    done = subprocess.run(
-        ["bash", "scripts/run_demo.sh"],
-        cwd=constants.REPO_ROOT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """A demo folder after one run."""
     root = tmp_path_factory.mktemp("demo")
-    run_demo(root)
+    run_demo(root, NUM_EPOCHS=EPOCHS)
     return root
 
 
 def run_folder(root: Path) -> Path:
     return root / "runs" / "modaltune_gigapath_gene" / "BRCA"
-
-
-def metric_of(folder: Path, metric: str, site: str = "") -> float:
-    table = pd.read_csv(folder / "results.csv").fillna({"site": ""})
-    for name, value in {
-        "run": "mean",
-        "task": "General",
-        "split": "test",
-        "metric": metric,
-        "site": site,
-    }.items():
-        table = table[table[name] == value]
-    return float(table.value.item())
 
 
 def test_planted_signal_is_found(demo):
@@ -137,56 +104,8 @@ def test_run_again_makes_only_what_is_missing(demo):
     stamps = {path: path.stat().st_mtime_ns for path in kept}
     for path in [*features[1::2], slides[0], run_folder(demo) / "results.md"]:
         path.unlink()
-    run_demo(demo)
+    run_demo(demo, NUM_EPOCHS=EPOCHS)
     assert {path: path.stat().st_mtime_ns for path in kept} == stamps
     assert all(path.is_file() for path in [*features, *slides, run_folder(demo) / "results.md"])
     after = torch.load(weights, weights_only=True)["model"]
     assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-# ---------------------------------------------------------------------------- several sites
-PANCANCER_EPOCHS = 8
-SMALL_SITES = ("GBMLGG", "NSCLC", "RCC")
-
-
-@pytest.fixture(scope="module")
-def pancancer(demo):
-    """The run folder of one model over four sites."""
-    run_demo(demo, PANCANCER="1", NUM_EPOCHS=str(PANCANCER_EPOCHS))
-    return demo / "runs" / "modaltune_gigapath_gene" / "PANCANCER"
-
-
-def test_one_model_over_four_sites(pancancer):
-    assert metric_of(pancancer, "site_accuracy", "overall") >= 0.95
-    assert metric_of(pancancer, "balanced_accuracy", "overall") >= 0.65
-    assert metric_of(pancancer, "concordance_index", "overall") >= 0.65
-    assert metric_of(pancancer / "ood_BLCA", "balanced_accuracy") >= 0.7
-    assert metric_of(pancancer, "zero_shot_balanced_accuracy", "BRCA") >= 0.7
-    assert metric_of(pancancer, "zero_shot_concordance_index", "BRCA") >= 0.6
-    assert 0.0 <= metric_of(pancancer / "ood_BLCA", "zero_shot_balanced_accuracy") <= 1.0
-
-
-def test_sites_learn_from_each_other(pancancer, demo, tmp_path):
-    """Aggressiveness shows alike in all sites, so a small one gains from the others."""
-    gains = {}
-    for site in SMALL_SITES:
-        monkey = pytest.MonkeyPatch()
-        with monkey.context() as patch:
-            patch.setattr(constants, "FEATURES_ROOT", demo / "data/TCGA-extractedfeatures")
-            patch.setattr(constants, "TABLES_ROOT", demo / "data/TCGA-tables")
-            patch.setattr(constants, "SPLITS_ROOT", demo / "splits")
-            train_modaltune.main(
-                [
-                    f"--onco={site}",
-                    f"--pathway_table={demo / 'pathways.csv'}",
-                    f"--backbone_weights={demo / 'weights/prov-gigapath/slide_encoder.pth'}",
-                    f"--model_config={CONFIG}",
-                    f"--output_path={tmp_path / site}",
-                    f"--num_epochs={PANCANCER_EPOCHS}",
-                    "--lr=1e-3",
-                    "--device=cpu",
-                ]
-            )
-        alone = metric_of(tmp_path / site, "concordance_index")
-        gains[site] = metric_of(pancancer, "concordance_index", site) - alone
-    assert max(gains.values()) >= 0, gains
