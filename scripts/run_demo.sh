@@ -16,7 +16,7 @@ ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
 PANCANCER="${PANCANCER:-0}"                             # 1: train on four sites instead of BRCA
 SEED="${SEED:-0}"
 NUM_SEEDS="${NUM_SEEDS:-1}"
-NUM_EPOCHS="${NUM_EPOCHS:-15}"
+NUM_EPOCHS="${NUM_EPOCHS:-$([[ "$PANCANCER" == 1 ]] && echo 10 || echo 15)}"
 LR="${LR:-1e-3}"                                         # small models bear a higher rate than the published 1e-4
 SCALE="${SCALE:-1}"                                     # factor on the number of patients
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
