@@ -4,8 +4,6 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=64G
 #SBATCH --time=96:00:00
-#SBATCH --signal=B:USR1@120
-#SBATCH --requeue
 #SBATCH --output=slurm-%x-%j.out
 #SBATCH --open-mode=append
 #SBATCH --requeue
@@ -25,7 +23,7 @@ GENES="${GENES:-equal}"                                 # equal | union | inters
 GENE_SCALING="${GENE_SCALING:-site}"                    # site | union: within what genes are standardised
 SITE_SAMPLING="${SITE_SAMPLING:-natural}"               # natural | balanced
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
-TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
+TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
 MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
 MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 MODEL_CONFIG="${MODEL_CONFIG:-model_configs/modaltune_${ENCODER}_config.json}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from utils import bootstrap, plots
@@ -244,19 +245,24 @@ def _rows(scores: _Scores, seed: int, prefix: str = "") -> list[dict]:
     for metric, (function, arrays) in intervals.items():
         result = survival if metric == "concordance_index" else subtype
         value = getattr(result, metric)
-        known = not math.isnan(value)
-        low, high = (
-            bootstrap.bootstrap_interval(function, arrays, RESAMPLES, seed) if known else (math.nan, math.nan)
-        )
         rows.append(
             {
                 "metric": prefix + metric,
                 "value": value,
-                "ci_low": low,
-                "ci_high": high,
+                **interval_columns(function, arrays, value, seed),
                 "n": len(result.case_ids),
                 "events": int(survival.events.sum()) if result is survival else math.nan,
-                "reason": "" if known else result.reason or absent,
+                "reason": "" if not math.isnan(value) else result.reason or absent,
             }
         )
     return rows
+
+
+def interval_columns(
+    metric: bootstrap.CountMetric, arrays: Sequence[np.ndarray], value: float, seed: int
+) -> dict[str, float]:
+    """Bootstrap interval of a metric for a result table; NaN where the metric itself is."""
+    if math.isnan(value):
+        return {"ci_low": math.nan, "ci_high": math.nan}
+    low, high = bootstrap.bootstrap_interval(metric, arrays, RESAMPLES, seed)
+    return {"ci_low": low, "ci_high": high}

@@ -22,7 +22,7 @@ from utils import bootstrap, plots
 from utils.embeddings import Embeddings, name_cases
 from utils.probes import SurvivalResult, fit_subtype, fit_survival
 from utils.results import OVERALL
-from utils.test_utils_modaltune import FIGURE_SPLIT, RESAMPLES, ZERO_SHOT, CohortEvaluator
+from utils.test_utils_modaltune import FIGURE_SPLIT, ZERO_SHOT, CohortEvaluator, interval_columns
 from utils.zero_shot import Candidates
 
 logger = logging.getLogger(__name__)
@@ -221,8 +221,5 @@ def _survival_row(result: SurvivalResult, seed: int) -> dict:
 def _interval(
     metric: bootstrap.CountMetric, arrays: tuple, value: float, seed: int, reason: str, cases: int
 ) -> dict:
-    known = not math.isnan(value)
-    low, high = (
-        bootstrap.bootstrap_interval(metric, arrays, RESAMPLES, seed) if known else (math.nan, math.nan)
-    )
-    return {"ci_low": low, "ci_high": high, "n": cases, "reason": "" if known else reason}
+    reason = reason if math.isnan(value) else ""
+    return {**interval_columns(metric, arrays, value, seed), "n": cases, "reason": reason}
