@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from data_utils.encoding_stage import EncodingStage
 from data_utils.feature_store import (
     FeatureFileError,
     FeatureInfo,
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 REPORT_INTERVAL = 30.0
 # Slides that took longer than this get a line in the log, in seconds.
 SLOW_SLIDE = 5.0
+# From this share of the time on, waiting for tiles is worth a hint.
+MUCH_WAITING = 0.1
 
 
 # ---------------------------------------------------------------------------- report
@@ -51,11 +55,18 @@ class SlideResult:
 
 
 class ExtractionReport:
-    """Collects results of slides and keeps ``path`` (CSV) current."""
+    """Collects results of slides and keeps ``path`` (CSV) current.
+
+    Attributes:
+        path: the file.
+        results: one a slide.
+        waiting: share of the time of the extraction in which the encoder waited for tiles.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.results: list[SlideResult] = []
+        self.waiting = 0.0
         self._written = time.monotonic()
 
     def add(self, result: SlideResult) -> None:
@@ -242,9 +253,15 @@ def _extract(
     """Encodes what the loader reads; one feature file a slide."""
     recipe = run.recipe
     loader = tile_loader(batches, recipe, workers, pin_memory=run.device.type == "cuda")
-    with logging_redirect_tqdm(), tqdm(total=len(batches.slides), unit="slide", disable=None) as bar:
-        begin = time.monotonic()
-        for number, of_slide in groupby(loader, key=lambda batch: batch.slide):
+    stage = EncodingStage(run)
+    with (
+        logging_redirect_tqdm(),
+        tqdm(total=len(batches.slides), unit="slide", disable=None) as bar,
+        closing(stage(loader)) as encoded,
+    ):
+        started = begin = time.monotonic()
+        waited = 0.0
+        for number, of_slide in groupby(encoded, key=lambda item: item[0].slide):
             path, plan = batches.slides[number], batches.plans.pop(number)
             tiles, status, reason = len(plan.grid.coords), "done", ""
             meta = FeatureMeta(
@@ -257,18 +274,35 @@ def _extract(
             )
             try:
                 with FeatureWriter(out_dir / f"{path.stem}.h5", run.dim, meta) as writer:
-                    for batch in of_slide:
-                        if batch.pixels is None:
-                            raise SlideError(batch.error)
-                        writer.append(run(batch.pixels), batch.corners)
+                    for batch, features in of_slide:
+                        writer.append(features.result(), batch.corners)
                         bar.set_postfix_str(f"{path.name[:23]} {writer.num_patches}/{tiles} tiles")
             except (SlideError, FeatureFileError) as error:
                 batches.given_up.add(number)
                 status, reason = "failed", str(error)
             seconds = time.monotonic() - begin
-            begin = time.monotonic()
+            waiting = _share(stage.waited - waited, seconds)
+            begin, waited = time.monotonic(), stage.waited
             report.add(SlideResult(path.name, status, tiles, plan.mpp, plan.mpp_assumed, seconds, reason))
             level = logging.INFO if seconds > SLOW_SLIDE else logging.DEBUG
-            logger.log(level, "%s %s: %d tiles in %.1f s", path.name, status, tiles, seconds)
+            logger.log(
+                level,
+                "%s %s: %d tiles in %.1f s, %.0f %% of it waiting for tiles",
+                path.name,
+                status,
+                tiles,
+                seconds,
+                100 * waiting,
+            )
             bar.update(number + 1 - bar.n)
         bar.update(len(batches.slides) - bar.n)
+        report.waiting = _share(stage.waited, time.monotonic() - started)
+    logger.info(
+        "the encoder waited for tiles in %.0f %% of the time%s",
+        100 * report.waiting,
+        f": more --workers (now {workers}) and CPUs would help" if report.waiting > MUCH_WAITING else "",
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, part / max(whole, 1e-9))

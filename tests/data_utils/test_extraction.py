@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,12 +18,13 @@ from torch import nn
 from torchvision import transforms
 
 from data_utils import TCGA_extract_feats_GIGAPATH as gigapath
-from data_utils import extraction, extraction_cli
+from data_utils import encoding_stage, extraction, extraction_cli, slides
 from data_utils.extraction import autocast_dtype, extract_cohort
 from data_utils.extraction_cli import in_shard
 from data_utils.feature_store import FeatureMeta, read_features, write_features
 from data_utils.tile_loading import TileRecipe
 from models.prov_gigapath.tile_encoder import build_tile_encoder
+from tests.data_utils.test_encoding_stage import Immediate
 from tests.data_utils.test_slides import damage, painted, tissue_slide, write_slide
 from utils import constants
 from utils.files import read_json
@@ -307,8 +310,42 @@ def test_report_is_current_while_running(three, monkeypatch):
             seen.append(len(report(path)) if path.exists() else 0)
             return super().forward(images)
 
-    run(three, encoder=Watching())
-    assert seen == [0, 0, 1, 2]
+    run(three, encoder=Watching(), batch_size=2)
+    # The trial, then six batches a slide; the encoder may be three batches ahead of what is written.
+    assert seen == sorted(seen) and seen[6] == 0 and seen[10] == 1 and seen[16] == 2
+
+
+@pytest.mark.parametrize(("reading", "encoding", "hint"), [(0.0, 50.0, False), (50.0, 0.0, True)])
+def test_log_says_how_long_the_encoder_waited_for_tiles(three, monkeypatch, caplog, reading, encoding, hint):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(extraction, "SLOW_SLIDE", 0.0)
+    monkeypatch.setattr(encoding_stage, "ThreadPoolExecutor", Immediate)
+    now = [0.0]
+
+    def pass_time(seconds):
+        now[0] += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(extraction, "time", clock)
+    monkeypatch.setattr(encoding_stage, "time", clock)
+    original = slides.read_tile
+
+    def slow_tile(*args):
+        pass_time(reading)
+        return original(*args)
+
+    class Slow(MeanColour):
+        def forward(self, images):
+            pass_time(encoding)
+            return super().forward(images)
+
+    monkeypatch.setattr(slides, "read_tile", slow_tile)
+    paths = sorted((three / "slides").iterdir())
+    result = extract_cohort(paths, Slow(), RECIPE, three / "out", min_tissue=0.5, batch_size=4)
+    assert result.waiting == pytest.approx(1.0 if hint else 0.0)
+    assert f"the encoder waited for tiles in {100 if hint else 0} % of the time" in caplog.text
+    assert ("more --workers (now 0) and CPUs would help" in caplog.text) == hint
+    assert re.search(r"a.svs done: 12 tiles in \d+.\d s, \d+ % of it waiting for tiles", caplog.text)
 
 
 def test_previews(three):
