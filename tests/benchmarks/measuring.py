@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 YARDSTICK = (4096, 768, 3072)
+Row = dict[str, float | str]
 
 
 def yardstick(device: str = "cpu") -> float:
@@ -40,14 +41,12 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def row(
-    work: Callable[[], object], repeats: int, device: str = "cpu", warm_up: bool = True
-) -> dict[str, float | str]:
+def row(work: Callable[[], object], repeats: int, device: str = "cpu", warm_up: bool = True) -> Row:
     """Median seconds, peak memory of this process (of the GPU where it ran there) and the yardstick."""
     speed = yardstick(device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    result: dict[str, float | str] = {"seconds": median(seconds(work, repeats, device, warm_up))}
+    result: Row = {"seconds": median(seconds(work, repeats, device, warm_up))}
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else process_peak()
     return {**result, "peak_gib": peak, "gflops": speed}
 

@@ -1,36 +1,22 @@
-"""Parts of the pipeline, alone: attention, gene encoder, dataset, Cox probe, tiles of a slide."""
+"""Parts of the computation, alone: attention, gene encoder, Cox probe."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from unittest import mock
 
-import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_utils.datasets import CaseDataset, GeneVectors, PatchOptions
-from data_utils.demo.histology import write_slide
-from data_utils.demo.patients import Slide
-from data_utils.feature_store import FeatureMeta, write_features
-from data_utils.splits import Patient
-from data_utils.tile_loading import BatchList, TileRecipe, plan_slide, tile_loader
 from models.genomic_utils.gene_mixer import PathwayNetworks
 from models.prov_gigapath.dilated_attention import dilated_attention
 from models.prov_gigapath.longnet import PUBLISHED_RATIOS, PUBLISHED_SEGMENTS
-from tests.benchmarks.measuring import row
+from tests.benchmarks.measuring import Row, row
 from tests.benchmarks.training_step import NUM_GENES, published_size_pathways
 from tests.utils.evaluation_data import make_embeddings
-from utils import constants
-from utils.files import read_json
 from utils.probes import fit_survival
 
-Row = dict[str, float | str]
-HIDDEN, PATCHES, SUBSET = 256, 25_000, 4_096
+HIDDEN = 256
 
 
 # ---------------------------------------------------------------------------- attention
@@ -109,68 +95,11 @@ def pathway_networks(ours: bool, repeats: int) -> Row:
     return row(work, repeats)
 
 
-# ---------------------------------------------------------------------------- data
-def _dataset(folder: Path, patches: int, threshold: int | None) -> CaseDataset:
-    """One patient with a slide of ``patches`` patches of 1,536 numbers, float16 on disk."""
-    generator = np.random.default_rng(0)
-    path = folder / "slide.h5"
-    features = generator.standard_normal((patches, 1536), dtype=np.float32)
-    coords = np.stack([np.arange(patches) % 200, np.arange(patches) // 200], axis=1) * 256
-    write_features(path, features, coords, FeatureMeta(256, 256, 0.5, 0.5, "benchmark"))
-    patient = Patient("case-0", "TCGA-0000", "TCGA-TEST", (path,), 0, 1.0, 1)
-    genes = GeneVectors(pd.DataFrame(generator.standard_normal((1, NUM_GENES)), index=["case-0"]))
-    return CaseDataset(
-        [patient], genes, None, None, PatchOptions(threshold=threshold, resample=True), "train"
-    )
-
-
-def dataset_item(patches: int, threshold: int | None, repeats: int) -> Row:
-    """One item; :data:`SUBSET` of its patches where ``threshold`` says so."""
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = _dataset(Path(folder), patches, threshold)
-        result = row(lambda: dataset[0], repeats)
-    count = min(patches, threshold or patches)
-    speed = count / float(result["seconds"])
-    return {**result, "note": f"{speed:,.0f} patches/s, {speed * 1536 * 2 / 1e6:.0f} MB/s of float16"}
-
-
-def dataset_item_without_image(repeats: int) -> Row:
-    """What an item costs beside its image: the patches come from memory."""
-    patches = (np.zeros((1, 1536), dtype=np.float32), np.zeros((1, 2), dtype=np.int64), 256)
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = _dataset(Path(folder), 1, None)
-        with mock.patch.object(dataset, "_read_patches", return_value=patches):
-            return row(lambda: dataset[0], repeats)
-
-
 # ---------------------------------------------------------------------------- evaluation
 def cox_probe(repeats: int) -> Row:
     """Cox on 256 dimensions of 700 patients."""
     cases = make_embeddings(n=700, width=256)
     return row(lambda: fit_survival(cases, 0), repeats)
-
-
-# ---------------------------------------------------------------------------- extraction
-def slide_tiles(workers: int, repeats: int) -> Row:
-    """Planning, reading and decoding all tiles of a painted slide by the recipe of GigaPath's tile encoder."""
-    recipe = TileRecipe.from_config(
-        "gigapath", read_json(constants.CONFIGS_ROOT / "gigapath_tile_encoder.json")
-    )
-    slide = Slide("TCGA-00-0000-01Z-00-DX1", "0", ".", 0, (0.5, 0.5), 0.5, 0.5, True, False, (0.5, 0.5))
-    counts: list[int] = []
-
-    def fail(path: Path, reason: str) -> None:
-        raise RuntimeError(f"{path}: {reason}")
-
-    def read(path: Path) -> None:
-        batches = BatchList([path], lambda p: plan_slide(p, recipe, 0.1), 32, fail)
-        counts.append(sum(len(batch.corners) for batch in tile_loader(batches, recipe, workers, False)))
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "slide.svs"
-        write_slide(slide, path)
-        result = row(lambda: read(path), repeats)
-    return {**result, "note": f"{counts[-1] / float(result['seconds']):.0f} tiles/s, {counts[-1]} tiles"}
 
 
 PARTS: dict[str, Callable[[int], Row]] = {
@@ -186,10 +115,5 @@ PARTS: dict[str, Callable[[int], Row]] = {
     },
     "genes/ours": lambda repeats: pathway_networks(True, repeats),
     "genes/loop": lambda repeats: pathway_networks(False, repeats),
-    "dataset/no-image": lambda repeats: dataset_item_without_image(50 * repeats),
-    f"dataset/{PATCHES}/all": lambda repeats: dataset_item(PATCHES, None, repeats),
-    f"dataset/{PATCHES}/subset-{SUBSET}": lambda repeats: dataset_item(PATCHES, SUBSET, repeats),
     "cox/700x256": cox_probe,
-    "tiles/0-workers": lambda repeats: slide_tiles(0, repeats),
-    "tiles/2-workers": lambda repeats: slide_tiles(2, repeats),
 }

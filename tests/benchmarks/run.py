@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm import tqdm
 
-from tests.benchmarks.parts import PARTS, Row
+from tests.benchmarks import parts, reading
+from tests.benchmarks.measuring import Row
 from tests.benchmarks.training_step import MODELS, whole_model
 
 SIZES = (1024, 4096, 10_000, 25_000)
@@ -36,7 +37,7 @@ def rows(checkpointing: str) -> dict[str, Callable[[int], Row]]:
                         arguments = (encoder, patches, step, dtype, device, checkpointing)
                         name = "/".join(map(str, arguments[:5]))
                         table[name] = lambda repeats, arguments=arguments: whole_model(*arguments, repeats)
-    return {**table, **PARTS}
+    return {**table, **parts.PARTS, **reading.PARTS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
