@@ -20,6 +20,7 @@ from data_utils.case import Case
 from data_utils.extraction import autocast_dtype
 from data_utils.extraction_cli import extraction_parser, in_shard, run_extraction
 from data_utils.feature_store import read_features
+from models.frozen import freeze
 from models.slide_backbone import SlideBackbone, build_backbone
 from models.titan.conch_v1_5 import load_conch_v1_5
 from utils import constants
@@ -103,7 +104,7 @@ def load_slide_encoder(config_path: Path, checkpoint: Path) -> SlideBackbone:
         raise ValueError(f"{config_path}: entry 'slide_encoder' is missing")
     backbone = build_backbone("titan", config["slide_encoder"])
     backbone.load_pretrained(checkpoint)
-    return backbone.requires_grad_(False).eval()
+    return freeze(backbone).eval()
 
 
 def embed_slide(

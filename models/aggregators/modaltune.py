@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.aggregators.registry import DataSpec, register
 from models.configuration import from_mapping
+from models.frozen import freeze
 from models.modalities import MODALITIES, ModalityEncoder
 from models.slide_backbone import SlideBackbone, build_backbone
 from models.vitadapter.interaction import InteractionStage, build_prompt_selfattention, init_linear
@@ -105,7 +106,7 @@ class ModalTune(nn.Module):
         dim = backbone.embed_dim
         self.config, self.num_tasks = config, num_tasks
         self.activation_checkpointing = "auto"
-        self.backbone = backbone.requires_grad_(False)
+        self.backbone = freeze(backbone)
         self.modality_encoders = nn.ModuleDict(modalities)
         self.stages = check_stages(config.interaction_indexes, len(backbone.blocks))
 

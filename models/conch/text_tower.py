@@ -18,6 +18,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from models.configuration import from_mapping
+from models.frozen import freeze
 from models.pretrained import load_strict, read_checkpoint
 from utils.files import read_json
 
@@ -97,7 +98,7 @@ def load_text_tower(config: TextTowerConfig | Mapping[str, Any], checkpoint: str
     state = read_text_state(checkpoint)
     tower = build_text_tower(config)
     load_strict(tower, state, "CONCH's text tower", checkpoint)
-    return tower.eval().requires_grad_(False)
+    return freeze(tower).eval()
 
 
 @torch.inference_mode()

@@ -1,6 +1,8 @@
-"""Dropout that costs little on CPUs: four masks from one random number, kept as booleans."""
+"""Dropout that costs little: cheap masks on CPUs, and no work for residual branches that are dropped."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -40,3 +42,28 @@ class _Masked(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         (mask,) = ctx.saved_tensors
         return (grad * mask).mul_(ctx.scale), None, None
+
+
+class DropPath(nn.Module):
+    """Adds a residual branch to some copies of a batch and leaves it out of the others (Huang et al. 2016).
+
+    Equals ``x + timm.layers.DropPath(drop_prob)(branch(x))``, which computes all copies and multiplies some by zero.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """``x [T, ...]`` plus ``branch``, a function of any number of copies, scaled by ``1 / (1 - drop_prob)``."""
+        if not self.training or self.drop_prob == 0:
+            return x + branch(x)
+        keep = 1 - self.drop_prob
+        # Drawn on the CPU on every device: Python has to know how much there is to compute.
+        kept = (torch.rand(len(x), device="cpu") < keep).nonzero().squeeze(1)
+        if len(kept) == 0:
+            return x
+        if len(kept) == len(x):
+            return torch.add(x, branch(x), alpha=1 / keep)
+        kept = kept.to(x.device)
+        return x.index_add(0, kept, branch(x[kept]).to(x.dtype), alpha=1 / keep)

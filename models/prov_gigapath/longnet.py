@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.prov_gigapath.dilated_attention import dilated_attention
-from models.prov_gigapath.dropout import Dropout
+from models.prov_gigapath.dropout import Dropout, DropPath
 
 PUBLISHED_SEGMENTS = (1024, 5792, 32768, 185363, 1048576)
 PUBLISHED_RATIOS = (1, 2, 4, 8, 16)
@@ -88,12 +87,12 @@ class LongNetLayer(nn.Module):
         self.ffn = FeedForward(dim, ffn_dim)
         self.final_layer_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, L, E] -> [B, L, E]``."""
-        x = x + self.drop_path(self.dropout(self.self_attn(self.self_attn_layer_norm(x))))
-        return x + self.drop_path(self.dropout(self.ffn(self.final_layer_norm(x))))
+        x = self.drop_path(x, lambda kept: self.dropout(self.self_attn(self.self_attn_layer_norm(kept))))
+        return self.drop_path(x, lambda kept: self.dropout(self.ffn(self.final_layer_norm(kept))))
 
 
 class LongNetEncoder(nn.Module):

@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import nn
 
+from models.frozen import freeze
 from models.pretrained import load_strict, read_checkpoint
 from utils import constants
 
@@ -57,4 +58,4 @@ def load_tile_encoder(config: Mapping[str, Any], checkpoint: str | Path | None =
         encoder = build_tile_encoder(config)
     encoder.to_empty(device="cpu")
     load_strict(encoder, state, "the GigaPath tile encoder", path)
-    return encoder.requires_grad_(False).eval()
+    return freeze(encoder).eval()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.configuration import from_mapping
+from models.frozen import freeze
 from models.pretrained import load_strict, read_checkpoint
 from utils import constants
 
@@ -132,4 +133,4 @@ def load_conch_v1_5(config: Mapping[str, Any], checkpoint: str | Path | None = N
         encoder = build_conch_v1_5(config)
     encoder.to_empty(device="cpu")
     load_strict(encoder, state, NAME, path)
-    return encoder.requires_grad_(False).eval()
+    return freeze(encoder).eval()
