@@ -25,11 +25,6 @@ MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides mo
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 # ----
 
-case "$ENCODER" in
-  gigapath) patch_config=demo_gigapath_tile_encoder ;;
-  titan) patch_config=demo_conch_v1_5 ;;
-  *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
-esac
 if [[ "$PANCANCER" == 1 ]]; then
   trained_on=PANCANCER sites=(BRCA GBMLGG NSCLC RCC) submit=submit_modaltune_pancancer.sh
 else
@@ -38,7 +33,8 @@ fi
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$REPO"
-source scripts/setup_env.sh
+source scripts/common.sh
+patch_config="demo_$(per_encoder gigapath_tile_encoder conch_v1_5)"
 
 DEMO_ROOT="${DEMO_ROOT:-$REPO/demo_data}"
 export MODALTUNE_DATA_ROOT="$DEMO_ROOT/data"
@@ -72,8 +68,7 @@ COHORTS=BRCA SITES="${sites[*]}" MODEL_CONFIG="model_configs/demo_modaltune_${EN
 step "5/5 apply to BLCA, which the model has never seen"
 TRAINED_ON="$trained_on" COHORTS=BLCA EXTRA_ARGS="" bash scripts/deploy_OOD_modaltune.sh
 
-name="modaltune_${ENCODER}_${TYPE}_$MISSING"
-run="$MODALTUNE_OUTPUT_ROOT/${name%_drop}/$trained_on"
+run="$(run_root)/$trained_on"
 step "done"
 cat "$run/results.md" "$run/ood_BLCA/results.md"
 echo

@@ -25,28 +25,14 @@ ALLOW_FAILURES="${ALLOW_FAILURES:-0}"                   # slides of a cohort tha
 EXTRA_ARGS="${EXTRA_ARGS:-}"                            # more flags, such as --previews --min_tissue 0.25
 # ----
 
-case "$ENCODER" in
-  gigapath) module=data_utils.TCGA_extract_feats_GIGAPATH ;;
-  titan) module=data_utils.TCGA_extract_feats_TITAN ;;
-  *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
-esac
-
 # sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
-REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-[[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
-cd "$REPO"
-source scripts/setup_env.sh
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[[ -f scripts/common.sh ]] || cd "${SLURM_SUBMIT_DIR:?submit from the repository root}"
+source scripts/common.sh
 
-read -r -a cohorts <<<"$COHORTS"
-if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
-  if ((SLURM_ARRAY_TASK_ID >= ${#cohorts[@]})); then
-    echo "array task $SLURM_ARRAY_TASK_ID: only ${#cohorts[@]} cohorts, nothing to do"
-    exit 0
-  fi
-  cohorts=("${cohorts[$SLURM_ARRAY_TASK_ID]}")
-fi
-
+pick_cohorts
 read -r -a extra <<<"$EXTRA_ARGS"
+module="data_utils.TCGA_extract_feats_$(per_encoder GIGAPATH TITAN)"
 
 for onco in "${cohorts[@]}"; do
   echo "== $onco ($ENCODER)"

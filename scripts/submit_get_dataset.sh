@@ -22,20 +22,11 @@ GENE_CLIP="${GENE_CLIP:-}"                              # e.g. 10 for matrices o
 # ----
 
 # sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
-REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-[[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
-cd "$REPO"
-source scripts/setup_env.sh
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[[ -f scripts/common.sh ]] || cd "${SLURM_SUBMIT_DIR:?submit from the repository root}"
+source scripts/common.sh
 
-read -r -a cohorts <<<"$COHORTS"
-if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
-  if ((SLURM_ARRAY_TASK_ID >= ${#cohorts[@]})); then
-    echo "array task $SLURM_ARRAY_TASK_ID: only ${#cohorts[@]} cohorts, nothing to do"
-    exit 0
-  fi
-  cohorts=("${cohorts[$SLURM_ARRAY_TASK_ID]}")
-fi
-
+pick_cohorts
 genes=()
 [[ "$RNA" == 0 ]] && genes=(--genomics_csv_path none)
 for onco in "${cohorts[@]}"; do

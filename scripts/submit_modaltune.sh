@@ -31,45 +31,24 @@ NUM_EPOCHS="${NUM_EPOCHS:-30}"
 LR="${LR:-1e-4}"
 WORKERS="${WORKERS:-4}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-name="modaltune_${ENCODER}_${TYPE}_$MISSING"
-RUN_NAME="${RUN_NAME:-${name%_drop}}"                    # folder below OUTPUT_ROOT of utils/constants.py
+RUN_NAME="${RUN_NAME:-}"                                # folder below OUTPUT_ROOT; empty: after ENCODER, TYPE, MISSING
 DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
 EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
 # ----
 
-case "$ENCODER" in
-  gigapath) mil_name="longnetvit_${TYPE}_adapter" ;;
-  titan) mil_name="titan_${TYPE}_adapter" ;;
-  *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
-esac
-
 # sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
-REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-[[ -f "$REPO/scripts/setup_env.sh" ]] || REPO="${SLURM_SUBMIT_DIR:?submit from the repository root}"
-cd "$REPO"
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[[ -f scripts/common.sh ]] || cd "${SLURM_SUBMIT_DIR:?submit from the repository root}"
 source scripts/interruptible.sh
-source scripts/setup_env.sh
+source scripts/common.sh
 
-read -r -a cohorts <<<"$COHORTS"
-if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
-  if ((SLURM_ARRAY_TASK_ID >= ${#cohorts[@]})); then
-    echo "array task $SLURM_ARRAY_TASK_ID: only ${#cohorts[@]} cohorts, nothing to do"
-    exit 0
-  fi
-  cohorts=("${cohorts[$SLURM_ARRAY_TASK_ID]}")
-fi
-read -r -a extra <<<"$EXTRA_ARGS"
-output_root="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_ROOT)')"
+pick_cohorts
+set_training_flags
+runs="$(run_root)"
 
 for onco in "${cohorts[@]}"; do
   echo "== $onco"
-  flags=(--onco "$onco" --output_path "$output_root/$RUN_NAME/$onco"
-    --mil_name "$mil_name" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL"
-    --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT"
-    --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
-    --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
-  if [[ "$DOCTOR" == 1 ]]; then
-    python -m utils.doctor "${flags[@]}"
-  fi
+  flags=(--onco "$onco" --output_path "$runs/$onco" "${training_flags[@]}")
+  check_files "${flags[@]}"
   run_interruptible python train_modaltune.py "${flags[@]}"
 done

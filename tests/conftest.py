@@ -13,6 +13,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(scope="module")
+def quick_runs():
+    """The evaluations of all runs of a module take no time."""
+    from tests.small_runs import quick_evaluation  # not every test needs what it imports
+
+    with quick_evaluation():
+        yield
+
+
 @pytest.fixture
 def tiny_config():
     """A ModalTune config small enough for loops; heads do not divide by every ratio."""

@@ -25,23 +25,13 @@ import train_modaltune
 from tests.forked import finish, run_ranks, start
 from tests.small_cohort import make_small_cohort
 from tests.soak import kill_resume
-from utils import checkpoint, constants, plots, test_utils_modaltune
+from utils import checkpoint, constants
 from utils.run_lock import run_lock
 from utils.trainer import LAST_CHECKPOINT, Trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*")
+pytestmark = [pytest.mark.usefixtures("quick_runs"), pytest.mark.filterwarnings("ignore:.*fork.*")]
 
 DOCUMENT = constants.REPO_ROOT / "docs" / "RELIABILITY.md"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """Few bootstrap resamples and no figures; all of them have tests of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_utils_modaltune, "RESAMPLES", 5)
-        for name in ("roc", "confusion", "kaplan_meier", "training_curves"):
-            patch.setattr(plots, name, lambda *args, **options: 0.5)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +53,7 @@ def flags(cohort, output, **changes):
 
 
 @pytest.fixture(scope="module")
-def whole(original, tmp_path_factory, quick):
+def whole(original, tmp_path_factory, quick_runs):
     """A run that met no fault."""
     output = tmp_path_factory.mktemp("whole") / "run"
     train_modaltune.main(flags(original, output))

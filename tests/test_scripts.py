@@ -1,6 +1,7 @@
 """The submit scripts with a stand-in for Python: what they call, and what they do with signals."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +13,9 @@ from utils import constants
 
 SCRIPTS = constants.REPO_ROOT / "scripts"
 NASTY = "BRCA;touch${IFS}executed $(touch${IFS}executed) `touch${IFS}executed` ../../x a|b"
+
+PER_COHORT = ("submit_extract_patches", "submit_get_dataset", "submit_modaltune", "submit_modaltune_ddp")
+ON_A_CLUSTER = (*PER_COHORT, "submit_modaltune_pancancer", "deploy_OOD_modaltune")
 
 
 @pytest.fixture
@@ -58,16 +62,7 @@ def training(tmp_path, status):
     )
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "submit_extract_patches",
-        "submit_get_dataset",
-        "submit_modaltune",
-        "submit_modaltune_ddp",
-        "deploy_OOD_modaltune",
-    ],
-)
+@pytest.mark.parametrize("script", [*PER_COHORT, "deploy_OOD_modaltune"])
 def test_cohort_names_are_never_executed(call, tmp_path, script):
     process = call(f"{script}.sh", "", COHORTS=NASTY, EXTRA_ARGS="", MODALTUNE_OUTPUT_ROOT=str(tmp_path))
     assert process.wait(60) == 0
@@ -77,6 +72,68 @@ def test_cohort_names_are_never_executed(call, tmp_path, script):
         if name != "BRCA":
             with pytest.raises(ValueError, match="is no name of a cohort"):
                 load_cohort(name)
+
+
+@pytest.mark.parametrize("script", ON_A_CLUSTER)
+def test_the_copy_that_slurm_runs_finds_the_repository(call, tmp_path, script):
+    copy = tmp_path / "spool" / "job4711" / "slurm_script"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(SCRIPTS / f"{script}.sh", copy)
+    assert call(copy, "").wait(60) != 0
+    assert "submit from the repository root" in (tmp_path / "stderr").read_text()
+    shutil.rmtree(tmp_path / "bin")
+    process = call(copy, f'pwd >>"{tmp_path}/folders"', SLURM_SUBMIT_DIR=str(constants.REPO_ROOT))
+    assert process.wait(60) == 0
+    assert set((tmp_path / "folders").read_text().splitlines()) == {str(constants.REPO_ROOT)}
+
+
+@pytest.mark.parametrize("script", ON_A_CLUSTER)
+def test_an_unknown_encoder_stops_before_anything_is_called(call, tmp_path, script):
+    assert call(f"{script}.sh", "", ENCODER="uni").wait(60) == 2
+    assert "unknown ENCODER=uni; there are gigapath and titan" in (tmp_path / "stderr").read_text()
+    assert not calls(tmp_path, "")
+
+
+@pytest.mark.parametrize("script", PER_COHORT)
+@pytest.mark.parametrize(("task", "cohort"), [("0", "BRCA"), ("1", "RCC"), ("2", None)])
+def test_an_array_task_takes_its_cohort(call, tmp_path, script, task, cohort):
+    process = call(f"{script}.sh", "", COHORTS="BRCA RCC", SLURM_ARRAY_TASK_ID=task)
+    assert process.wait(60) == 0
+    named = {line.split("--onco ")[1].split()[0] for line in calls(tmp_path, "--onco")}
+    assert named == ({cohort} if cohort else set())
+
+
+@pytest.mark.parametrize(
+    ("variables", "name", "mil_name"),
+    [
+        ({}, "modaltune_gigapath_gene", "longnetvit_gene_adapter"),
+        (
+            {"ENCODER": "titan", "TYPE": "gene_clinical", "MISSING": "learned"},
+            "modaltune_titan_gene_clinical_learned",
+            "titan_gene_clinical_adapter",
+        ),
+        ({"RUN_NAME": "mine"}, "mine", "longnetvit_gene_adapter"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("script", "suffix"),
+    [
+        ("submit_modaltune", ""),
+        ("submit_modaltune_ddp", "_ddp"),
+        ("submit_modaltune_pancancer", ""),
+        ("deploy_OOD_modaltune", ""),
+    ],
+)
+def test_runs_are_named_after_their_model(call, tmp_path, script, suffix, variables, name, mil_name):
+    same = {"COHORTS": "BRCA", "NAME": "BRCA", "EXTRA_ARGS": "--lr 7"}
+    process = call(f"{script}.sh", '[[ "$1" != -c ]] || echo /runs', **same, **variables)
+    assert process.wait(60) == 0
+    checked, run = calls(tmp_path, "--onco")
+    folder = f"/runs/{name if name == 'mine' else name + suffix}/BRCA"
+    for line in (checked, run):
+        assert f" --output_path {folder} " in line and f" --mil_name {mil_name} " in line
+        assert line.endswith(" --lr 7")  # the user's flags win, because they come last
+    assert "utils.doctor" in checked and "train_modaltune" in run
 
 
 def test_a_job_at_its_time_limit_saves_and_requeues_itself(call, tmp_path):

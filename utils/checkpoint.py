@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,43 @@ def load_weights(path: str | Path) -> dict[str, Any]:
         logger.info("%s is a checkpoint of the published code", path)
         return {"model": from_published(content)}
     raise ValueError(f"{path} is no ModalTune checkpoint; its first entries are {list(content)[:5]}")
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """Weights that are evaluated, read once: their file, and what :func:`load_weights` found in it."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> TrainedWeights:
+        """Reads a file.
+
+        Raises:
+            FileNotFoundError, ValueError: as :func:`load_weights`.
+        """
+        return cls(path, load_weights(path))
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What they say of their training; those of the published code say nothing."""
+        return self.content.get("run", {})
+
+    @property
+    def have_projector(self) -> bool:
+        """Whether the text projector is among them; it is not in those of the published code."""
+        return "objective" in self.content
+
+    def load_into(self, model: nn.Module, objective: nn.Module) -> None:
+        """Loads the trainable parameters and, where there is one, the text projector.
+
+        Raises:
+            ValueError: as :func:`check_trainable`.
+        """
+        load_trainable(model, self.content["model"], self.path)
+        if self.have_projector:
+            objective.load_state_dict(self.content["objective"])
 
 
 def clean(source: Path, target: Path) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,7 +12,8 @@ from torch import nn
 from data_utils.clinical import ClinicalCodes
 from data_utils.genes import PathwayGroups
 from models.aggregators import DataSpec, build_aggregator, modalities_of
-from utils import checkpoint, constants
+from utils import constants
+from utils.checkpoint import TrainedWeights
 from utils.cohort_data import CohortData, Splits
 from utils.files import read_json
 
@@ -75,7 +75,7 @@ def input_shapes(mil_name: str, data: CohortData) -> dict[str, list[int | None]]
 
 
 def clinical_codes(
-    weights: Path | None, patients: Splits, config: Mapping[str, Any], data: CohortData
+    weights: TrainedWeights | None, patients: Splits, config: Mapping[str, Any], data: CohortData
 ) -> ClinicalCodes | None:
     """The codes of a training on ``patients``, or those of trained weights.
 
@@ -86,8 +86,8 @@ def clinical_codes(
         return None
     if weights is None:
         return data.fit_codes(patients)
-    stored = checkpoint.load_weights(weights).get("run", {}).get("clinical_codes")
-    return None if stored is None else ClinicalCodes.from_dict(stored, weights)
+    stored = weights.run.get("clinical_codes")
+    return None if stored is None else ClinicalCodes.from_dict(stored, weights.path)
 
 
 def model_spec(config: Mapping[str, Any], pathways: PathwayGroups, num_tasks: int) -> DataSpec:

@@ -28,7 +28,8 @@ from data_utils.genes import PathwayGroups
 from data_utils.splits import Patient
 from models.aggregators import modalities_of
 from models.compilation import compile_parts
-from utils import checkpoint, constants
+from utils import constants
+from utils.checkpoint import TrainedWeights
 from utils.cohort_data import CohortData, Splits
 from utils.devices import pick_device
 from utils.distillation import TextDistillation
@@ -59,7 +60,7 @@ class Job:
     folder: Path
     seed: int
     patients: Splits
-    weights: Path | None = None
+    weights: TrainedWeights | None = None
 
 
 def run(args: argparse.Namespace, make_evaluator: EvaluatorFactory) -> pd.DataFrame:
@@ -82,8 +83,9 @@ def run(args: argparse.Namespace, make_evaluator: EvaluatorFactory) -> pd.DataFr
 def _run(
     args: argparse.Namespace, make_evaluator: EvaluatorFactory, output: Path, group: Group
 ) -> pd.DataFrame:
-    weights = find_weights(args.eval_weights) if args.eval_only else []
-    trained = checkpoint.load_weights(weights[0]).get("run", {}) if weights else {}
+    files = find_weights(args.eval_weights) if args.eval_only else []
+    weights = [TrainedWeights.read(path) for path in files]
+    trained = weights[0].run if weights else {}
     config = model_config(args, trained)
     pathways = PathwayGroups.from_dict(trained["pathways"]) if trained else None
     data = CohortData.read(args, pathways)
@@ -174,10 +176,7 @@ def _run_job(
         with Tracker(job.folder, args.wandb_mode, settings, rows, silent=not group.is_main) as tracker:
             trainer.fit(datasets["fit"], datasets["train"], datasets["val"], tracker)
     else:
-        weights = checkpoint.load_weights(job.weights)
-        checkpoint.load_trainable(model, weights["model"], job.weights)
-        if "objective" in weights:
-            objective.load_state_dict(weights["objective"])
+        job.weights.load_into(model, objective)
     _report(trainer, datasets, job, args)
 
 
@@ -200,8 +199,8 @@ def _candidates(trainer: Trainer, job: Job, args: argparse.Namespace) -> dict[st
     if args.candidate_location is None:
         logger.info("no candidate sentences (--candidate_location): nothing is evaluated zero-shot")
         return None
-    if job.weights is not None and "objective" not in checkpoint.load_weights(job.weights):
-        logger.warning("%s holds no text projector: nothing is evaluated zero-shot", job.weights)
+    if job.weights is not None and not job.weights.have_projector:
+        logger.warning("%s holds no text projector: nothing is evaluated zero-shot", job.weights.path)
         return None
     return read_candidates(args.candidate_location, trainer.objective)
 
@@ -217,22 +216,20 @@ def _trainings(output: Path, args: argparse.Namespace, data: CohortData) -> Iter
 
 
 def _evaluations(
-    output: Path, args: argparse.Namespace, data: CohortData, weights: list[Path]
+    output: Path, args: argparse.Namespace, data: CohortData, weights: list[TrainedWeights]
 ) -> Iterator[Job]:
-    for path in weights:
-        trained = checkpoint.load_weights(path).get("run", {})
-        seen = set(trained.get("train_cases", ())) & {p.case_id for p in data.patients["test"]}
+    for trained in weights:
+        seen = set(trained.run.get("train_cases", ())) & {p.case_id for p in data.patients["test"]}
         if seen:
             raise ValueError(
-                f"{path} was trained on {len(seen)} patients of {args.test_json}, such as {sorted(seen)[:3]}; "
+                f"{trained.path} was trained on {len(seen)} patients of {args.test_json}, such as {sorted(seen)[:3]}; "
                 "pass the split files (the fold) it was trained with"
             )
-        seed = trained.get("seed", args.seed)
+        seed = trained.run.get("seed", args.seed)
         # Folders keep the names they have below the run folder that is evaluated.
-        below = (
-            path.parent.relative_to(args.eval_weights) if args.eval_weights.is_dir() else Path(f"seed_{seed}")
-        )
-        yield Job(output / below, seed, data.patients, path)
+        folder = trained.path.parent
+        below = folder.relative_to(args.eval_weights) if args.eval_weights.is_dir() else Path(f"seed_{seed}")
+        yield Job(output / below, seed, data.patients, trained)
 
 
 def find_weights(path: Path) -> list[Path]:

@@ -30,7 +30,8 @@ import torch
 import train_modaltune
 from tests.forked import finish, start
 from tests.small_cohort import SmallCohort, make_small_cohort
-from utils import checkpoint, constants, plots, test_utils_modaltune
+from tests.small_runs import quick_evaluation
+from utils import checkpoint, constants
 from utils.embeddings import Embeddings
 from utils.files import setup_logging
 from utils.signals import EXIT_INTERRUPTED
@@ -50,13 +51,11 @@ def train(cohort: SmallCohort, output: Path, workers: int = 0, minutes: float = 
         os.dup2(log.fileno(), sys.stderr.fileno())
     logging.disable()
     torch.set_num_threads(1)
-    test_utils_modaltune.RESAMPLES = 5
-    for name in ("roc", "confusion", "kaplan_meier", "training_curves"):
-        setattr(plots, name, lambda *args, **options: 0.5)
     flags = cohort.flags(
         output, num_epochs=3, num_tasks=1, gc=3, checkpoint_minutes=minutes, workers=workers, threshold=6
     )
-    train_modaltune.main(flags)
+    with quick_evaluation():
+        train_modaltune.main(flags)
 
 
 def assert_same(one: object, other: object, place: str) -> None:

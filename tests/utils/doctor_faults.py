@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from tests.small_cohort import MODEL_CONFIG, SmallCohort
+from tests.small_runs import TITAN_CONFIG
 from utils import doctor
 from utils.diagnosis.report import Finding
 
@@ -68,9 +69,7 @@ class Subject:
         torch.save(content, path)
 
     def titan(self) -> None:
-        slide_encoder = {"in_dim": 10, "embed_dim": 24, "depth": 2, "num_heads": 3, "pooler_heads": 3}
-        config = {**MODEL_CONFIG, "slide_encoder": slide_encoder}
-        self.cohort.model_config.write_text(json.dumps(config))
+        self.cohort.model_config.write_text(json.dumps(TITAN_CONFIG))
         self.flags |= {"mil_name": "titan_gene_adapter", "random_backbone": True, "backbone_weights": None}
 
     def evaluate(self) -> None:

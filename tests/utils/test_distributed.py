@@ -15,22 +15,12 @@ from torch import nn
 import train_modaltune
 from tests.forked import finish, run_ranks, start_ranks
 from tests.small_cohort import MODEL_CONFIG, make_small_cohort
-from utils import checkpoint, constants, plots, test_utils_modaltune
+from utils import checkpoint, constants
 from utils.distributed import Group, process_group
 from utils.embeddings import Embeddings
 from utils.trainer import BEST_WEIGHTS, LAST_CHECKPOINT, Trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """Few bootstrap resamples and no figures."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_utils_modaltune, "RESAMPLES", 20)
-        for name in ("roc", "confusion", "kaplan_meier", "training_curves"):
-            patch.setattr(plots, name, lambda *args, **options: 0.5)
-        yield
+pytestmark = [pytest.mark.usefixtures("quick_runs"), pytest.mark.filterwarnings("ignore:.*fork.*")]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +109,7 @@ def embeddings(folder: Path, split: str) -> Embeddings:
 
 
 @pytest.fixture(scope="module")
-def alone(cohort, tmp_path_factory, quick):
+def alone(cohort, tmp_path_factory, quick_runs):
     """One process that accumulates over four cases."""
     output = tmp_path_factory.mktemp("alone") / "run"
     train_modaltune.main(cohort.flags(output, gc=4))

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from data_utils.genes import PathwayGroups
 from models.aggregators import DataSpec, build_aggregator
 from tests.small_cohort import MODEL_CONFIG, PATHWAYS, SmallCohort, make_small_cohort
+from tests.small_runs import small_model
 from tests.utils.doctor_faults import EVERYTHING, FAULTS, Subject
 from utils import checkpoint, constants, doctor
 from utils.diagnosis import environment
@@ -26,8 +27,7 @@ def sound(tmp_path_factory):
     """A cohort without faults, with slide-encoder weights and trained weights."""
     root = tmp_path_factory.mktemp("sound")
     cohort = make_small_cohort(root, train=24, val=14, test=14)
-    torch.manual_seed(0)
-    model = build_aggregator("longnetvit_gene_adapter", MODEL_CONFIG, DataSpec(tuple(PATHWAYS.values()), 3))
+    model = small_model()
     torch.save({"model": model.backbone.vit.state_dict()}, root / "slide_encoder.pth")
     run = {
         "mil_name": "longnetvit_gene_adapter",
@@ -162,8 +162,7 @@ def test_a_cohort_of_nothing_but_slides(subject):
     subject.evaluate()
     subject.flags["genomics_csv_path"] = "none"
     assert any(f.level == "error" and "genomics_csv_path" in f.what for f in subject.findings())
-    spec = DataSpec(tuple(PATHWAYS.values()), 3, missing="learned")
-    model = build_aggregator("longnetvit_gene_adapter", MODEL_CONFIG, spec)
+    model = small_model(missing="learned")
 
     def learn(content):
         content["model"] = checkpoint.trainable_state(model)

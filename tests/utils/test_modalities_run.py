@@ -10,29 +10,17 @@ import torch
 
 import train_modaltune
 from data_utils.clinical import ClinicalCodes, RawClinical, read_clinical_table
-from models.aggregators import DataSpec, build_aggregator
-from tests.small_cohort import MODEL_CONFIG, PATHWAYS, make_small_cohort
-from utils import checkpoint, constants, plots, test_utils_modaltune
+from tests.small_cohort import make_small_cohort
+from tests.small_runs import save_as_published, small_model
+from utils import checkpoint, constants
 from utils.embeddings import Embeddings
 from utils.files import write_json
-from utils.trainer import BEST_WEIGHTS, set_seed
+from utils.trainer import BEST_WEIGHTS
 
-GENES = "longnetvit_gene_adapter"
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 CLINICAL = "longnetvit_gene_clinical_adapter"
 EVERYTHING = "longnetvit_gene_clinical_vectors_adapter"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """One thread, few bootstrap resamples and no figures; all of them have tests of their own."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_utils_modaltune, "RESAMPLES", 20)
-        for name in ("roc", "confusion", "kaplan_meier", "training_curves"):
-            patch.setattr(plots, name, lambda *args, **options: 0.5)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +30,7 @@ def cohort(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def clinical_run(cohort, tmp_path_factory, quick):
+def clinical_run(cohort, tmp_path_factory, quick_runs):
     output = tmp_path_factory.mktemp("clinical")
     train_modaltune.main(
         cohort.flags(output, mil_name=CLINICAL, clinical_location=cohort.clinical_values, num_epochs=1)
@@ -51,7 +39,7 @@ def clinical_run(cohort, tmp_path_factory, quick):
 
 
 @pytest.fixture(scope="module")
-def learned_run(cohort, tmp_path_factory, quick):
+def learned_run(cohort, tmp_path_factory, quick_runs):
     output = tmp_path_factory.mktemp("learned") / "run"
     flags = {"missing_modalities": "learned", "modality_dropout": 0.4, "num_epochs": 2}
     tables = {"clinical_location": cohort.clinical_values, "vectors_location": cohort.vectors}
@@ -106,13 +94,8 @@ def test_tensors_with_the_same_codes_give_the_same_numbers(clinical_run, cohort,
 
 
 def test_published_clinical_weights_need_features_with_their_codes(clinical_run, cohort, tmp_path, caplog):
-    set_seed(0)
-    model = build_aggregator(CLINICAL, MODEL_CONFIG, DataSpec(tuple(PATHWAYS.values()), 3))
     weights = clinical_run / "seed_0" / BEST_WEIGHTS
-    checkpoint.load_trainable(model, checkpoint.load_weights(weights)["model"], weights)
-    published = tmp_path / "published.pt"
-    sizes = [len(group) for group in PATHWAYS.values()]
-    checkpoint.save(published, checkpoint.to_published(model.state_dict(), sizes))
+    published = save_as_published(weights, tmp_path / "published.pt", CLINICAL)
     flags = {"mil_name": CLINICAL, "eval_only": True, "eval_weights": published}
     with pytest.raises(ValueError, match="the trained weights hold no clinical codes"):
         train_modaltune.main(cohort.flags(tmp_path / "no", clinical_location=cohort.clinical_values, **flags))
@@ -211,9 +194,8 @@ def test_the_complete_part_is_scored_by_the_same_probes(learned_run):
 
 def test_learned_tokens_learn_and_are_saved(learned_run):
     content = checkpoint.load_weights(learned_run / "seed_0" / BEST_WEIGHTS)
-    set_seed(0)
-    spec = DataSpec(tuple(PATHWAYS.values()), 3, {"vectors": (2, 5)}, "learned")
-    initial = checkpoint.trainable_state(build_aggregator(EVERYTHING, MODEL_CONFIG, spec))
+    model = small_model(EVERYTHING, shapes={"vectors": (2, 5)}, missing="learned")
+    initial = checkpoint.trainable_state(model)
     assert content["model"].keys() == initial.keys()
     for name in ("genes", "clinical", "vectors"):
         key = f"absent_tokens.{name}"

@@ -11,29 +11,18 @@ import pytest
 import torch
 
 import train_modaltune
-from models.aggregators import DataSpec, build_aggregator
 from models.compilation import check_compiler
 from tests.small_cohort import MODEL_CONFIG, PATHWAYS, make_small_cohort
-from utils import checkpoint, constants, plots, test_utils_modaltune
+from tests.small_runs import save_as_published, small_model
+from utils import checkpoint, constants
 from utils import run as run_module
 from utils.embeddings import Embeddings
 from utils.run import find_weights, git_commit, versions
-from utils.trainer import BEST_WEIGHTS, LAST_CHECKPOINT, Trainer, set_seed
+from utils.trainer import BEST_WEIGHTS, LAST_CHECKPOINT, Trainer
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 CLINICAL = "longnetvit_gene_clinical_adapter"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """One thread, few bootstrap resamples and no figures; all of them have tests of their own."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_utils_modaltune, "RESAMPLES", 20)
-        for name in ("roc", "confusion", "kaplan_meier", "training_curves"):
-            patch.setattr(plots, name, lambda *args, **options: 0.5)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +31,7 @@ def cohort(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(cohort, tmp_path_factory, quick):
+def trained(cohort, tmp_path_factory, quick_runs):
     """A finished run of two epochs. Tests that change it copy it first."""
     output = tmp_path_factory.mktemp("trained") / "run"
     train_modaltune.main(cohort.flags(output))
@@ -115,10 +104,8 @@ def test_best_weights_hold_projector_pathways_and_settings(trained):
 
 
 def test_adapters_learned_and_the_slide_encoder_did_not(trained):
-    set_seed(0)
-    model = build_aggregator("longnetvit_gene_adapter", MODEL_CONFIG, DataSpec(tuple(PATHWAYS.values()), 3))
     state = checkpoint.load(trained / "seed_0" / LAST_CHECKPOINT)["model"]
-    initial = checkpoint.trainable_state(model)
+    initial = checkpoint.trainable_state(small_model())
     assert state.keys() == initial.keys() and not any(name.startswith("backbone.") for name in state)
     unchanged = [name for name in state if torch.equal(state[name], initial[name])]
     assert not unchanged
@@ -299,36 +286,32 @@ def test_folds_train_on_other_patients_and_test_everyone(cohort, tmp_path):
 
 
 # ---------------------------------------------------------------------------- evaluation
-def test_evaluating_the_run_folder_reproduces_its_numbers(trained, cohort, tmp_path):
+def test_evaluating_the_run_folder_reproduces_its_numbers(trained, cohort, tmp_path, monkeypatch):
+    opened = []
+    load = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda path: opened.append(path) or load(path))
     flags = cohort.flags(
         tmp_path, eval_only=True, eval_weights=trained, eval_name="again", text_location=None
     )
     train_modaltune.main(flags)
     assert report(tmp_path / "again" / "seed_0") == report(trained / "seed_0")
+    assert opened == [trained / "seed_0" / BEST_WEIGHTS]
     assert "**weights**" in (tmp_path / "again" / "results.md").read_text()
     assert not list((tmp_path / "again").rglob("*.pt"))
 
 
-def published_layout(trained, path):
-    """The weights of a run as the published code would have saved them, slide encoder included."""
-    set_seed(0)
-    model = build_aggregator("longnetvit_gene_adapter", MODEL_CONFIG, DataSpec(tuple(PATHWAYS.values()), 3))
-    weights = trained / "seed_0" / BEST_WEIGHTS
-    checkpoint.load_trainable(model, checkpoint.load_weights(weights)["model"], weights)
-    sizes = [len(group) for group in PATHWAYS.values()]
-    checkpoint.save(path, checkpoint.to_published(model.state_dict(), sizes))
-    return path
-
-
 @pytest.mark.parametrize("converted", [False, True])
-def test_a_published_checkpoint_gives_the_same_numbers(trained, cohort, tmp_path, converted):
-    weights = published_layout(trained, tmp_path / "published.pt")
+def test_a_published_checkpoint_gives_the_same_numbers(trained, cohort, tmp_path, caplog, converted):
+    weights = save_as_published(trained / "seed_0" / BEST_WEIGHTS, tmp_path / "published.pt")
     if converted:
         checkpoint.main(["convert", str(weights), str(tmp_path / "ours.pt")])
         weights = tmp_path / "ours.pt"
-    flags = cohort.flags(tmp_path / "eval", eval_only=True, eval_weights=weights, seed=0)
-    train_modaltune.main(flags)
+    torch.save({}, tmp_path / "candidates.pt")
+    flags = {"eval_only": True, "eval_weights": weights, "candidate_location": tmp_path / "candidates.pt"}
+    with caplog.at_level(logging.WARNING):
+        train_modaltune.main(cohort.flags(tmp_path / "eval", seed=0, **flags))
     assert report(tmp_path / "eval" / "seed_0") == report(trained / "seed_0")
+    assert f"{weights} holds no text projector: nothing is evaluated zero-shot" in caplog.text
 
 
 def test_a_new_cohort_is_embedded_with_the_trained_pathways(trained, tmp_path, caplog):
@@ -464,9 +447,7 @@ def test_missing_slide_encoder_weights_are_an_error(cohort, tmp_path):
 
 def test_official_slide_encoder_weights_are_used(trained, cohort, tmp_path):
     """The weights of the random encoder, saved in the official layout, give the same run."""
-    set_seed(0)
-    model = build_aggregator("longnetvit_gene_adapter", MODEL_CONFIG, DataSpec(tuple(PATHWAYS.values()), 3))
-    torch.save({"model": model.backbone.vit.state_dict()}, tmp_path / "slide_encoder.pth")
+    torch.save({"model": small_model().backbone.vit.state_dict()}, tmp_path / "slide_encoder.pth")
     flags = {"random_backbone": None, "backbone_weights": tmp_path / "slide_encoder.pth"}
     train_modaltune.main(
         cohort.flags(tmp_path / "eval", eval_only=True, eval_weights=trained, seed=5, **flags)

@@ -12,54 +12,36 @@ from safetensors.torch import save_file
 import train_modaltune
 from data_utils.feature_store import FeatureMeta, read_features, write_features
 from models.slide_backbone import build_backbone
-from tests.small_cohort import IN_DIM, MODEL_CONFIG, make_small_cohort
-from utils import checkpoint, constants, plots, test_utils_modaltune
+from tests.small_cohort import make_small_cohort
+from tests.small_runs import TITAN_CONFIG, TITAN_ENCODER
+from utils import checkpoint, constants
 from utils.arguments import parse_args
 from utils.files import write_json
 from utils.trainer import BEST_WEIGHTS
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
+
 NAME = "titan_gene_adapter"
-ENCODER = {
-    "in_dim": IN_DIM,
-    "embed_dim": 24,
-    "depth": 2,
-    "num_heads": 3,
-    "pooler_heads": 2,
-    "pooler_queries": 2,
-}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """One thread, few bootstrap resamples and no figures."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_utils_modaltune, "RESAMPLES", 20)
-        for name in ("roc", "confusion", "kaplan_meier", "training_curves"):
-            patch.setattr(plots, name, lambda *args, **options: 0.5)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     cohort = make_small_cohort(tmp_path_factory.mktemp("cohort"))
-    write_json(cohort.model_config, {**MODEL_CONFIG, "slide_encoder": ENCODER, "token_agg": "cat"})
+    write_json(cohort.model_config, TITAN_CONFIG)
     return cohort
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     torch.manual_seed(5)
-    state = build_backbone("titan", ENCODER).vit.state_dict()
+    state = build_backbone("titan", TITAN_ENCODER).vit.state_dict()
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     save_file({f"vision_encoder.{name}": value.contiguous() for name, value in state.items()}, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def trained(cohort, weights, tmp_path_factory, quick):
+def trained(cohort, weights, tmp_path_factory, quick_runs):
     output = tmp_path_factory.mktemp("trained") / "run"
     flags = cohort.flags(output, mil_name=NAME, random_backbone=None, backbone_weights=weights)
     train_modaltune.main(flags)

@@ -1,0 +1,52 @@
+"""What tests of whole runs share: small models, weights as others save them, evaluations that take no time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.aggregators import DataSpec, build_aggregator
+from models.aggregators.modaltune import ModalTune
+from tests.small_cohort import IN_DIM, MODEL_CONFIG, PATHWAYS
+from utils import checkpoint, plots, test_utils_modaltune
+from utils.trainer import set_seed
+
+GENES = "longnetvit_gene_adapter"
+TITAN_ENCODER = {
+    "in_dim": IN_DIM,
+    "embed_dim": 24,
+    "depth": 2,
+    "num_heads": 3,
+    "pooler_heads": 2,
+    "pooler_queries": 2,
+}
+TITAN_CONFIG = {**MODEL_CONFIG, "slide_encoder": TITAN_ENCODER, "token_agg": "cat"}
+
+
+@contextmanager
+def quick_evaluation(resamples: int = 5) -> Iterator[None]:
+    """Few bootstrap resamples and no figures; all of them have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(test_utils_modaltune, "RESAMPLES", resamples)
+        for name in ("roc", "confusion", "kaplan_meier", "training_curves"):
+            patch.setattr(plots, name, lambda *args, **options: 0.5)
+        yield
+
+
+def small_model(mil_name: str = GENES, **spec: Any) -> ModalTune:
+    """The model of ``MODEL_CONFIG`` as a training with seed 0 begins with it; ``spec``: more of its DataSpec."""
+    set_seed(0)
+    return build_aggregator(mil_name, MODEL_CONFIG, DataSpec(tuple(PATHWAYS.values()), 3, **spec))
+
+
+def save_as_published(weights: Path, path: Path, mil_name: str = GENES) -> Path:
+    """Writes the weights of a run to ``path`` as the published code would have, slide encoder included."""
+    model = small_model(mil_name)
+    checkpoint.load_trainable(model, checkpoint.load_weights(weights)["model"], weights)
+    sizes = [len(group) for group in PATHWAYS.values()]
+    checkpoint.save(path, checkpoint.to_published(model.state_dict(), sizes))
+    return path
