@@ -46,6 +46,11 @@ class SlideBackbone(nn.Module, ABC):
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks, in order."""
 
+    @property
+    def feed_forwards(self) -> Sequence[nn.Module]:
+        """The feed-forward networks of the blocks, if ``--compile`` may compile them: no random numbers."""
+        return ()
+
     @abstractmethod
     def embed(self, case: Case, num_tasks: int) -> tuple[Tensor, Tensor, Any]:
         """Embeds a case once for all tasks.

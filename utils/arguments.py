@@ -198,6 +198,12 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         default="auto",
         help="compute stages again in the backward pass; auto: where a case would not fit otherwise",
     )
+    compute.add_argument(
+        "--compile",
+        action="store_true",
+        help="fuse element-wise work with torch.compile, meant for GPUs (needs Triton and a C compiler; on CPUs "
+        "a C++ compiler, and it takes as long as without)",
+    )
 
     output = parser.add_argument_group("output")
     output.add_argument("--output_path", type=Path, required=output_required, help="run folder")

@@ -22,6 +22,7 @@ FREE_ARGUMENTS = {
     "max_skipped",
     "resume",
     "activation_checkpointing",
+    "compile",
     "multi_seed",
     "output_path",
     "eval_name",

@@ -27,6 +27,7 @@ from data_utils.feature_source import FeatureSource
 from data_utils.genes import PathwayGroups
 from data_utils.splits import Patient
 from models.aggregators import modalities_of
+from models.compilation import compile_parts
 from utils import constants
 from utils.checkpoint import TrainedWeights
 from utils.cohort_data import CohortData, Splits
@@ -140,6 +141,8 @@ def _run_job(
     if missing := needed - datasets.keys():
         raise ValueError(f"no patient to run on in the splits {sorted(missing)}, which this run needs")
     device = pick_device(args.device, group.local_rank if group.size > 1 else None)
+    if args.compile:
+        compile_parts(model, device.type)
     options = TrainingOptions(**{f.name: getattr(args, f.name) for f in fields(TrainingOptions)})
     trainer = Trainer(
         model,

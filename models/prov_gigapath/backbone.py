@@ -39,6 +39,10 @@ class GigaPathBackbone(SlideBackbone):
     def blocks(self) -> Sequence[nn.Module]:
         return self.vit.encoder.layers
 
+    @property
+    def feed_forwards(self) -> Sequence[nn.Module]:
+        return [layer.ffn for layer in self.blocks]
+
     def embed(self, case: Case, num_tasks: int) -> tuple[Tensor, Tensor, None]:
         """See :class:`SlideBackbone`; raises ValueError where the features have another width."""
         if case.features.shape[-1] != self.feature_dim:

@@ -11,7 +11,6 @@ Symbols: ``T`` task copies, ``N`` tokens of which the first is CLS, ``H`` heads,
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -20,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.attention.flex_attention import flex_attention
+
+from models.compilation import obstacle
 
 # Largest strip of biases [h, M, N], in bytes; decides how many queries M make up a block.
 BIAS_BYTES = 128 * 2**20
@@ -79,8 +80,7 @@ def _flex_fits(qkv: Tensor) -> bool:
         qkv.device.type == "cuda"
         and qkv.dtype != torch.float64
         and qkv.shape[-1] >= _MIN_FLEX_WIDTH
-        and importlib.util.find_spec("triton") is not None
-        and not torch._dynamo.config.disable
+        and obstacle("cuda") is None
     )
 
 

@@ -43,6 +43,10 @@ class TitanBackbone(SlideBackbone):
     def blocks(self) -> Sequence[nn.Module]:
         return self.vit.blocks.modules_list
 
+    @property
+    def feed_forwards(self) -> Sequence[nn.Module]:
+        return [block.mlp for block in self.blocks]
+
     def embed(self, case: Case, num_tasks: int) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`SlideBackbone`; tokens are the occupied grid cells, x by x.
 

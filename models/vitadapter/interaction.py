@@ -91,6 +91,11 @@ class InteractionStage(nn.Module):
             )
         self.reset_parameters()
 
+    @property
+    def extractors(self) -> list[Extractor]:
+        """The extractor and the extra ones, in the order they run."""
+        return [self.extractor, *getattr(self, "extra_extractors", ())]
+
     def reset_parameters(self) -> None:
         """Linear layers truncated normal, then the attention layers Xavier."""
         self.apply(init_linear)
@@ -121,8 +126,7 @@ class InteractionStage(nn.Module):
         patches = self.injector(patches, c, pos)
         tokens = run_blocks(torch.cat([cls, patches], dim=1))
         cls, patches = tokens[:, :1], tokens[:, 1:]
-        c = self.extractor(c, patches, pos)
-        for extractor in getattr(self, "extra_extractors", ()):
+        for extractor in self.extractors:
             c = extractor(c, patches, pos)
         return cls, patches, c
 

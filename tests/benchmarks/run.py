@@ -26,7 +26,7 @@ SIZES = (1024, 4096, 10_000, 25_000)
 COLUMNS = ("row", "seconds", "peak GiB", "GFLOP/s", "note")
 
 
-def rows(checkpointing: str) -> dict[str, Callable[[int], Row]]:
+def rows(checkpointing: str, compiled: bool) -> dict[str, Callable[[int], Row]]:
     """Every row by name: ``encoder/patches/step/precision/device`` or the name of a part."""
     table: dict[str, Callable[[int], Row]] = {}
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
@@ -34,7 +34,7 @@ def rows(checkpointing: str) -> dict[str, Callable[[int], Row]]:
             for patches in SIZES:
                 for step in ("train", "eval"):
                     for dtype in ("fp32", "bf16"):
-                        arguments = (encoder, patches, step, dtype, device, checkpointing)
+                        arguments = (encoder, patches, step, dtype, device, checkpointing, compiled)
                         name = "/".join(map(str, arguments[:5]))
                         table[name] = lambda repeats, arguments=arguments: whole_model(*arguments, repeats)
     return {**table, **parts.PARTS, **reading.PARTS}
@@ -48,10 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="rows whose names contain one of these words")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--activation_checkpointing", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--compile", action="store_true", help="as the flag of the trainings")
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
     parser.add_argument("--row", help="measure this row in this process and print it as JSON")
     args = parser.parse_args(argv)
-    table = rows(args.activation_checkpointing)
+    table = rows(args.activation_checkpointing, args.compile)
     if args.row:
         sys.stdout.write(json.dumps(table[args.row](args.repeats)) + "\n")
         return
@@ -73,6 +74,7 @@ def _measured(name: str, args: argparse.Namespace) -> str:
     """The line of a row, measured in a new process."""
     command = [sys.executable, "-m", "tests.benchmarks.run", "--row", name, "--repeats", str(args.repeats)]
     command += ["--activation_checkpointing", args.activation_checkpointing]
+    command += ["--compile"] if args.compile else []
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:  # out of memory, say: the other rows still count
         sys.stderr.write(done.stderr)

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_utils.case import Case
 from models.aggregators import DataSpec, build_aggregator
+from models.compilation import compile_parts
 from tests.benchmarks.measuring import row
 from utils import constants
 from utils.files import read_json
@@ -26,7 +27,14 @@ def published_size_pathways() -> tuple[tuple[int, ...], ...]:
 
 
 def whole_model(
-    encoder: str, patches: int, step: str, dtype: str, device: str, checkpointing: str, repeats: int
+    encoder: str,
+    patches: int,
+    step: str,
+    dtype: str,
+    device: str,
+    checkpointing: str,
+    compiled: bool,
+    repeats: int,
 ) -> dict[str, float | str]:
     """Forward and backward (``train``) or forward (``eval``) of all tasks of a case of ``patches`` patches.
 
@@ -38,6 +46,8 @@ def whole_model(
     model = build_aggregator(MODELS[encoder], config, DataSpec(published_size_pathways()))
     model.activation_checkpointing = checkpointing
     model.train(step == "train").to(device)
+    if compiled:
+        compile_parts(model, device)
     side = int(patches**0.5) + 1
     cells = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
     features = torch.randn(patches, config["slide_encoder"]["in_dim"])
@@ -54,8 +64,8 @@ def whole_model(
                 with torch.inference_mode():
                     model(case)
 
-    # On CPUs a case takes long and the first run is like the others.
-    result = row(work, repeats, device, warm_up=device == "cuda")
+    # On CPUs a case takes long and the first run is like the others, unless it compiles.
+    result = row(work, repeats, device, warm_up=device == "cuda" or compiled)
     if device == "cuda":
         with FlopCounterMode(display=False) as counter:
             work()

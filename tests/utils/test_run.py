@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train_modaltune
+from models.compilation import check_compiler
 from tests.small_cohort import MODEL_CONFIG, PATHWAYS, make_small_cohort
 from tests.small_runs import save_as_published, small_model
 from utils import checkpoint, constants
@@ -149,6 +150,40 @@ def test_an_interrupted_run_continues_as_if_nothing_happened(trained, cohort, tm
     train_modaltune.main(cohort.flags(tmp_path))
     assert epochs == [1]
     assert_same_training(trained / "seed_0", tmp_path / "seed_0")
+
+
+def test_a_compiled_training_gives_the_same_numbers(trained, cohort, tmp_path, monkeypatch):
+    """Interrupted after its first epoch; --compile may come and go between two calls."""
+    try:
+        check_compiler("cpu")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    train_epoch, stops, epochs, built = Trainer._train_epoch, [KeyboardInterrupt], [], []
+
+    def stop(self, dataset, epoch):
+        if epoch == 1 and stops:
+            raise stops.pop()
+        epochs.append(epoch)
+        built.append(any(module._compiled_call_impl is not None for module in self.model.modules()))
+        return train_epoch(self, dataset, epoch)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_modaltune.main(cohort.flags(tmp_path, compile=True))
+    train_modaltune.main(cohort.flags(tmp_path, compile=True))
+    assert epochs == [0, 1] and built == [True, True]
+    assert json.loads((tmp_path / "config.json").read_text())["arguments"]["compile"] is True
+    train_modaltune.main(cohort.flags(tmp_path))  # not another run
+    assert epochs == [0, 1]
+
+    ours, plain = (pd.read_csv(folder / "seed_0" / "metrics.csv") for folder in (tmp_path, trained))
+    pd.testing.assert_frame_equal(ours, plain, rtol=1e-3)
+    for split in constants.SPLITS:
+        vectors = [
+            Embeddings.load(folder / "seed_0" / "data" / f"{split}_embeddings.npz").vectors
+            for folder in (tmp_path, trained)
+        ]
+        np.testing.assert_allclose(*vectors, rtol=1e-3, atol=1e-4)
 
 
 def test_a_finished_run_is_not_run_again(trained, cohort, monkeypatch):

@@ -1,5 +1,6 @@
 """2-D ALiBi attention against the dense formula, and that nothing quadratic is ever in memory."""
 
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -201,7 +202,7 @@ def test_the_score_function_of_the_gpu_kernel():
     ],
 )
 def test_when_the_gpu_kernel_is_used(device, dtype, width, triton, disabled, fits, monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if triton else None)
     qkv = SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(1, 5, 3, 2, width))
     with torch._dynamo.config.patch(disable=disabled):
         assert module._flex_fits(qkv) is fits
