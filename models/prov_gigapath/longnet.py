@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.prov_gigapath.dilated_attention import dilated_attention
 from models.prov_gigapath.dropout import Dropout, DropPath
+from models.tokenwise import tokenwise
 
 PUBLISHED_SEGMENTS = (1024, 5792, 32768, 185363, 1048576)
 PUBLISHED_RATIOS = (1, 2, 4, 8, 16)
@@ -55,6 +56,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, L, E] -> [B, L, E]``."""
+        return tokenwise(self._forward, x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1(x)
         if torch.is_grad_enabled():
             # GELU and LayerNorm would each keep a tensor four times as wide as the tokens for the sake of

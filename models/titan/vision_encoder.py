@@ -13,6 +13,7 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from models.titan.alibi_attention import alibi_attention, alibi_slopes
+from models.tokenwise import tokenwise
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -47,7 +48,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cells: Tensor, slopes: Tensor) -> Tensor:
         """``x [T, N, E]``, ``cells [N, 2]``, ``slopes [H]`` -> ``[T, N, E]``."""
         x = x + self.attn(self.norm1(x), cells, slopes)
-        return x + self.mlp(self.norm2(x))
+        return x + tokenwise(self.mlp, self.norm2(x))
 
 
 class Blocks(nn.Module):

@@ -14,30 +14,34 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
 
 import torch
 from tqdm import tqdm
 
-from tests.benchmarks import parts, reading
 from tests.benchmarks.measuring import Row
-from tests.benchmarks.training_step import MODELS, whole_model
+from tests.benchmarks.training_step import MODELS, Step, measure
 
 SIZES = (1024, 4096, 10_000, 25_000)
+# Sizes at which the straightforward way fits into 24 GB.
+COMPARED = (1024,)
 COLUMNS = ("row", "seconds", "peak GiB", "GFLOP/s", "note")
 
 
-def rows(checkpointing: str, compiled: bool) -> dict[str, Callable[[int], Row]]:
-    """Every row by name: ``encoder/patches/step/precision/device`` or the name of a part."""
-    table: dict[str, Callable[[int], Row]] = {}
-    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
-        for encoder in MODELS:
-            for patches in SIZES:
-                for step in ("train", "eval"):
-                    for dtype in ("fp32", "bf16"):
-                        arguments = (encoder, patches, step, dtype, device, checkpointing, compiled)
-                        name = "/".join(map(str, arguments[:5]))
-                        table[name] = lambda repeats, arguments=arguments: whole_model(*arguments, repeats)
-    return {**table, **parts.PARTS, **reading.PARTS}
+def steps() -> list[Step]:
+    """Steps of the whole model."""
+    devices = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
+    found = [Step(*row) for row in product(MODELS, SIZES, ("train", "eval"), ("fp32", "bf16"), devices)]
+    compared = [s for s in found if s.patches in COMPARED and s.precision == "fp32" and s.device == "cpu"]
+    return found + [replace(step, way="straightforward") for step in compared]
+
+
+def parts() -> dict[str, Callable[[int], Row]]:
+    """All other rows. Imported here, so that what they import is not in the memory of whole models."""
+    from tests.benchmarks import parts, reading
+
+    return {**parts.PARTS, **reading.PARTS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,11 +56,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
     parser.add_argument("--row", help="measure this row in this process and print it as JSON")
     args = parser.parse_args(argv)
-    table = rows(args.activation_checkpointing, args.compile)
+    whole = {step.name: step for step in steps()}
     if args.row:
-        sys.stdout.write(json.dumps(table[args.row](args.repeats)) + "\n")
+        if args.row in whole:
+            result = measure(whole[args.row], args.activation_checkpointing, args.compile, args.repeats)
+        else:
+            result = parts()[args.row](args.repeats)
+        sys.stdout.write(json.dumps(result) + "\n")
         return
-    chosen = [name for name in table if any(word in name for word in args.only)]
+    chosen = [name for name in (*whole, *parts()) if any(word in name for word in args.only)]
     if not chosen:
         parser.error(f"no row contains any of {args.only}; see --list")
     if args.list:

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from tests.benchmarks import measuring, reading
-from tests.benchmarks.run import rows
+from tests.benchmarks.run import parts
 
 
 @pytest.fixture(autouse=True)
@@ -68,4 +68,4 @@ def test_dataset_items():
 
 
 def test_table_has_these_rows():
-    assert reading.PARTS.keys() <= rows("auto").keys()
+    assert reading.PARTS.keys() <= parts().keys()

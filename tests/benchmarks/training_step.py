@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,13 +11,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from data_utils.case import Case
 from models.aggregators import DataSpec, build_aggregator
 from models.compilation import compile_parts
-from tests.benchmarks.measuring import row
+from tests.benchmarks.measuring import Row, row
+from tests.benchmarks.straightforward import Straightforward
 from utils import constants
 from utils.files import read_json
 
 NUM_PATHWAYS, NUM_GENES, NUM_MEMBERS = 331, 4999, 9745
 MODELS = {"gigapath": "longnetvit_gene_adapter", "titan": "titan_gene_adapter"}
 PATCH_SIZE = {"gigapath": 256, "titan": 1024}
+# Larger cases are measured once, without a first run.
+_WARM_UP_PATCHES = 1024
 
 
 def published_size_pathways() -> tuple[tuple[int, ...], ...]:
@@ -26,47 +31,69 @@ def published_size_pathways() -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(generator.choice(NUM_GENES, size, replace=False).tolist()) for size in sizes)
 
 
-def whole_model(
-    encoder: str,
-    patches: int,
-    step: str,
-    dtype: str,
-    device: str,
-    checkpointing: str,
-    compiled: bool,
-    repeats: int,
-) -> dict[str, float | str]:
-    """Forward and backward (``train``) or forward (``eval``) of all tasks of a case of ``patches`` patches.
+@dataclass(frozen=True)
+class Step:
+    """One row: a step of ModalTune on one case.
+
+    Attributes:
+        encoder: slide encoder.
+        patches: of the case.
+        kind: ``train`` (forward and backward of all tasks) or ``eval`` (forward).
+        precision: ``fp32`` or ``bf16`` (autocast).
+        device: ``cpu`` or ``cuda``.
+        way: ``ours`` or ``straightforward``.
+    """
+
+    encoder: str
+    patches: int
+    kind: str
+    precision: str
+    device: str
+    way: str = "ours"
+
+    @property
+    def name(self) -> str:
+        parts = (self.encoder, self.patches, self.kind, self.precision, self.device)
+        return "/".join(map(str, parts)) + ("/straightforward" if self.way == "straightforward" else "")
+
+
+def measure(step: Step, checkpointing: str, compiled: bool, repeats: int) -> Row:
+    """Seconds and memory of a step with the flags ``--activation_checkpointing`` and ``--compile``.
 
     On GPUs ``note`` gives the TFLOP/s of matrix products and attentions (of GigaPath; the FLOP counter does
     not see inside TITAN's kernel); divided by the peak of the GPU that is the model FLOP utilisation.
     """
     torch.manual_seed(0)
-    config = read_json(constants.SLIDE_ENCODERS[encoder].config)
-    model = build_aggregator(MODELS[encoder], config, DataSpec(published_size_pathways()))
+    config = read_json(constants.SLIDE_ENCODERS[step.encoder].config)
+    pathways = published_size_pathways()
+    model = build_aggregator(MODELS[step.encoder], config, DataSpec(pathways))
     model.activation_checkpointing = checkpointing
-    model.train(step == "train").to(device)
     if compiled:
-        compile_parts(model, device)
-    side = int(patches**0.5) + 1
+        compile_parts(model, step.device)
+    if step.way == "straightforward":
+        model = Straightforward(model, pathways)
+    model.train(step.kind == "train").to(step.device)
+    side = int(step.patches**0.5) + 1
     cells = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
-    features = torch.randn(patches, config["slide_encoder"]["in_dim"])
-    corners = cells.reshape(-1, 2)[:patches] * PATCH_SIZE[encoder]
-    case = Case("benchmark", "", "", features, corners, PATCH_SIZE[encoder], genes=torch.randn(NUM_GENES))
-    case = case.to(torch.device(device))
+    features = torch.randn(step.patches, config["slide_encoder"]["in_dim"])
+    size = PATCH_SIZE[step.encoder]
+    corners = cells.reshape(-1, 2)[: step.patches] * size
+    case = Case("benchmark", "", "", features, corners, size, genes=torch.randn(NUM_GENES))
+    case = case.to(torch.device(step.device))
 
     def work() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
-            if step == "train":
+        with torch.autocast(step.device, torch.bfloat16, enabled=step.precision == "bf16"):
+            if step.kind == "train":
                 model(case).float().square().sum().backward()
                 model.zero_grad()
             else:
                 with torch.inference_mode():
                     model(case)
 
-    # On CPUs a case takes long and the first run is like the others, unless it compiles.
-    result = row(work, repeats, device, warm_up=device == "cuda" or compiled)
-    if device == "cuda":
+    # The first run on a CPU takes a few percent more than the others; of large cases it is the only one.
+    warm_up = step.device == "cuda" or compiled or step.patches <= _WARM_UP_PATCHES
+    result = row(work, repeats if step.patches <= _WARM_UP_PATCHES else 1, step.device, warm_up)
+    if step.device == "cuda":
         with FlopCounterMode(display=False) as counter:
             work()
         result["note"] = f"{counter.get_total_flops() / float(result['seconds']) / 1e12:.0f} TFLOP/s"
