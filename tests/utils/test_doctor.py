@@ -239,6 +239,22 @@ def test_device_and_attention_kernel(subject, monkeypatch, device, amp, flash, l
     assert device != "cuda" or any("a GPU, 80 GiB" in f.what for f in findings)
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_compiler(subject, monkeypatch, works):
+    def check_compiler(device):
+        if not works:
+            raise RuntimeError(f"--compile: no compiler for {device}")
+
+    monkeypatch.setattr(environment, "check_compiler", check_compiler)
+    subject.flags |= {"device": "cpu", "compile": True}
+    finding = subject.findings({"device": doctor.CHECKS["device"]})[-1]
+    assert (finding.level, finding.what) == (
+        ("OK", "torch.compile works on cpu") if works else ("error", "--compile: no compiler for cpu")
+    )
+    del subject.flags["compile"]
+    assert "compile" not in subject.findings({"device": doctor.CHECKS["device"]})[-1].what
+
+
 def test_the_other_weights_are_checked_on_demand(subject, monkeypatch, tmp_path):
     for constant in ("GIGAPATH_TILE_ENCODER", "CONCH_CHECKPOINT", "CONCH_TOKENIZER"):
         monkeypatch.setattr(constants, constant, tmp_path / constant)

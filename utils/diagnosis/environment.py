@@ -1,4 +1,4 @@
-"""Packages, GPU and flash-attn."""
+"""Packages, GPU, attention kernel and compiler."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from packaging.requirements import Requirement
 
+from models.compilation import check_compiler
 from utils import constants
 from utils.devices import pick_device
 from utils.diagnosis.inputs import Inputs
@@ -66,6 +67,16 @@ def check_device(inputs: Inputs) -> Iterator[Finding]:
     else:
         yield ok("cpu, as asked for")
     yield from _check_kernel(inputs, device)
+    if inputs.args.compile:
+        yield _check_compiler(device)
+
+
+def _check_compiler(device: torch.device) -> Finding:
+    try:
+        check_compiler(device.type)
+    except RuntimeError as reason:
+        return error(str(reason), "leave --compile out, or install what it needs")
+    return ok(f"torch.compile works on {device.type}")
 
 
 def _check_kernel(inputs: Inputs, device: torch.device) -> Iterator[Finding]:
