@@ -79,6 +79,15 @@ def test_a_wrong_product_is_not_used(monkeypatch):
     assert not frozen.has_onednn.__wrapped__()
 
 
+def test_a_product_that_fails_is_not_used(monkeypatch, caplog):
+    def product(x, weight, bias):
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(frozen, "_product", product)
+    assert not frozen.has_onednn.__wrapped__()
+    assert "could not create a primitive" in caplog.text or not torch.backends.mkldnn.is_available()
+
+
 def test_freezing_changes_no_names_and_no_numbers():
     model = network()
     state = {name: value.clone() for name, value in model.state_dict().items()}
