@@ -26,3 +26,10 @@ def test_parts_change_nothing(shape, tokens, monkeypatch):
     grads = (torch.autograd.grad(y, inputs, upstream) for y in (found, expected))
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_all_at_once_under_autocast():
+    sizes = []
+    with torch.autocast("cpu", torch.bfloat16):
+        tokenwise(lambda part: sizes.append(len(part)) or part, torch.randn(3 * module.TOKENS, 2))
+    assert sizes == [3 * module.TOKENS]
