@@ -29,10 +29,9 @@ run_interruptible() {
     "$@" &
     child=$!
     [[ -z "$interrupted_by" ]] || signal_child "$interrupted_by" || true
-    # A signal ends wait before the command has ended; waited for once more, it tells its own status.
-    wait "$child" || true
+    # Signals are heard between these naps; one that came just before a wait for the command would be heard at its end.
     while kill -0 "$child" 2>/dev/null; do
-      wait "$child" || true
+      sleep 0.5 || true
     done
     status=0
     wait "$child" || status=$?
