@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from data_utils.cohorts import load_cohort
+from data_utils.tables.cohorts import load_cohort
 from utils import constants
 from utils.arguments import parse_args
-from utils.run import run
 from utils.test_utils_modaltune import CohortEvaluator
+from utils.training.run import run
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from data_utils.extraction_cli import extraction_parser, run_extraction
+from data_utils.slides.command_line import extraction_parser, run_extraction
 from models.prov_gigapath.tile_encoder import load_tile_encoder
 from utils import constants
 from utils.files import setup_logging

@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data_utils.case import Case
-from data_utils.extraction import autocast_dtype
-from data_utils.extraction_cli import extraction_parser, in_shard, run_extraction
-from data_utils.feature_store import read_features
+from data_utils.cases.case import Case
+from data_utils.features.store import read_features
+from data_utils.slides.command_line import extraction_parser, in_shard, run_extraction
+from data_utils.slides.extraction import autocast_dtype
 from models.frozen import freeze
 from models.slide_backbone import SlideBackbone, build_backbone
 from models.titan.conch_v1_5 import load_conch_v1_5

@@ -2,7 +2,7 @@
 
 Three files: raw values ``<output>.csv``, which train_modaltune.py encodes with the codes of the run or of the
 trained model; the same as numbers in the published layout ``<output>.pt``, {case_id: tensor [5]}; and the
-table of codes behind these numbers, ``<output>_codes.json``. See data_utils.clinical for what they mean.
+table of codes behind these numbers, ``<output>_codes.json``. See data_utils.tables.clinical for what they mean.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from data_utils.clinical import AGE, ClinicalCodes, codes_path
-from data_utils.tcga import AJCC_COLUMNS, read_split_cases, split_paths
+from data_utils.tables.clinical import AGE, ClinicalCodes, codes_path
+from data_utils.tables.gdc import AJCC_COLUMNS, read_split_cases, split_paths
 from utils import constants
 from utils.files import atomic_path, read_json, setup_logging, write_json, write_tensors
 

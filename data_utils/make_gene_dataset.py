@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_utils.expression import build_gene_table, constant_genes, read_expression
-from data_utils.gene_aliases import load_gene_aliases
-from data_utils.genes import PathwayGroups, read_pathway_table
+from data_utils.tables.expression import build_gene_table, constant_genes, read_expression
+from data_utils.tables.gene_aliases import load_gene_aliases
+from data_utils.tables.genes import PathwayGroups, read_pathway_table
 from utils import constants
 from utils.files import atomic_path, setup_logging
 

@@ -21,9 +21,9 @@ import pandas as pd
 from torch import Tensor
 
 from data_utils import make_clinical
-from data_utils.cohorts import load_cohort
-from data_utils.genes import SITE_COLUMN, read_gene_table
-from data_utils.tcga import read_split_cases, split_paths
+from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.gdc import read_split_cases, split_paths
+from data_utils.tables.genes import SITE_COLUMN, read_gene_table
 from utils import constants
 from utils.files import atomic_path, read_json, read_tensors, setup_logging, write_json, write_tensors
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data_utils.cohorts import load_cohort, read_cohort
-from data_utils.label_text import build_sentences, candidate_sentences, survival_edges
-from data_utils.tcga import read_split_cases, split_paths
+from data_utils.tables.cohorts import load_cohort, read_cohort
+from data_utils.tables.gdc import read_split_cases, split_paths
+from data_utils.tables.label_sentences import build_sentences, candidate_sentences, survival_edges
 from models.conch.text_tower import encode_tokens, load_text_tower, read_text_config
 from models.conch.tokenizer import ConchTokenizer
 from utils import constants

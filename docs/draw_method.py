@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
-from utils.plots import figure
+from utils.evaluation.plots import figure
 
 OUTPUT = Path(__file__).with_name("method.png")
 WIDTH, HEIGHT = 28.6, 13.2  # units of the drawing; two of them are an inch

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.pretrained import load_strict
 
 if TYPE_CHECKING:
-    from data_utils.case import Case
+    from data_utils.cases.case import Case
 
 # A new slide encoder is one folder and one line here. Modules are imported on demand, so that
 # running one encoder needs nothing of the others.

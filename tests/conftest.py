@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_utils.case import Case
+from data_utils.cases.case import Case
 
 torch.set_num_threads(1)  # small models run many times slower on several threads
 

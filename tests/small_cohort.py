@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data_utils.feature_store import FeatureMeta, write_features
+from data_utils.features.store import FeatureMeta, write_features
 
 IN_DIM = 10
 PATHWAYS = {"A": (0, 3, 5), "B": (1,), "C": (2, 3, 4, 6, 7, 8, 9), "D": (5, 0)}

@@ -12,8 +12,10 @@ import pytest
 from models.aggregators import DataSpec, build_aggregator
 from models.aggregators.modaltune import ModalTune
 from tests.small_cohort import IN_DIM, MODEL_CONFIG, PATHWAYS
-from utils import checkpoint, plots, test_utils_modaltune
-from utils.trainer import set_seed
+from utils import test_utils_modaltune
+from utils.evaluation import plots
+from utils.training import checkpoint
+from utils.training.trainer import set_seed
 
 GENES = "longnetvit_gene_adapter"
 TITAN_ENCODER = {

@@ -25,9 +25,10 @@ import train_modaltune
 from tests.forked import finish, run_ranks, start
 from tests.small_cohort import make_small_cohort
 from tests.soak import kill_resume
-from utils import checkpoint, constants
-from utils.run_lock import run_lock
-from utils.trainer import LAST_CHECKPOINT, Trainer
+from utils import constants
+from utils.training import checkpoint
+from utils.training.run_lock import run_lock
+from utils.training.trainer import LAST_CHECKPOINT, Trainer
 
 pytestmark = [pytest.mark.usefixtures("quick_runs"), pytest.mark.filterwarnings("ignore:.*fork.*")]
 

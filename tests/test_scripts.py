@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from data_utils.cohorts import load_cohort
+from data_utils.tables.cohorts import load_cohort
 from utils import constants
 
 SCRIPTS = constants.REPO_ROOT / "scripts"

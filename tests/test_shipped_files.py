@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from data_utils.cohorts import read_cohort
+from data_utils.tables.cohorts import read_cohort
 from models.aggregators import DataSpec, available_aggregators, build_aggregator
 from utils import constants
 from utils.files import read_json

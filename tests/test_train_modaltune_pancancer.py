@@ -9,11 +9,11 @@ import torch
 
 import train_modaltune
 import train_modaltune_pancancer
-from data_utils.datasets import ModalityOptions, PatchOptions
+from data_utils.cases.cohort_data import CohortData
+from data_utils.cases.datasets import ModalityOptions, PatchOptions
 from tests.small_cohort import make_small_cohort
 from utils import constants
 from utils.arguments import parse_args
-from utils.cohort_data import CohortData
 
 PROJECT = {"BRCA": "TCGA-BRCA", "GBMLGG": "TCGA-LGG"}
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from data_utils.cohorts import load_cohort
-from data_utils.feature_source import CACHES
-from data_utils.folds import count_folds
+from data_utils.cases.folds import count_folds
+from data_utils.features.source import CACHES
+from data_utils.tables.cohorts import load_cohort
 from models.aggregators import MISSING_MODALITIES, available_aggregators, modalities_of
 from utils import constants
-from utils.sampling import SITE_SAMPLING
+from utils.training.sampling import SITE_SAMPLING
 
 # In place of the file of a modality: the cohort that is evaluated has none of it.
 NONE = Path("none")

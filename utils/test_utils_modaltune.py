@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from utils import bootstrap, plots
-from utils.embeddings import Embeddings, name_cases, same_split
-from utils.files import atomic_path
-from utils.probes import (
+from utils.evaluation import bootstrap, plots
+from utils.evaluation.embeddings import Embeddings, name_cases, same_split
+from utils.evaluation.probes import (
     SubtypeResult,
     SurvivalProbe,
     SurvivalResult,
     fit_subtype,
     fit_survival,
 )
-from utils.results import COLUMNS
-from utils.zero_shot import Candidates
+from utils.evaluation.results import COLUMNS
+from utils.evaluation.zero_shot import Candidates
+from utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class _Scores:
 
 
 class CohortEvaluator:
-    """Evaluates the embeddings of one cohort (see :class:`utils.results.Evaluator`).
+    """Evaluates the embeddings of one cohort (see :class:`utils.evaluation.results.Evaluator`).
 
     Args:
         num_classes: subtype classes.
@@ -137,7 +137,7 @@ class CohortEvaluator:
             candidates: those of the cohort under its name; nothing is evaluated zero-shot without.
 
         Returns:
-            One row for a metric of a task token on a split (:data:`utils.results.COLUMNS`).
+            One row for a metric of a task token on a split (:data:`utils.evaluation.results.COLUMNS`).
         """
         if "train" not in splits:
             raise ValueError(f"probes are fitted on the split 'train', given are {sorted(splits)}")

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from utils import bootstrap, plots
-from utils.embeddings import Embeddings, name_cases
-from utils.probes import SurvivalResult, fit_subtype, fit_survival
-from utils.results import OVERALL
+from utils.evaluation import bootstrap, plots
+from utils.evaluation.embeddings import Embeddings, name_cases
+from utils.evaluation.probes import SurvivalResult, fit_subtype, fit_survival
+from utils.evaluation.results import OVERALL
+from utils.evaluation.zero_shot import Candidates
 from utils.test_utils_modaltune import FIGURE_SPLIT, ZERO_SHOT, CohortEvaluator, interval_columns
-from utils.zero_shot import Candidates
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Site:
 
 
 class PanCancerEvaluator:
-    """Evaluates the embeddings of several cancer sites (see :class:`utils.results.Evaluator`).
+    """Evaluates the embeddings of several cancer sites (see :class:`utils.evaluation.results.Evaluator`).
 
     Args:
         sites: in the order of the table.

@@ -21,11 +21,11 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
-from data_utils.cohorts import load_cohort
 from data_utils.demo.patients import stream
 from data_utils.demo.weights import calibrate, demo_config, fill, fill_trunk, painted_tiles, state_of
-from data_utils.label_text import build_sentences
-from data_utils.tile_loading import TileRecipe
+from data_utils.slides.tile_reading import TileRecipe
+from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.label_sentences import build_sentences
 from models.prov_gigapath.longnet import LongNetViT
 from models.titan.conch_v1_5 import build_conch_v1_5
 from models.titan.vision_encoder import TitanVisionEncoder

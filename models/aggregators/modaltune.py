@@ -22,7 +22,7 @@ from models.slide_backbone import SlideBackbone, build_backbone
 from models.vitadapter.interaction import InteractionStage, build_prompt_selfattention, init_linear
 
 if TYPE_CHECKING:
-    from data_utils.case import Case
+    from data_utils.cases.case import Case
 
 logger = logging.getLogger(__name__)
 

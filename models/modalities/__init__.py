@@ -1,8 +1,8 @@
 """Modality encoders: how the data of a case, other than its slides, become tokens.
 
 A further modality is one file here with its :class:`ModalityEncoder`, a name in the list below, a field of
-:class:`data_utils.case.Case`, and where its data are read: a line in ``constants.MODALITIES`` (with a flag
-in ``utils.arguments``) and one in ``CohortData.read`` of ``utils.cohort_data``.
+:class:`data_utils.cases.case.Case`, and where its data are read: a line in ``constants.MODALITIES`` (with a flag
+in ``utils.arguments``) and one in ``CohortData.read`` of ``data_utils.cases.cohort_data``.
 """
 
 from models.modalities.base import ModalityEncoder

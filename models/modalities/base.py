@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from utils import constants
 
 if TYPE_CHECKING:
-    from data_utils.case import Case
+    from data_utils.cases.case import Case
     from models.aggregators.registry import DataSpec
 
 
@@ -18,7 +18,7 @@ class ModalityEncoder(nn.Module, ABC):
     """Turns one modality of a case into ``num_tokens`` tokens of the slide encoder's width.
 
     Attributes:
-        name: the modality's; also the field of :class:`data_utils.case.Case` that holds its data.
+        name: the modality's; also the field of :class:`data_utils.cases.case.Case` that holds its data.
         word: stands for it in a ``--mil_name``, such as ``gene`` in ``longnetvit_gene_adapter``.
         num_tokens: how many tokens it has.
     """

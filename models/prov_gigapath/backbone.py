@@ -14,7 +14,7 @@ from models.prov_gigapath.longnet import LongNetViT
 from models.slide_backbone import SlideBackbone
 
 if TYPE_CHECKING:
-    from data_utils.case import Case
+    from data_utils.cases.case import Case
 
 logger = logging.getLogger(__name__)
 

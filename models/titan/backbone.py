@@ -16,7 +16,7 @@ from models.titan.grid import check_patch_size, scatter_to_grid
 from models.titan.vision_encoder import TitanVisionEncoder
 
 if TYPE_CHECKING:
-    from data_utils.case import Case
+    from data_utils.cases.case import Case
 
 
 class TitanBackbone(SlideBackbone):

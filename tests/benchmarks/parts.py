@@ -12,8 +12,8 @@ from models.prov_gigapath.longnet import PUBLISHED_RATIOS, PUBLISHED_SEGMENTS
 from tests.benchmarks import straightforward
 from tests.benchmarks.measuring import Row, row
 from tests.benchmarks.training_step import NUM_GENES, published_size_pathways
-from tests.utils.evaluation_data import make_embeddings
-from utils.probes import fit_survival
+from tests.utils.evaluation.evaluation_data import make_embeddings
+from utils.evaluation.probes import fit_survival
 
 
 # ---------------------------------------------------------------------------- attention

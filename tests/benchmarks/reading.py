@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from data_utils.datasets import CaseDataset, GeneVectors, PatchOptions
+from data_utils.cases.datasets import CaseDataset, GeneVectors, PatchOptions
+from data_utils.cases.splits import Patient
 from data_utils.demo.histology import HALF, paint_tissue, smooth_noise
-from data_utils.extraction import extract_cohort
-from data_utils.feature_source import FeatureSource
-from data_utils.feature_store import FeatureMeta, write_features
-from data_utils.splits import Patient
-from data_utils.tile_loading import BatchList, TileRecipe, plan_slide, tile_loader
+from data_utils.features.source import FeatureSource
+from data_utils.features.store import FeatureMeta, write_features
+from data_utils.slides.extraction import extract_cohort
+from data_utils.slides.tile_reading import BatchList, TileRecipe, plan_slide, tile_loader
 from models.prov_gigapath.tile_encoder import build_tile_encoder
 from tests.benchmarks.measuring import Row, row
 from tests.benchmarks.training_step import NUM_GENES
 from utils import constants
 from utils.files import read_json
-from utils.trainer import Trainer
+from utils.training.trainer import Trainer
 
 PATCHES, SUBSET, WIDTH = 25_000, 4_096, 1_536
 CASES = 12

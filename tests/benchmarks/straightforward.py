@@ -25,7 +25,7 @@ from models.prov_gigapath.longnet import PUBLISHED_RATIOS, PUBLISHED_SEGMENTS, L
 from models.titan.vision_encoder import SelfAttention
 
 if TYPE_CHECKING:
-    from data_utils.case import Case
+    from data_utils.cases.case import Case
 
 
 class Straightforward(nn.Module):

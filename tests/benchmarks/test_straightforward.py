@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_utils.case import Case
+from data_utils.cases.case import Case
 from models.aggregators import DataSpec, build_aggregator
 from tests.benchmarks.straightforward import Straightforward
 from tests.benchmarks.training_step import MODELS, PATCH_SIZE

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_utils.case import Case
+from data_utils.cases.case import Case
 from models.aggregators import DataSpec, build_aggregator
 from models.compilation import compile_parts
 from tests.benchmarks.measuring import Row, row

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from data_utils import make_clinical
-from data_utils.clinical import RawClinical, read_clinical_table
-from data_utils.tcga import split_paths
+from data_utils.tables.clinical import RawClinical, read_clinical_table
+from data_utils.tables.gdc import split_paths
 
 
 def split_row(case: str, age: float | None, stage: str | None, t: str | None = "T1") -> dict[str, object]:

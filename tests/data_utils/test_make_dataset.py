@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from data_utils import make_dataset
-from data_utils.feature_store import FeatureMeta, write_features
-from data_utils.tcga import read_split_cases, split_paths
+from data_utils.features.store import FeatureMeta, write_features
+from data_utils.tables.gdc import read_split_cases, split_paths
 from utils import constants
 
 NONE = "'--"

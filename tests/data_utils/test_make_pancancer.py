@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_utils import make_pancancer
-from data_utils.genes import read_gene_sites, read_gene_table
+from data_utils.tables.genes import read_gene_sites, read_gene_table
 from tests.small_cohort import split_row
 from utils import constants
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from data_utils import make_textemb_conch
-from data_utils.cohorts import load_cohort
-from data_utils.label_text import candidate_sentences
-from data_utils.tcga import split_paths
+from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.gdc import split_paths
+from data_utils.tables.label_sentences import candidate_sentences
 from models.conch.text_tower import build_text_tower, encode_tokens, read_text_config
 from models.conch.tokenizer import ConchTokenizer
 from tests.models.conch.test_text_tower import write_tokenizer

@@ -16,7 +16,7 @@ from models.aggregators import DataSpec, build_aggregator
 from models.prov_gigapath import dropout
 from models.slide_backbone import BACKBONES
 from utils import constants
-from utils.checkpoint import load_trainable, trainable_state
+from utils.training.checkpoint import load_trainable, trainable_state
 
 MODELS = {"gigapath": "longnetvit_gene_adapter", "titan": "titan_gene_adapter"}
 # After two ordinary ones those that equal other dimensions: tasks, gene tokens, modality tokens, width.

@@ -7,7 +7,7 @@ from models.aggregators import DataSpec, available_aggregators, build_aggregator
 from models.modalities import MODALITIES
 from models.slide_backbone import BACKBONES
 from utils import constants
-from utils.checkpoint import from_published, load_trainable, to_published, trainable_state
+from utils.training.checkpoint import from_published, load_trainable, to_published, trainable_state
 
 NAMES = [name for name in available_aggregators() if name.endswith("_adapter")]
 TOKENS = {"clinical": 1, "vectors": 3}  # of make_case, besides task and genes

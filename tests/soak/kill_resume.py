@@ -31,11 +31,12 @@ import train_modaltune
 from tests.forked import finish, start
 from tests.small_cohort import SmallCohort, make_small_cohort
 from tests.small_runs import quick_evaluation
-from utils import checkpoint, constants
-from utils.embeddings import Embeddings
+from utils import constants
+from utils.evaluation.embeddings import Embeddings
 from utils.files import setup_logging
-from utils.signals import EXIT_INTERRUPTED
-from utils.trainer import BEST_WEIGHTS, LAST_CHECKPOINT
+from utils.training import checkpoint
+from utils.training.signals import EXIT_INTERRUPTED
+from utils.training.trainer import BEST_WEIGHTS, LAST_CHECKPOINT
 
 logger = logging.getLogger(__name__)
 

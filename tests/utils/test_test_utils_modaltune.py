@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.utils.evaluation_data import make_embeddings, slow_balanced_accuracy, slow_concordance
-from utils.embeddings import with_complete_parts
-from utils.probes import subtype_probe, survival_probe
-from utils.results import COLUMNS, write_results
+from tests.utils.evaluation.evaluation_data import make_embeddings, slow_balanced_accuracy, slow_concordance
+from utils.evaluation.embeddings import with_complete_parts
+from utils.evaluation.probes import subtype_probe, survival_probe
+from utils.evaluation.results import COLUMNS, write_results
 from utils.test_utils_modaltune import CohortEvaluator
 
 TASKS = ("General", "Survival")
@@ -134,7 +134,7 @@ def test_report(tmp_path):
 
 
 def test_the_test_split_is_split_at_the_median_training_risk(tmp_path, monkeypatch):
-    from utils import plots
+    from utils.evaluation import plots
 
     splits = make_splits()
     seen = []

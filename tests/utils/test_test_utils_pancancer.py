@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from lifelines.utils import concordance_index
 
-from tests.utils.evaluation_data import make_embeddings
-from tests.utils.test_zero_shot import make_candidates
-from utils.embeddings import Embeddings
-from utils.probes import fit_survival
-from utils.results import COLUMNS, OVERALL, aggregate, write_results
+from tests.utils.evaluation.evaluation_data import make_embeddings
+from tests.utils.evaluation.test_zero_shot import make_candidates
+from utils.evaluation.embeddings import Embeddings
+from utils.evaluation.probes import fit_survival
+from utils.evaluation.results import COLUMNS, OVERALL, aggregate, write_results
 from utils.test_utils_modaltune import CohortEvaluator
 from utils.test_utils_pancancer import PanCancerEvaluator, Site
 

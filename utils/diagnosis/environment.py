@@ -18,7 +18,7 @@ from utils.diagnosis.report import Finding, error, ok, warning
 
 _INSTALL = "pip install -r requirements.txt, or let scripts/setup_env.sh do it (MODALTUNE_SKIP_SETUP=0)"
 # What training and evaluation import, by name as modules.
-TRAINING_MODULES = ("utils.run", "utils.test_utils_modaltune")
+TRAINING_MODULES = ("utils.training.run", "utils.test_utils_modaltune")
 
 
 def check_packages(inputs: Inputs) -> Iterator[Finding]:

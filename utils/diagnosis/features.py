@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_utils.feature_store import FeatureInfo, inspect_features, read_features
-from data_utils.stacking import fits
+from data_utils.cases.stacking import fits
+from data_utils.features.store import FeatureInfo, inspect_features, read_features
 from models.titan.grid import likely_patch_size
 from utils.diagnosis.inputs import Inputs
 from utils.diagnosis.report import Finding, error, listing, ok, warning

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_utils.genes import PathwayGroups
+from data_utils.tables.genes import PathwayGroups
 from utils.diagnosis.inputs import Inputs
 from utils.diagnosis.report import Finding, error, listing, ok, warning
 from utils.diagnosis.tables import check_coverage

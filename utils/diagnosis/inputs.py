@@ -13,17 +13,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from data_utils.clinical import ClinicalTable, read_clinical_table
-from data_utils.feature_folder import FeatureFolder
-from data_utils.genes import PathwayGroups, read_gene_table, read_pathway_table
-from data_utils.splits import Patient, read_split
-from data_utils.vectors import VectorTable, read_vectors
+from data_utils.cases.cohort_data import name_sites
+from data_utils.cases.splits import Patient, read_split
+from data_utils.features.folder import FeatureFolder
+from data_utils.tables.clinical import ClinicalTable, read_clinical_table
+from data_utils.tables.genes import PathwayGroups, read_gene_table, read_pathway_table
+from data_utils.tables.vectors import VectorTable, read_vectors
 from models.aggregators import build_aggregator, modalities_of
 from models.slide_backbone import SlideBackbone
-from utils import checkpoint, constants
-from utils.cohort_data import name_sites
-from utils.model_setup import model_config, model_spec
-from utils.run import find_weights
+from utils import constants
+from utils.training import checkpoint
+from utils.training.model_setup import model_config, model_spec
+from utils.training.run import find_weights
 
 # Pathways of a model whose pathway table cannot be read; its slide encoder is checked all the same.
 _STAND_IN = PathwayGroups(("A", "B"), ("G",), ((0,), (0,)))

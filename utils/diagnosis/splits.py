@@ -6,8 +6,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
-from data_utils.folds import read_folds
-from data_utils.splits import Patient
+from data_utils.cases.folds import read_folds
+from data_utils.cases.splits import Patient
 from utils import constants
 from utils.diagnosis.inputs import Inputs
 from utils.diagnosis.report import Finding, error, listing, ok, warning

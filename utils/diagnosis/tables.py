@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from data_utils.datasets import read_tensor_table
+from data_utils.cases.cohort_data import TEXT_SHAPE
+from data_utils.cases.datasets import read_tensor_table
 from utils import constants
-from utils.cohort_data import TEXT_SHAPE
 from utils.diagnosis.inputs import Inputs
 from utils.diagnosis.report import Finding, error, listing, ok, warning
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from models.pretrained import compare_states
-from utils import checkpoint
 from utils.diagnosis.inputs import Inputs
 from utils.diagnosis.report import Finding, error, listing, ok, warning
+from utils.training import checkpoint
 
 
 def check_model(inputs: Inputs) -> Iterator[Finding]:

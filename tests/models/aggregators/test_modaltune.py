@@ -15,7 +15,7 @@ from models.modalities import ModalityEncoder
 from tests import oracle
 from tests.models.prov_gigapath.test_dilated_attention import oracle as dilated_oracle
 from utils import constants
-from utils.checkpoint import to_published, trainable_state
+from utils.training.checkpoint import to_published, trainable_state
 
 GENES = "longnetvit_gene_adapter"
 NAMES = [f"{p}_{m}_adapter" for p in ("longnetvit", "titan") for m in ("gene", "gene_clinical")]

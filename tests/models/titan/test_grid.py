@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.stacking import stack_slides
+from data_utils.cases.stacking import stack_slides
 from models.titan.grid import MAX_SHARED, check_patch_size, grid_cells, likely_patch_size, scatter_to_grid
 from tests import oracle
 

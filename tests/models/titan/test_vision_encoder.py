@@ -8,8 +8,8 @@ from models.titan.vision_encoder import AttentionalPooler, Block, SelfAttention,
 from tests import oracle
 from tests.models.titan.test_alibi_attention import LargestTensor
 from utils import constants
-from utils.checkpoint import to_published
 from utils.files import read_json
+from utils.training.checkpoint import to_published
 
 E = 768
 POOLER = {

@@ -1,0 +1,301 @@
+"""Datasets: patients of a split file become Cases."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_utils.cases.case import Case
+from data_utils.cases.splits import Patient
+from data_utils.cases.stacking import fits, repack_slides, stack_slides
+from data_utils.features.source import FeatureSource
+from utils import constants
+from utils.files import read_tensors
+
+logger = logging.getLogger(__name__)
+
+# Level-0 distance of patches where a feature file does not state it; only the rounding of shifts
+# between stacked slides depends on it.
+_DEFAULT_PATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class PatchOptions:
+    """How the patches of a case are prepared.
+
+    Attributes:
+        threshold: more patches than this are sub-sampled.
+        cumulative_stacking: see :func:`stack_slides`.
+        extent: level-0 pixels of the slide encoder's position grid; stacks beyond it are re-packed.
+        resample: draw a new subset every epoch (training) or always the same (evaluation).
+        seed: of the subsets.
+        patch_size: level-0 distance between neighbouring patches, for files that do not state it.
+        check_slide: where the slide encoder counts distances in patches, its check of a slide (see
+            :class:`models.slide_backbone.SlideBackbone`). Slides whose patch size differs from that of
+            the first slide are then scaled to it.
+        source: where features come from.
+    """
+
+    threshold: int | None = None
+    cumulative_stacking: bool = False
+    extent: int | None = None
+    resample: bool = False
+    seed: int = 0
+    patch_size: int | None = None
+    check_slide: Callable[[Tensor, int | None, str], None] | None = None
+    source: FeatureSource = field(default_factory=FeatureSource)
+
+
+@dataclass(frozen=True)
+class ModalityOptions:
+    """Which modalities the cases get, and what happens where they are missing.
+
+    Attributes:
+        names: the modalities of the model, fields of :class:`Case`.
+        missing: ``drop`` leaves out patients who lack one of them, ``learned`` keeps them; the model then
+            has a learned token for what is absent.
+        dropout: probability with which training hides a modality that a patient has, each for itself.
+    """
+
+    names: tuple[str, ...] = ()
+    missing: str = "drop"
+    dropout: float = 0.0
+
+
+class ModalityTable(Protocol):
+    """What a cohort knows of one modality."""
+
+    def get(self, patient: Patient) -> Tensor | None:
+        """The input of the patient, or None."""
+        ...
+
+
+class TensorTable:
+    """Tensors by patient; the keys are barcodes or GDC identifiers."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def get(self, patient: Patient) -> Tensor | None:
+        """The tensor of the patient, or None."""
+        found = self._tensors.get(patient.case_id)
+        return self._tensors.get(patient.submitter_id) if found is None else found
+
+
+class GeneVectors:
+    """Standardised gene vectors by patient, ready to be handed out.
+
+    Args:
+        table: standardised cases x genes; the index holds barcodes or GDC identifiers.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self._rows = {str(case): i for i, case in enumerate(table.index)}
+        self._values = torch.from_numpy(np.ascontiguousarray(table.to_numpy(dtype=np.float32)))
+
+    def get(self, patient: Patient) -> Tensor | None:
+        """``[n_genes]``, or None where the patient has no RNA."""
+        row = self._rows.get(patient.case_id, self._rows.get(patient.submitter_id))
+        return None if row is None else self._values[row]
+
+
+def read_tensor_table(path: str | Path, shape: tuple[int, ...], remedy: str) -> dict[str, Tensor]:
+    """Reads ``{case_id: tensor}`` (texts, clinical features).
+
+    Raises:
+        FileNotFoundError: there is no such file; the message ends with ``remedy``.
+        ValueError: the file is damaged or holds something else, an entry has another shape or holds
+            values that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {remedy}")
+    table = read_tensors(path, "table {case_id: tensor}")
+    if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
+        raise ValueError(f"{path} should hold {{case_id: tensor}}; {remedy}")
+    for case_id, value in table.items():
+        if tuple(value.shape) != shape:
+            raise ValueError(f"{path}: case {case_id} is {tuple(value.shape)}, should be {shape}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{path}: case {case_id} holds NaN or infinite values; {remedy}")
+    return {str(case_id): value.float() for case_id, value in table.items()}
+
+
+def lacking(patient: Patient, tables: Mapping[str, ModalityTable]) -> list[str]:
+    """The modalities of ``tables`` that the patient has not got."""
+    return [name for name, table in tables.items() if table.get(patient) is None]
+
+
+def usable_patients(
+    patients: Sequence[Patient], tables: Mapping[str, ModalityTable], missing: str
+) -> list[Patient]:
+    """Those a model can run on: with ``drop`` the patients who have every modality, with ``learned`` all."""
+    return [p for p in patients if missing == "learned" or not lacking(p, tables)]
+
+
+class CaseDataset(Dataset):
+    """One :class:`Case` per patient.
+
+    Args:
+        patients: who; every feature file must exist.
+        tables: what is known of each modality the model reads. Patients who lack one are left out or
+            kept, as ``modalities`` says, and counted in the log.
+        texts: label sentences ``{case_id: [4, 512]}``; needed for training only.
+        options: how patches are prepared.
+        name: of the split, for messages.
+        modalities: what happens to patients who lack one, and the modality dropout of training.
+
+    Raises:
+        FileNotFoundError: feature files are missing.
+        ValueError: nobody is left, or texts lack a patient.
+    """
+
+    def __init__(
+        self,
+        patients: Sequence[Patient],
+        tables: Mapping[str, ModalityTable],
+        texts: Mapping[str, Tensor] | None,
+        options: PatchOptions,
+        name: str,
+        modalities: ModalityOptions = ModalityOptions(),
+    ) -> None:
+        self.tables, self.options, self.name, self.epoch = dict(tables), options, name, 0
+        self.texts, self.modalities = texts, modalities
+        self.patients = usable_patients(patients, tables, modalities.missing)
+        counts = {n: sum(table.get(p) is None for p in patients) for n, table in self.tables.items()}
+        what = ", ".join(
+            f"{count} have no {constants.MODALITIES[n].noun}" for n, count in counts.items() if count
+        )
+        if not self.patients:
+            raise ValueError(
+                f"the {name} split has no patient to run on ({what or 'it is empty'}, of {len(patients)})"
+            )
+        left_out = len(patients) - len(self.patients)
+        if left_out:
+            logger.info("%s: %d of %d patients are left out: %s", name, left_out, len(patients), what)
+        elif what:
+            logger.info("%s: of %d patients %s; learned tokens stand in", name, len(patients), what)
+        self._check_texts()
+        self._check_files()
+        options.source.load(slide for p in self.patients for slide in p.slides)
+
+    def _check_texts(self) -> None:
+        missing = [p.case_id for p in self.patients if self.texts is not None and p.case_id not in self.texts]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} patients of the {self.name} split have no label sentences, such as {missing[:3]}; "
+                f"there are some for {list(self.texts)[:3]}. Was the table made for this cohort?"
+            )
+
+    def _check_files(self) -> None:
+        missing = [(p.case_id, slide) for p in self.patients for slide in p.slides if not slide.is_file()]
+        if missing:
+            case_id, slide = missing[0]
+            raise FileNotFoundError(
+                f"{len(missing)} feature files of the {self.name} split are missing, such as {slide} of case "
+                f"{case_id}. "
+                "Extract them, set FEATURES_ROOT or DATABASE_ROOT in utils/constants.py, or pass --features_dir"
+            )
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+    @property
+    def sites(self) -> list[str]:
+        """Cancer site of every patient; the TCGA project where the splits know no sites."""
+        return [patient.site or patient.project_id for patient in self.patients]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the patch subsets of the next pass."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> Case:
+        patient = self.patients[index]
+        features, coords, patch_size = self._read_patches(patient)
+        inputs = {name: table.get(patient) for name, table in self.tables.items()}
+        complete = all(value is not None for value in inputs.values())
+        return Case(
+            case_id=patient.case_id,
+            submitter_id=patient.submitter_id,
+            project_id=patient.project_id,
+            site=patient.site,
+            features=torch.from_numpy(features),
+            coords=torch.from_numpy(coords),
+            patch_size_lv0=patch_size,
+            **self._hide(patient, inputs),
+            text=None if self.texts is None else self.texts[patient.case_id],
+            label=patient.label,
+            duration=patient.duration,
+            event=patient.event,
+            complete=complete,
+        )
+
+    def _hide(self, patient: Patient, inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+        """Modality dropout: the same for a seed, an epoch and a patient, whoever else is in the split."""
+        if not self.modalities.dropout:
+            return inputs
+        draws = self._generator(patient, "modalities").random(len(inputs))
+        return {
+            name: None if draw < self.modalities.dropout else inputs[name]
+            for name, draw in zip(sorted(inputs), draws, strict=True)
+        }
+
+    def _generator(self, patient: Patient, purpose: str = "") -> np.random.Generator:
+        """Seeded by the patient, not by position, so that what is drawn does not depend on its neighbours."""
+        epoch = self.epoch if self.options.resample else 0
+        words = (self.options.seed, epoch, patient.case_id, *filter(None, [purpose]))
+        digest = hashlib.sha256("/".join(map(str, words)).encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+    def _read_patches(self, patient: Patient) -> tuple[np.ndarray, np.ndarray, int | None]:
+        """Features ``[L, D]``, stacked coordinates ``[L, 2]`` and ``patch_size_level0`` of all slides."""
+        read = [self.options.source.coords(slide) for slide in patient.slides]
+        coords = [corners for corners, _ in read]
+        sizes = [meta.patch_size_level0 or self.options.patch_size for _, meta in read]
+        if self.options.check_slide is not None:
+            for slide, corners, size in zip(patient.slides, coords, sizes, strict=True):
+                self.options.check_slide(torch.from_numpy(corners), size, f"feature file {slide}")
+            # Whole multiples of a patch stay whole multiples.
+            coords = [corners * sizes[0] // size for corners, size in zip(coords, sizes, strict=True)]
+        elif len(set(sizes)) > 1:
+            logger.warning("case %s: its slides differ in patch_size_level0: %s", patient.case_id, sizes)
+        coords = self._place(patient, coords, sizes[0] or _DEFAULT_PATCH_SIZE)
+        rows = self._subsets(patient, [len(corners) for corners in coords])
+        kept = [k for k, subset in enumerate(rows) if subset is None or len(subset)]
+        features = [self.options.source.features(patient.slides[k], rows[k]) for k in kept]
+        coords = [coords[k] if rows[k] is None else coords[k][rows[k]] for k in kept]
+        if len(kept) == 1:
+            return features[0], coords[0], sizes[0]
+        if len(widths := {part.shape[1] for part in features}) > 1:
+            raise ValueError(
+                f"case {patient.case_id}: the features of its slides are {sorted(widths)} wide; extract them "
+                "with one encoder"
+            )
+        return np.concatenate(features), np.concatenate(coords), sizes[0]
+
+    def _place(self, patient: Patient, coords: list[np.ndarray], patch_size: int) -> list[np.ndarray]:
+        stacked = stack_slides(coords, patch_size, self.options.cumulative_stacking)
+        extent = self.options.extent
+        if extent is None or fits(stacked, extent):
+            return stacked
+        return repack_slides(coords, patch_size, extent, patient.case_id)
+
+    def _subsets(self, patient: Patient, lengths: Sequence[int]) -> list[np.ndarray | None]:
+        """Rows to read of every slide, None for all; the order of the patches is kept."""
+        total, threshold = sum(lengths), self.options.threshold
+        if threshold is None or total <= threshold:
+            return [None] * len(lengths)
+        chosen = np.sort(self._generator(patient).choice(total, threshold, replace=False))
+        starts = np.cumsum([0, *lengths])
+        edges = np.searchsorted(chosen, starts)
+        return [chosen[edges[k] : edges[k + 1]] - starts[k] for k in range(len(lengths))]

@@ -1,0 +1,201 @@
+"""Cross-validation: folds drawn here, or read from a JSON list or from SurvPath's split CSVs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedKFold, train_test_split
+
+from data_utils.cases.splits import Patient, check_disjoint
+from utils import constants
+from utils.files import read_json
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_SHARE = 0.15
+_SPLIT_CSV = re.compile(r"splits_(\d+)\.csv")
+
+Fold = dict[str, list[Patient]]
+
+
+def make_folds(patients: Sequence[Patient], eligible: Iterable[str], num_folds: int, seed: int) -> list[Fold]:
+    """Stratified k-fold: every eligible patient of known class is tested once.
+
+    Args:
+        patients: all patients.
+        eligible: case ids that may be validated and tested on; others always train.
+        num_folds: number of folds.
+        seed: of the shuffling.
+
+    Returns:
+        Per fold ``{"train", "val", "test"}``; validation is 15 % of what is left of the eligible ones,
+        stratified where there are enough of them.
+
+    Raises:
+        ValueError: a class has fewer patients than there are folds.
+    """
+    eligible = set(eligible)
+    scored = [p for p in patients if p.label >= 0 and p.case_id in eligible]
+    others = [p for p in patients if p.label < 0 or p.case_id not in eligible]
+    labels = np.array([p.label for p in scored])
+    classes, counts = np.unique(labels, return_counts=True)
+    if not len(scored) or counts.min() < num_folds:
+        found = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+        raise ValueError(f"{num_folds} folds need as many patients with RNA per class, there are {found}")
+    folds = []
+    splitter = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
+    for rest, test in splitter.split(labels, labels):
+        train, val = _draw_validation([scored[i] for i in rest], eligible, seed)
+        folds.append({"train": train + others, "val": val, "test": [scored[i] for i in test]})
+    return folds
+
+
+def _draw_validation(
+    patients: Sequence[Patient], eligible: Collection[str], seed: int
+) -> tuple[list[Patient], list[Patient]]:
+    """Training and validation patients; those that may not be validated on train."""
+    drawn = [i for i, p in enumerate(patients) if p.label >= 0 and p.case_id in eligible]
+    if len(drawn) < 2:
+        raise ValueError(f"{len(drawn)} patients with RNA and a class are too few to draw validation from")
+    labels = np.array([patients[i].label for i in drawn])
+    _, val = train_test_split(drawn, test_size=VALIDATION_SHARE, stratify=_strata(labels), random_state=seed)
+    chosen = set(val)
+    return (
+        [p for i, p in enumerate(patients) if i not in chosen],
+        [patients[i] for i in sorted(chosen)],
+    )
+
+
+def _strata(labels: np.ndarray) -> np.ndarray | None:
+    """The labels, or None where they are too few to stratify the validation patients."""
+    _, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2 or math.ceil(VALIDATION_SHARE * len(labels)) < len(counts):
+        logger.warning("too few patients to stratify validation by class: %s", counts.tolist())
+        return None
+    return labels
+
+
+def read_folds(
+    path: str | Path, patients: Sequence[Patient], eligible: Iterable[str], seed: int
+) -> list[Fold]:
+    """The folds of ``--fold_json``.
+
+    Args:
+        path: a JSON list of ``{"train": [...], "val": [...], "test": [...]}``; or, as SurvPath has them, a CSV
+            with the columns ``train`` and ``val`` (and possibly ``test``), or a folder of ``splits_<k>.csv``.
+            All hold case ids or barcodes.
+        patients: of the split files.
+        eligible: case ids that validation may be drawn from.
+        seed: of that draw.
+
+    Without a ``test`` column, the ``val`` column of a CSV is the test set, as its authors report it; choosing
+    the epoch on it would leak, so validation is then drawn from the training column as in :func:`make_folds`.
+    Patients of a CSV that are in no split file are left out and counted in the log.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no CSV in the folder.
+        ValueError: another layout, a patient unknown (in a CSV: more than half of them), or a patient twice
+            in one fold.
+    """
+    path, eligible = Path(path), set(eligible)
+    if path.suffix != ".csv" and not path.is_dir():
+        return _read_json_folds(path, patients)
+    folds = []
+    for file in split_csvs(path):
+        fold = _members(file, "", _read_csv_fold(file), patients, may_lack=True)
+        if "test" not in fold:
+            fold["test"] = fold["val"]
+            fold["train"], fold["val"] = _draw_validation(fold["train"], eligible, seed)
+            logger.info(
+                "%s has no test column: its val column (%d patients) is the test set, and %d patients of its "
+                "train column validate",
+                file,
+                len(fold["test"]),
+                len(fold["val"]),
+            )
+        folds.append(fold)
+    return folds
+
+
+def count_folds(path: str | Path) -> int:
+    """How many folds ``--fold_json`` holds; errors as :func:`read_folds`."""
+    path = Path(path)
+    if path.suffix == ".csv" or path.is_dir():
+        return len(split_csvs(path))
+    return len(_json_folds(path))
+
+
+def split_csvs(path: Path) -> list[Path]:
+    """The file itself, or ``splits_<k>.csv`` of a folder in the order of ``k``."""
+    if not path.is_dir():
+        return [path]
+    numbers = {int(m[1]): file for file in path.iterdir() if (m := _SPLIT_CSV.fullmatch(file.name))}
+    if not numbers:
+        raise FileNotFoundError(f"--fold_json {path}: the folder holds no splits_0.csv, splits_1.csv, ...")
+    return [numbers[k] for k in sorted(numbers)]
+
+
+def _read_csv_fold(path: Path) -> dict[str, list[str]]:
+    try:
+        table = pd.read_csv(path, dtype=str)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path} is no CSV table: {error}") from error
+    names = [name for name in constants.SPLITS if name in table]
+    if not {"train", "val"} <= set(names):
+        raise ValueError(
+            f"{path} should have the columns train and val (and may have test) of case barcodes; it has "
+            f"{list(table.columns)[:6]}"
+        )
+    return {name: table[name].dropna().str.strip().tolist() for name in names}
+
+
+def _json_folds(path: Path) -> list[object]:
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{path} should hold a list of folds, each an object with {constants.SPLITS}")
+    return content
+
+
+def _read_json_folds(path: Path, patients: Sequence[Patient]) -> list[Fold]:
+    folds = []
+    for number, fold in enumerate(_json_folds(path)):
+        if not isinstance(fold, Mapping) or set(fold) != set(constants.SPLITS):
+            found = sorted(fold) if isinstance(fold, Mapping) else repr(fold)
+            raise ValueError(f"{path}: fold {number} has {found}, should have {constants.SPLITS}")
+        folds.append(_members(path, f"fold {number} ", fold, patients, may_lack=False))
+    return folds
+
+
+def _members(
+    path: Path, where: str, fold: Mapping[str, Sequence[str]], patients: Sequence[Patient], may_lack: bool
+) -> Fold:
+    """Names become patients; nobody may be twice in a fold."""
+    by_id = {p.case_id: p for p in patients} | {p.submitter_id: p for p in patients}
+    named = [case for ids in fold.values() for case in ids]
+    unknown = [case for case in named if case not in by_id]
+    if unknown and (not may_lack or 2 * len(unknown) > len(named)):
+        raise ValueError(
+            f"{path}: {where}names {len(unknown)} patients that are in no split file, such as "
+            f"{unknown[:5]}; the split files hold such as {list(by_id)[:3]}"
+        )
+    split = {name: [by_id[case] for case in ids if case in by_id] for name, ids in fold.items()}
+    check_disjoint(split)
+    for name, members in split.items():
+        if len({p.case_id for p in members}) < len(members):
+            raise ValueError(f"{path}: {where}names a patient twice in {name}")
+    unused = len(patients) - sum(map(len, split.values()))
+    if unknown or unused:
+        logger.info(
+            "%s: %s%d of its patients are in no split file, %d of the split files are not in it; both are left out",
+            path,
+            where,
+            len(unknown),
+            unused,
+        )
+    return split

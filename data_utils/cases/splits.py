@@ -1,0 +1,143 @@
+"""Split files: who is in training, validation and test, and where the features are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_utils.features.folder import FeatureFolder
+from data_utils.features.store import HDF5_SUFFIXES
+from utils import constants
+from utils.files import read_json
+
+logger = logging.getLogger(__name__)
+
+_PLACEHOLDER = "PATHTODATABASE/"
+_REQUIRED = (
+    "case_id",
+    "case_submitter_id",
+    "slide_submitter_id",
+    "project_id",
+    "primary_class",
+    "durations",
+    "vital_status",
+)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient of a split file.
+
+    Attributes:
+        case_id: GDC identifier.
+        submitter_id: TCGA barcode of the patient.
+        project_id: TCGA project.
+        slides: feature files, in the order of the split file.
+        label: subtype class, -1 for none.
+        duration: survival time in months.
+        event: 1 dead, 0 censored.
+        site: cohort of the patient, where the rows name it (pan-cancer splits), else empty.
+    """
+
+    case_id: str
+    submitter_id: str
+    project_id: str
+    slides: tuple[Path, ...]
+    label: int
+    duration: float
+    event: int
+    site: str = ""
+
+
+def resolve_features_path(path: str) -> Path:
+    """Where a ``features_path`` of a split file lies on this machine.
+
+    Absolute paths stay. The placeholder of the published files is replaced by
+    ``constants.DATABASE_ROOT``; everything else is relative to ``constants.FEATURES_ROOT``.
+    """
+    if path.startswith(_PLACEHOLDER):
+        return constants.DATABASE_ROOT / path.removeprefix(_PLACEHOLDER)
+    return constants.FEATURES_ROOT / path
+
+
+def read_split(path: str | Path, folder: FeatureFolder | None = None) -> list[Patient]:
+    """The patients of a split file, in its order; rows of one patient (its slides) are joined.
+
+    A file without rows is legal: tiny cohorts leave a split empty.
+
+    Args:
+        path: ours, or as published.
+        folder: where the feature files lie, whatever ``features_path`` says (it may then be left out). Slides
+            that are not there keep the path they should have, and are named in the log.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file has another layout, a field is missing, a slide stands twice, or rows of
+            one patient contradict each other.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"split file {path} does not exist; write it with data_utils.make_dataset")
+    content = read_json(path)
+    rows = content.get("data") if isinstance(content, Mapping) else None
+    if not isinstance(rows, list):
+        raise ValueError(f'{path} should hold {{"data": [one object per slide, ...]}}')
+    grouped: dict[str, list[Mapping[str, Any]]] = {}
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise ValueError(
+                f"{path}: row {number} is {row!r}, should be an object with the fields of a slide"
+            )
+        needed = _REQUIRED if folder else (*_REQUIRED, "features_path")
+        missing = [name for name in needed if row.get(name) is None]
+        if missing:
+            raise ValueError(f"{path}: row {number} ({row.get('slide_submitter_id')}) lacks {missing}")
+        grouped.setdefault(str(row["case_id"]), []).append(row)
+    patients = [_join(path, case_id, slides, folder) for case_id, slides in grouped.items()]
+    if folder and (absent := [s.name for p in patients for s in p.slides if not s.is_file()]):
+        logger.warning("%s: %d slides are not in %s: %s", path, len(absent), folder.root, absent[:10])
+    return patients
+
+
+def _join(
+    path: Path, case_id: str, rows: Sequence[Mapping[str, Any]], folder: FeatureFolder | None
+) -> Patient:
+    first = rows[0]
+    for name in ("case_submitter_id", "project_id", "primary_class", "durations", "vital_status"):
+        values = {row[name] for row in rows}
+        if len(values) > 1:
+            raise ValueError(f"{path}: the slides of case {case_id} disagree on {name}: {sorted(values)}")
+    slides = tuple(_locate(row, folder) for row in rows)
+    if len(set(slides)) < len(slides):
+        raise ValueError(f"{path}: a slide of case {case_id} stands twice")
+    return Patient(
+        case_id=case_id,
+        submitter_id=str(first["case_submitter_id"]),
+        project_id=str(first["project_id"]),
+        slides=slides,
+        label=int(first["primary_class"]),
+        duration=float(first["durations"]),
+        event=int(first["vital_status"]),
+        site=str(first.get("site") or ""),
+    )
+
+
+def _locate(row: Mapping[str, Any], folder: FeatureFolder | None) -> Path:
+    stated, slide = row.get("features_path"), str(row["slide_submitter_id"])
+    if folder is None:
+        return resolve_features_path(str(stated))
+    found = folder.find(stated, slide)
+    return found or folder.root / (Path(stated).name if stated else f"{slide}{HDF5_SUFFIXES[0]}")
+
+
+def check_disjoint(splits: Mapping[str, Sequence[Patient]]) -> None:
+    """Raises ValueError where a patient is in more than one split."""
+    owner: dict[str, str] = {}
+    for name, patients in splits.items():
+        for patient in patients:
+            other = owner.setdefault(patient.case_id, name)
+            if other != name:
+                raise ValueError(f"case {patient.case_id} is in the splits {other} and {name}")

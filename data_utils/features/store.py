@@ -1,0 +1,348 @@
+"""Patch-feature files: written here as HDF5; read also from TRIDENT, CLAM, published ``.pt`` and plain arrays.
+
+Layout of our files (TRIDENT's slide encoders open them too): datasets ``features [L, D]`` and
+``coords [L, 2]`` (level-0 x, y of the upper left corner), attributes on ``coords``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from data_utils.features.plain_arrays import PLAIN_SUFFIXES, FeatureFileError, read_plain
+from utils.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+FEATURE_SUFFIXES = (*HDF5_SUFFIXES, *PLAIN_SUFFIXES)
+# Rows of one HDF5 chunk when writing.
+CHUNK_ROWS = 64
+# When rows are picked, gaps up to this many rows are read over, and no read is longer than the second number.
+MAX_GAP_ROWS = 64
+MAX_READ_ROWS = 4096
+# No slide has more patches and no encoder wider features: a file that declares more is damaged or hostile.
+MAX_PATCHES = 5_000_000
+MAX_DIM = 65_536
+# Features hardly compress; a file that declares this many times more bytes than it stores is refused too.
+MAX_EXPANSION = 100
+_HARMLESS_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class FeatureMeta:
+    """How the patches of a file were cut; ``None`` where the file does not say.
+
+    Attributes:
+        patch_size: side of a patch in pixels at ``target_mpp``.
+        patch_size_level0: level-0 distance between neighbouring patches, in pixels.
+        level0_mpp: micrometres per pixel of the slide's level 0.
+        target_mpp: micrometres per pixel at which patches were encoded.
+        encoder: name of the patch encoder.
+        mpp_assumed: whether ``level0_mpp`` was guessed because the slide does not state it.
+    """
+
+    patch_size: int | None = None
+    patch_size_level0: int | None = None
+    level0_mpp: float | None = None
+    target_mpp: float | None = None
+    encoder: str | None = None
+    mpp_assumed: bool | None = None
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """What a feature file holds, without its features."""
+
+    num_patches: int
+    dim: int
+    meta: FeatureMeta
+
+
+@dataclass(frozen=True)
+class SlideFeatures:
+    """Patches of one slide.
+
+    Attributes:
+        features: ``[L, D]`` float32.
+        coords: ``[L, 2]`` int64, (x, y) of the upper left corner in level-0 pixels.
+        patch_size_level0: level-0 distance between neighbouring patches, if the file states it.
+        meta: everything the file states about its patches.
+    """
+
+    features: np.ndarray
+    coords: np.ndarray
+    patch_size_level0: int | None
+    meta: FeatureMeta
+
+
+# ---------------------------------------------------------------------------- writing
+class FeatureWriter:
+    """Streams patches of one slide into an HDF5 file that appears only when the block succeeds.
+
+    ``with FeatureWriter(path, 1536, meta) as writer: writer.append(features, coords)``
+
+    Raises:
+        FeatureFileError: on ``append``, shapes do not fit or values are not finite (also after the
+            conversion to ``dtype``); on leaving the block, nothing was appended.
+    """
+
+    def __init__(self, path: str | Path, dim: int, meta: FeatureMeta, dtype: str = "float16") -> None:
+        self.path = Path(path)
+        self.dim = dim
+        self.meta = meta
+        self.dtype = np.dtype(dtype)
+        self.num_patches = 0
+
+    def __enter__(self) -> FeatureWriter:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self.path))
+            file = stack.enter_context(h5py.File(temporary, "w"))
+            self._features = file.create_dataset(
+                "features",
+                shape=(0, self.dim),
+                maxshape=(None, self.dim),
+                chunks=(CHUNK_ROWS, self.dim),
+                dtype=self.dtype,
+            )
+            self._coords = file.create_dataset(
+                "coords", shape=(0, 2), maxshape=(None, 2), chunks=(1024, 2), dtype=np.int64
+            )
+            self._coords.attrs.update({k: v for k, v in asdict(self.meta).items() if v is not None})
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self.num_patches == 0:
+            error = FeatureFileError(self.path, "no patches were written")
+            self._stack.__exit__(type(error), error, None)
+            raise error
+        self._stack.__exit__(kind, error, trace)
+
+    def append(self, features: np.ndarray, coords: np.ndarray) -> None:
+        """Adds patches: ``features [n, D]``, ``coords [n, 2]`` integers."""
+        features = np.asarray(features)
+        coords = np.asarray(coords)
+        if features.ndim != 2 or features.shape[1] != self.dim:
+            raise FeatureFileError(
+                self.path, f"features to write are {features.shape}, should be [n, {self.dim}]"
+            )
+        if coords.shape != (len(features), 2) or coords.dtype.kind not in "iu":
+            raise FeatureFileError(
+                self.path,
+                f"coords to write are {coords.dtype} {coords.shape}, should be integers [{len(features)}, 2]",
+            )
+        with np.errstate(over="ignore"):
+            features = features.astype(self.dtype)
+        _check_finite(self.path, features, f"to write after patch {self.num_patches} ({self.dtype})")
+        stop = self.num_patches + len(features)
+        for dataset, values in ((self._features, features), (self._coords, coords)):
+            dataset.resize(stop, axis=0)
+            dataset[self.num_patches : stop] = values
+        self.num_patches = stop
+
+
+def write_features(
+    path: str | Path, features: np.ndarray, coords: np.ndarray, meta: FeatureMeta, dtype: str = "float16"
+) -> None:
+    """Writes one slide at once; arguments and errors as for :class:`FeatureWriter`."""
+    features = np.asarray(features)
+    if features.ndim != 2:
+        raise FeatureFileError(path, f"features to write are {features.shape}, should be [L, D]")
+    with FeatureWriter(path, features.shape[1], meta, dtype) as writer:
+        writer.append(features, coords)
+
+
+# ---------------------------------------------------------------------------- reading
+def num_patches(path: str | Path) -> int:
+    """Number of patches in a feature file, without reading its features.
+
+    Raises:
+        FeatureFileError: as :func:`inspect_features`.
+    """
+    return inspect_features(path).num_patches
+
+
+def inspect_features(path: str | Path) -> FeatureInfo:
+    """Size, width and origin of a feature file, without reading its features.
+
+    Raises:
+        FeatureFileError: the file is missing, damaged, has no patches or not the datasets it needs.
+    """
+    with _arrays(Path(path)) as (features, _, meta):
+        return FeatureInfo(features.shape[-2], features.shape[-1], meta)
+
+
+def read_features(path: str | Path, rows: np.ndarray | None = None) -> SlideFeatures:
+    """Reads the patches of one slide.
+
+    Args:
+        path: ``.h5`` (ours, TRIDENT, CLAM), ``.pt`` (dict with ``features`` and ``coords``), or a plain array
+            (see :mod:`data_utils.features.plain_arrays`).
+        rows: patches to read, strictly increasing; all when ``None``. Only their part of an HDF5
+            file is read from disk.
+
+    Raises:
+        FeatureFileError: missing or damaged file, missing dataset, no patches, lengths of features and
+            coords differ, or values that are not finite among the patches read.
+        ValueError: ``rows`` are not strictly increasing indices into the file.
+    """
+    path = Path(path)
+    with _arrays(path) as (features, coords, meta):
+        if rows is not None:
+            rows = _check_rows(path, rows, features.shape[-2])
+        values = _take(features, rows).astype(np.float32)
+        corners = _whole_pixels(path, _take(coords, rows))
+    _check_finite(path, values, "as float32")
+    return SlideFeatures(values, corners, meta.patch_size_level0, meta)
+
+
+def read_coords(path: str | Path) -> tuple[np.ndarray, FeatureMeta]:
+    """Coordinates ``[L, 2]`` int64 of a slide's patches and what the file states, without its features.
+
+    Raises:
+        FeatureFileError: as :func:`inspect_features`, or the coordinates are not whole pixels.
+    """
+    with _arrays(Path(path)) as (_, coords, meta):
+        return _whole_pixels(Path(path), _take(coords, None)), meta
+
+
+def _whole_pixels(path: Path, corners: np.ndarray) -> np.ndarray:
+    if corners.dtype.kind == "f" and not np.array_equal(corners, np.rint(corners)):
+        raise FeatureFileError(path, "coords are not whole level-0 pixels")
+    return corners.astype(np.int64)
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[tuple[Any, Any, FeatureMeta]]:
+    """Opens a file and yields features, coords (sliceable, checked shapes) and what the file says."""
+    if not path.is_file():
+        raise FeatureFileError(path, "does not exist")
+    if path.suffix in PLAIN_SUFFIXES:
+        yield _checked(path, read_plain(path), {})
+    elif path.suffix in HDF5_SUFFIXES:
+        try:
+            with h5py.File(path, "r") as file:
+                attributes = dict(file["coords"].attrs) if "coords" in file else {}
+                yield _checked(path, file, attributes)
+        except (OSError, RuntimeError) as error:  # HDF5 reports damage as either
+            raise FeatureFileError(path, f"damaged or no HDF5 file ({error}); extract it again") from error
+    else:
+        raise FeatureFileError(path, f"unknown format; known are {', '.join(FEATURE_SUFFIXES)}")
+
+
+def _checked(
+    path: Path, content: Mapping[str, Any], attributes: Mapping[str, Any]
+) -> tuple[Any, Any, FeatureMeta]:
+    for name in ("features", "coords"):
+        if name not in content:
+            raise FeatureFileError(path, f"has no {name!r}, only {sorted(content)}")
+    features, coords = content["features"], content["coords"]
+    for name, array in (("features", features), ("coords", coords)):
+        if not (array.ndim == 2 or (array.ndim == 3 and array.shape[0] == 1)):
+            raise FeatureFileError(path, f"{name} are {tuple(array.shape)}, should be [L, D] or [1, L, D]")
+    if coords.shape[-1] != 2:
+        raise FeatureFileError(path, f"coords are {tuple(coords.shape)}, should be [L, 2]")
+    if features.shape[-2] != coords.shape[-2]:
+        raise FeatureFileError(
+            path, f"{features.shape[-2]} feature vectors but {coords.shape[-2]} coordinates"
+        )
+    _check_size(path, features)
+    if features.shape[-2] == 0:
+        raise FeatureFileError(path, "has no patches")
+    return features, coords, _read_meta(attributes)
+
+
+def _check_size(path: Path, features: Any) -> None:
+    """Refuses declared sizes that would exhaust the memory when they are read."""
+    rows, dim = features.shape[-2:]
+    if rows > MAX_PATCHES or dim > MAX_DIM:
+        raise FeatureFileError(
+            path, f"declares {rows:,} patches of {dim:,} values; the most are {MAX_PATCHES:,} and {MAX_DIM:,}"
+        )
+    stored = features.id.get_storage_size() if isinstance(features, h5py.Dataset) else features.nbytes
+    if features.nbytes > max(_HARMLESS_BYTES, MAX_EXPANSION * stored):
+        raise FeatureFileError(
+            path,
+            f"declares {features.nbytes / 2**30:,.0f} GiB of features and stores {stored / 2**20:,.1f} MiB; "
+            "extract it again",
+        )
+
+
+def _read_meta(attributes: Mapping[str, Any]) -> FeatureMeta:
+    """Attributes of ours, TRIDENT's (magnifications instead of mpp) and CLAM's (down-sampling factors)."""
+
+    def number(*names: str) -> float | None:
+        for name in names:
+            values = np.asarray(attributes.get(name, [])).ravel()
+            if values.size and values.dtype.kind in "iuf" and np.isfinite(values[0]):
+                return float(values[0])
+        return None
+
+    def mpp(name: str, magnification_name: str) -> float | None:
+        magnification = number(magnification_name)
+        return number(name) or (10.0 / magnification if magnification else None)
+
+    patch_size = number("patch_size")
+    level0 = number("patch_size_level0")
+    downsample = number("downsample")
+    if level0 is None and patch_size is not None and downsample is not None:
+        level0 = patch_size * downsample
+    encoder = attributes.get("encoder")
+    assumed = attributes.get("mpp_assumed")
+    return FeatureMeta(
+        patch_size=None if patch_size is None else round(patch_size),
+        patch_size_level0=None if level0 is None else round(level0),
+        level0_mpp=mpp("level0_mpp", "level0_magnification"),
+        target_mpp=mpp("target_mpp", "target_magnification"),
+        encoder=encoder.decode() if isinstance(encoder, bytes) else encoder,
+        mpp_assumed=None if assumed is None else bool(assumed),
+    )
+
+
+def _check_rows(path: Path, rows: np.ndarray, length: int) -> np.ndarray:
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise ValueError(f"rows for {path} must be a list of integers, got {rows.dtype} {rows.shape}")
+    if rows.size and (rows[0] < 0 or rows[-1] >= length or np.any(np.diff(rows) <= 0)):
+        raise ValueError(f"rows for {path} must be strictly increasing within its {length} patches")
+    return rows.astype(np.int64)
+
+
+def _take(dataset: Any, rows: np.ndarray | None) -> np.ndarray:
+    """Rows of ``[L, D]`` or ``[1, L, D]``.
+
+    Runs of near rows are read as one slice and thinned in memory: HDF5's own row picking takes
+    seconds for some ten thousand rows.
+    """
+    view = (0,) if dataset.ndim == 3 else ()
+    if rows is None:
+        return np.asarray(dataset[(*view, slice(None))])
+    if rows.size == 0:
+        return np.empty((0, dataset.shape[-1]), dataset.dtype)
+    breaks = np.flatnonzero((np.diff(rows) > MAX_GAP_ROWS) | (np.diff(rows // MAX_READ_ROWS) > 0)) + 1
+    parts = []
+    for run in np.split(rows, breaks):
+        start, stop = int(run[0]), int(run[-1]) + 1
+        parts.append(np.asarray(dataset[(*view, slice(start, stop))])[run - start])
+    return np.concatenate(parts)
+
+
+def _check_finite(path: Path, values: np.ndarray, what: str) -> None:
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise FeatureFileError(
+            path,
+            f"{int(bad.sum())} of {len(bad)} feature vectors {what} hold NaN or infinite values, "
+            f"the first is row {int(np.argmax(bad))} of them",
+        )

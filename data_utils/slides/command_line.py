@@ -1,0 +1,147 @@
+"""Command line that all extraction entry points (``TCGA_extract_feats_*``) share."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from data_utils.slides.extraction import autocast_dtype, extract_cohort
+from data_utils.slides.tile_reading import TileRecipe
+from data_utils.slides.wsi import find_slides
+from utils import constants
+from utils.devices import pick_device
+from utils.files import read_json
+
+logger = logging.getLogger(__name__)
+
+EXIT_STATUS = (
+    "Exit status: 0 all slides are done (or no more than --allow_failures failed), 1 more failed, "
+    "2 wrong usage or no slides found."
+)
+
+
+def in_shard(path: Path, shard: tuple[int, int]) -> bool:
+    """Whether job ``i`` of ``n`` (1-based) handles a slide.
+
+    Decided by the name alone, so that jobs agree although they list the folder at different times.
+    """
+    index, count = shard
+    return zlib.crc32(path.stem.encode()) % count == index - 1
+
+
+def extraction_parser(
+    description: str, encoder: str, config: Path, checkpoint: Path
+) -> argparse.ArgumentParser:
+    """Flags that all extraction entry points share.
+
+    Args:
+        description: text of ``--help``.
+        encoder: name of the folder of feature files.
+        config: default of ``--encoder_config``.
+        checkpoint: default of ``--checkpoint``.
+    """
+    parser = argparse.ArgumentParser(description=description, epilog=EXIT_STATUS)
+    parser.set_defaults(encoder=encoder)
+    add = parser.add_argument
+    add("--onco", required=True, help="cohort, such as BRCA; names the folders of slides and features")
+    add("--slides_dir", type=Path, help="folder of slides, searched recursively (default: of the cohort)")
+    add("--output_dir", type=Path, help="folder of feature files and report (default: of the cohort)")
+    add("--encoder_config", type=Path, default=config, help="default: %(default)s")
+    add("--checkpoint", type=Path, default=checkpoint, help="weights of the encoder (default: %(default)s)")
+    add("--batch_size", type=_count(1), default=64, help="tiles encoded at once (default: %(default)s)")
+    add(
+        "--workers", type=_count(0), default=_cpus(), help="reading processes; 0: none (default: %(default)s)"
+    )
+    add("--device", default="auto", help="auto, cpu, cuda or the number of a GPU (default: %(default)s)")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default: bf16 on GPU")
+    add(
+        "--min_tissue",
+        type=_share,
+        default=0.1,
+        help="least share of tissue in a tile (default: %(default)s)",
+    )
+    add("--shard", type=_shard, default=(1, 1), metavar="i/n", help="handle part i of n, i from 1 to n")
+    add("--limit", type=_count(1), help="handle only so many slides")
+    add("--previews", action="store_true", help="draw mask and grid of every slide to previews/*.png")
+    add("--allow_failures", type=_count(0), default=0, help="failed slides that still count as success")
+    return parser
+
+
+def run_extraction(
+    args: argparse.Namespace, load_encoder: Callable[[Mapping[str, Any], Path], nn.Module]
+) -> int:
+    """Runs an entry point with parsed flags; returns its exit status."""
+    out_dir = args.output_dir or constants.feature_dir(args.onco, args.encoder)
+    index, count = args.shard
+    report_name = "extraction_report.csv" if count == 1 else f"extraction_report_{index}_of_{count}.csv"
+    try:
+        found = find_slides(args.slides_dir or constants.slide_dir(args.onco))
+        slides = [path for path in found if in_shard(path, args.shard)][: args.limit]
+        device = pick_device(args.device)
+        autocast_dtype(args.precision, device)
+        config = read_json(args.encoder_config)
+        recipe = TileRecipe.from_config(args.encoder_config.stem, config)
+        encoder = load_encoder(config, args.checkpoint)
+    except (FileNotFoundError, ValueError) as error:
+        logger.error("%s", error)
+        return 2
+    logger.info("%s: %d of %d slides, %s on %s", args.onco, len(slides), len(found), recipe.encoder, device)
+    report = extract_cohort(
+        slides,
+        encoder,
+        recipe,
+        out_dir,
+        report_path=out_dir / report_name,
+        device=device,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        min_tissue=args.min_tissue,
+        previews=args.previews,
+    )
+    failed = report.count("failed")
+    logger.log(
+        logging.WARNING if failed else logging.INFO,
+        "%d slides done, %d skipped, %d failed; see %s",
+        report.count("done"),
+        report.count("skipped"),
+        failed,
+        report.path,
+    )
+    return int(failed > args.allow_failures)
+
+
+def _cpus() -> int:
+    # A SLURM job may use fewer cores than the machine has.
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}")
+        return value
+
+    parse.__name__ = "whole number"  # argparse shows it when the text is none
+    return parse
+
+
+def _share(text: str) -> float:
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError("must be between 0 and 1")
+    return value
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with 1 <= i <= n, such as 1/4")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,308 @@
+"""Slides -> patch-feature files, for any patch encoder: loop, restart, isolation of bad slides, report."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from data_utils.features.store import (
+    FeatureFileError,
+    FeatureInfo,
+    FeatureMeta,
+    FeatureWriter,
+    inspect_features,
+)
+from data_utils.slides.encoding_stage import EncodingStage
+from data_utils.slides.tile_reading import BatchList, TileRecipe, plan_slide, tile_loader
+from data_utils.slides.wsi import SlideError
+from utils.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+# The report is written at most this often (and at the end), in seconds.
+REPORT_INTERVAL = 30.0
+# Slides that took longer than this get a line in the log, in seconds.
+SLOW_SLIDE = 5.0
+# From this share of the time on, waiting for tiles is worth a hint.
+MUCH_WAITING = 0.1
+
+
+# ---------------------------------------------------------------------------- report
+@dataclass(frozen=True)
+class SlideResult:
+    """One line of the report; ``status`` is done, skipped (was finished before) or failed."""
+
+    slide: str
+    status: str
+    tiles: int | None = None
+    mpp: float | None = None
+    mpp_assumed: bool | None = None
+    seconds: float | None = None
+    reason: str = ""
+
+
+class ExtractionReport:
+    """Collects results of slides and keeps ``path`` (CSV) current.
+
+    Attributes:
+        path: the file.
+        results: one a slide.
+        waiting: share of the time of the extraction in which the encoder waited for tiles.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results: list[SlideResult] = []
+        self.waiting = 0.0
+        self._written = time.monotonic()
+
+    def add(self, result: SlideResult) -> None:
+        """Notes one slide; writes the file if the last time was some seconds ago."""
+        self.results.append(result)
+        if result.status == "failed":
+            logger.error("%s failed: %s", result.slide, result.reason)
+        if time.monotonic() - self._written > REPORT_INTERVAL:
+            self.write()
+
+    def write(self) -> None:
+        """Writes all results so far, atomically, sorted by slide."""
+        table = pd.DataFrame(
+            [asdict(result) for result in self.results], columns=[field.name for field in fields(SlideResult)]
+        )
+        table = table.astype({"tiles": "Int64", "seconds": float, "mpp": float}).round({"seconds": 2})
+        with atomic_path(self.path) as temporary:
+            table.sort_values("slide").to_csv(temporary, index=False)
+        self._written = time.monotonic()
+
+    def count(self, status: str) -> int:
+        """Number of slides with this status."""
+        return sum(result.status == status for result in self.results)
+
+
+# ---------------------------------------------------------------------------- encoding
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Type of mixed precision; ``None`` is plain float32. ``auto``: bf16 (else fp16) on GPU, fp32 on CPU.
+
+    Raises:
+        ValueError: the device cannot do it.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("--precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+class _Encoder:
+    """An encoder on its device: ``[n, 3, s, s]`` uint8 -> ``[n, D]`` float32 array; ``dim`` is ``D``."""
+
+    def __init__(
+        self, module: nn.Module, recipe: TileRecipe, device: torch.device, dtype: torch.dtype | None
+    ) -> None:
+        self.module = module
+        self.recipe = recipe
+        self.device = device
+        self.dtype = dtype
+        # Kept from batch to batch: freeing and allocating this much for every batch fragments the heap, so
+        # that the process grows by some 20 MB per slide.
+        self._inputs = torch.empty(0)
+        # One blank tile tells the width, and that the encoder runs at all.
+        self.dim = self(torch.zeros(1, 3, recipe.input_size, recipe.input_size, dtype=torch.uint8)).shape[1]
+
+    def __call__(self, pixels: Tensor) -> np.ndarray:
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None),
+            ):
+                pixels = pixels.to(self.device, non_blocking=True)
+                if len(self._inputs) < len(pixels):
+                    self._inputs = torch.empty(pixels.shape, dtype=torch.float32, device=self.device)
+                inputs = self.recipe.normalise(pixels, out=self._inputs[: len(pixels)])
+                return self.module(inputs).float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError(
+                f"{self.device} has not enough memory for {len(pixels)} tiles; use a smaller --batch_size"
+            ) from error
+
+
+# ---------------------------------------------------------------------------- the cohort
+def extract_cohort(
+    slides: Sequence[Path],
+    encoder: nn.Module,
+    recipe: TileRecipe,
+    out_dir: Path,
+    *,
+    report_path: Path | None = None,
+    device: torch.device | str = "cpu",
+    precision: str = "auto",
+    batch_size: int = 64,
+    workers: int = 0,
+    min_tissue: float = 0.1,
+    previews: bool = False,
+) -> ExtractionReport:
+    """Extracts the features of slides into ``out_dir/<stem>.h5``.
+
+    Slides with a valid file are skipped; a slide that cannot be used is reported and the others go on.
+
+    Args:
+        slides: files with distinct stems; no other job may handle the same ones at the same time.
+        encoder: maps ``[n, 3, s, s]`` to ``[n, D]``.
+        recipe: how tiles are cut and prepared for it.
+        out_dir: folder of feature files.
+        report_path: CSV with one line a slide; ``out_dir/extraction_report.csv`` by default.
+        device: where the encoder runs.
+        precision: auto, fp32, bf16 or fp16.
+        batch_size: tiles encoded at once.
+        workers: reading processes; 0 reads in this process.
+        min_tissue: share of a tile that must be tissue.
+        previews: whether to draw ``out_dir/previews/<stem>.png``.
+
+    Raises:
+        ValueError: the precision is not possible on the device.
+        RuntimeError: the encoder failed, or a reading process died.
+        OSError: ``out_dir`` cannot be written.
+    """
+    device = torch.device(device)
+    run = _Encoder(encoder.to(device).eval(), recipe, device, autocast_dtype(precision, device))
+    report = ExtractionReport(report_path or out_dir / "extraction_report.csv")
+    try:
+        todo = _unfinished(slides, recipe, run.dim, out_dir, report)
+        logger.info("%d slides to extract, %d finished before", len(todo), report.count("skipped"))
+        if todo:
+            _remove_leftovers(out_dir, todo)
+            preview_dir = out_dir / "previews" if previews else None
+            batches = BatchList(
+                todo,
+                lambda path: plan_slide(path, recipe, min_tissue, preview_dir),
+                batch_size,
+                lambda path, reason: report.add(SlideResult(path.name, "failed", reason=reason)),
+            )
+            _extract(batches, run, out_dir, report, workers)
+    finally:
+        report.write()
+    return report
+
+
+def _unfinished(
+    slides: Sequence[Path], recipe: TileRecipe, dim: int, out_dir: Path, report: ExtractionReport
+) -> list[Path]:
+    """The slides to extract; those with a valid file go to the report."""
+    todo = []
+    for slide in slides:
+        target = out_dir / f"{slide.stem}.h5"
+        if not target.exists():
+            todo.append(slide)
+            continue
+        try:
+            info = inspect_features(target)
+        except FeatureFileError as error:
+            logger.warning("%s", error)
+            todo.append(slide)
+            continue
+        if difference := _difference(info, recipe, dim):
+            reason = f"{target} exists with {difference}; delete it or use another --output_dir"
+            report.add(SlideResult(slide.name, "failed", reason=reason))
+        else:
+            meta = info.meta
+            report.add(
+                SlideResult(slide.name, "skipped", info.num_patches, meta.level0_mpp, meta.mpp_assumed)
+            )
+    return todo
+
+
+def _difference(info: FeatureInfo, recipe: TileRecipe, dim: int) -> str:
+    """In what a feature file differs from what would be made; empty if it does not, as far as it says."""
+    wanted = {"patch_size": recipe.tile_size, "target_mpp": recipe.target_mpp, "encoder": recipe.encoder}
+    found = {name: getattr(info.meta, name) for name in wanted} | {"dim": info.dim}
+    return ", ".join(
+        f"{name} {found[name]} instead of {value}"
+        for name, value in (wanted | {"dim": dim}).items()
+        if found[name] not in (None, value)
+    )
+
+
+def _remove_leftovers(out_dir: Path, slides: Sequence[Path]) -> None:
+    """Removes temporary files that killed runs left of these slides; other jobs may be writing others."""
+    stems = {slide.stem for slide in slides}
+    for path in out_dir.glob(".*.tmp.h5"):
+        match = re.fullmatch(r"\.(.+)\.\d+\.tmp\.h5", path.name)
+        if match and match[1] in stems:
+            path.unlink(missing_ok=True)
+            logger.info("removed %s of an interrupted run", path.name)
+
+
+def _extract(
+    batches: BatchList, run: _Encoder, out_dir: Path, report: ExtractionReport, workers: int
+) -> None:
+    """Encodes what the loader reads; one feature file a slide."""
+    recipe = run.recipe
+    loader = tile_loader(batches, recipe, workers, pin_memory=run.device.type == "cuda")
+    stage = EncodingStage(run)
+    with (
+        logging_redirect_tqdm(),
+        tqdm(total=len(batches.slides), unit="slide", disable=None) as bar,
+        closing(stage(loader)) as encoded,
+    ):
+        started = begin = time.monotonic()
+        waited = 0.0
+        for number, of_slide in groupby(encoded, key=lambda item: item[0].slide):
+            path, plan = batches.slides[number], batches.plans.pop(number)
+            tiles, status, reason = len(plan.grid.coords), "done", ""
+            meta = FeatureMeta(
+                patch_size=recipe.tile_size,
+                patch_size_level0=plan.grid.size,
+                level0_mpp=plan.mpp,
+                target_mpp=recipe.target_mpp,
+                encoder=recipe.encoder,
+                mpp_assumed=plan.mpp_assumed,
+            )
+            try:
+                with FeatureWriter(out_dir / f"{path.stem}.h5", run.dim, meta) as writer:
+                    for batch, features in of_slide:
+                        writer.append(features.result(), batch.corners)
+                        bar.set_postfix_str(f"{path.name[:23]} {writer.num_patches}/{tiles} tiles")
+            except (SlideError, FeatureFileError) as error:
+                batches.given_up.add(number)
+                status, reason = "failed", str(error)
+            seconds = time.monotonic() - begin
+            waiting = _share(stage.waited - waited, seconds)
+            begin, waited = time.monotonic(), stage.waited
+            report.add(SlideResult(path.name, status, tiles, plan.mpp, plan.mpp_assumed, seconds, reason))
+            level = logging.INFO if seconds > SLOW_SLIDE else logging.DEBUG
+            logger.log(
+                level,
+                "%s %s: %d tiles in %.1f s, %.0f %% of it waiting for tiles",
+                path.name,
+                status,
+                tiles,
+                seconds,
+                100 * waiting,
+            )
+            bar.update(number + 1 - bar.n)
+        bar.update(len(batches.slides) - bar.n)
+        report.waiting = _share(stage.waited, time.monotonic() - started)
+    logger.info(
+        "the encoder waited for tiles in %.0f %% of the time%s",
+        100 * report.waiting,
+        f": more --workers (now {workers}) and CPUs would help" if report.waiting > MUCH_WAITING else "",
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, part / max(whole, 1e-9))

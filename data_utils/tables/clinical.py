@@ -1,0 +1,247 @@
+"""Clinical features: raw values of a cohort, and the codes that turn them into numbers.
+
+Five numbers per case: age / largest age, then a code each for stage, T, N and M. Codes number the texts of
+a column in alphabetical order; "unknown" comes last and stands for a missing text and for one that no case
+had when the codes were learned. A trained model keeps its codes: on another cohort the same text must be
+the same number.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from data_utils.cases.datasets import read_tensor_table
+from data_utils.tables.gdc import AJCC_COLUMNS, is_missing
+from utils.files import read_json
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+AGE = "age_at_index"
+SHAPE = (1 + len(AJCC_COLUMNS),)
+_REMEDY = "write it with python -m data_utils.make_clinical"
+
+
+@dataclass(frozen=True)
+class ClinicalCodes:
+    """How clinical values become numbers.
+
+    Attributes:
+        max_age: divides ages, in years; older cases get a number above 1.
+        median_age: stands in for a missing age, in years.
+        codes: ``{column: {text: code}}`` for every column of ``AJCC_COLUMNS``.
+    """
+
+    max_age: float
+    median_age: float
+    codes: dict[str, dict[str, int]]
+
+    @classmethod
+    def fit(cls, cases: pd.DataFrame) -> ClinicalCodes:
+        """Learns ages and codes from ``cases`` (columns ``age_at_index`` and ``AJCC_COLUMNS``)."""
+        ages = cases[AGE].dropna()
+        usable = not ages.empty and ages.max() > 0
+        if not usable:
+            logger.warning("no case has an age: the feature is 0 for all who have none")
+        codes = {}
+        for column in AJCC_COLUMNS:
+            texts = sorted(set(cases[column].dropna()))
+            if not texts:
+                logger.warning("no case has %s: the feature is the same for all", column)
+            codes[column] = {text: code for code, text in enumerate([*texts, UNKNOWN])}
+        return cls(float(ages.max()) if usable else 1.0, float(ages.median()) if usable else 0.0, codes)
+
+    def transform(self, cases: pd.DataFrame) -> Tensor:
+        """Features ``[n, 5]``, float32, finite: age, stage, T, N, M."""
+        ages = cases[AGE]
+        if ages.isna().any():
+            logger.warning("%d missing ages set to the median %g", ages.isna().sum(), self.median_age)
+        columns = [ages.fillna(self.median_age) / self.max_age]
+        for column, codes in self.codes.items():
+            texts = cases[column].where(cases[column].notna(), UNKNOWN)
+            strange = ~texts.isin(list(codes))
+            if strange.any():
+                logger.warning(
+                    "%s: %s get the code of unknown (%d of %d cases)",
+                    column,
+                    sorted(set(texts[strange])),
+                    strange.sum(),
+                    len(cases),
+                )
+            columns.append(texts.where(~strange, UNKNOWN).map(codes))
+        table = pd.concat(columns, axis=1).astype("float32")
+        return torch.from_numpy(table.to_numpy(copy=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], where: str | Path) -> ClinicalCodes:
+        """Inverse of :meth:`to_dict`; other keys are ignored.
+
+        Raises:
+            ValueError: something is missing or impossible; the message begins with ``where``.
+        """
+        try:
+            codes = {c: {str(t): int(n) for t, n in value["codes"][c].items()} for c in AJCC_COLUMNS}
+            max_age, median_age = float(value["max_age"]), float(value["median_age"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{where} holds no clinical codes ({error!r}); {_REMEDY}") from error
+        lacking = [column for column, numbers in codes.items() if UNKNOWN not in numbers]
+        if lacking or not max_age > 0 or not np.isfinite([max_age, median_age]).all():
+            raise ValueError(
+                f"{where}: impossible clinical codes: max_age {max_age}, median_age {median_age}, without "
+                f'"{UNKNOWN}" {lacking}'
+            )
+        return cls(max_age, median_age, codes)
+
+
+# ---------------------------------------------------------------------------- tables of a cohort
+@dataclass(frozen=True)
+class RawClinical:
+    """Raw clinical values of a cohort; every run learns its own codes or applies those of a trained model.
+
+    Attributes:
+        values: columns ``age_at_index`` and ``AJCC_COLUMNS``, index = ids of the cases; missing texts are
+            None, missing ages NaN.
+    """
+
+    values: pd.DataFrame
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self.values.index)
+
+    def fit(self, only: Collection[str] | None = None) -> ClinicalCodes:
+        """The codes of all cases, or of those with the ids given.
+
+        Raises:
+            ValueError: no case has one of the ids.
+        """
+        cases = self.values if only is None else self.values[self.values.index.isin(list(only))]
+        if cases.empty:
+            raise ValueError("no training case has clinical features to learn codes from")
+        return ClinicalCodes.fit(cases)
+
+    def encode(self, codes: ClinicalCodes | None) -> dict[str, Tensor]:
+        """``{case: [5]}`` by the codes given.
+
+        Raises:
+            ValueError: there are none, because the trained weights do not hold any.
+        """
+        if codes is None:
+            raise ValueError(
+                "the trained weights hold no clinical codes (published weights never do): pass --clinical_location "
+                "as tensors made with the codes of the training (python -m data_utils.make_clinical --codes)"
+            )
+        return dict(zip(self.ids, codes.transform(self.values).unbind(), strict=True))
+
+
+@dataclass(frozen=True)
+class EncodedClinical:
+    """Clinical features in the published layout ``{case: [5]}``, whose numbers are as they are.
+
+    Attributes:
+        path: the file.
+        tensors: its content.
+        codes: what its numbers mean, where ``<file>_codes.json`` lies beside it.
+        protocol: of these codes.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    codes: ClinicalCodes | None = None
+    protocol: str | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self.tensors)
+
+    def fit(self, only: Collection[str] | None = None) -> ClinicalCodes | None:
+        """The codes of the file, None where they are unknown.
+
+        Raises:
+            ValueError: the codes should come from some of the cases only, and came from all.
+        """
+        if only is not None and self.protocol == "published":
+            raise ValueError(
+                f"{self.path} was made with --protocol published, its codes come from all cases; pass the raw "
+                f"values {self.path.with_suffix('.csv')}, or make it with --protocol strict"
+            )
+        if only is not None and self.codes is None:
+            logger.warning("%s: not known which cases its codes come from", self.path)
+        return self.codes
+
+    def encode(self, codes: ClinicalCodes | None) -> Mapping[str, Tensor]:
+        """The content; ``codes`` are only compared.
+
+        Raises:
+            ValueError: the file was made with other codes, so its numbers mean something else.
+        """
+        if codes is None or self.codes is None:
+            logger.warning("%s: not known whether its codes are those of the model", self.path)
+        elif codes != self.codes:
+            raise ValueError(
+                f"{self.path} was made with other codes than those of the trained model, so its numbers mean "
+                f"something else; pass the raw values {self.path.with_suffix('.csv')}"
+            )
+        return self.tensors
+
+
+ClinicalTable = RawClinical | EncodedClinical
+
+
+def read_clinical_table(path: str | Path) -> ClinicalTable:
+    """Reads raw values (``.csv``, as make_clinical writes them) or features ``{case: [5]}`` (any other).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds something else; file and case are named.
+    """
+    path = Path(path)
+    if path.suffix == ".csv":
+        return RawClinical(_read_values(path))
+    tensors = read_tensor_table(path, SHAPE, _REMEDY)
+    beside = codes_path(path)
+    if not beside.is_file():
+        return EncodedClinical(path, tensors)
+    content = read_json(beside)
+    return EncodedClinical(path, tensors, ClinicalCodes.from_dict(content, beside), content.get("protocol"))
+
+
+def codes_path(path: Path) -> Path:
+    """Where the codes of a table of clinical features lie."""
+    return path.with_name(f"{path.stem}_codes.json")
+
+
+def _read_values(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {_REMEDY}")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path} is no CSV table: {error}") from error
+    needed = ("case_id", AGE, *AJCC_COLUMNS)
+    if lacking := [column for column in needed if column not in table]:
+        raise ValueError(f"{path} lacks the columns {lacking}; {_REMEDY}")
+    table = table[list(needed)].set_index("case_id")
+    if table.empty or table.index.has_duplicates:
+        twice = table.index[table.index.duplicated()][:5].tolist()
+        raise ValueError(f"{path}: cases stand twice: {twice}" if twice else f"{path} holds no case")
+    table = table.apply(lambda column: column.astype(object).where(~is_missing(column), None))
+    ages = pd.to_numeric(table[AGE], errors="coerce").astype(float)
+    wrong = (ages.isna() & table[AGE].notna()) | ~np.isfinite(ages.fillna(0)) | (ages < 0)
+    if wrong.any():
+        case = wrong.index[wrong][0]
+        raise ValueError(f"{path}: age_at_index of case {case} is no age in years: {table.at[case, AGE]!r}")
+    return table.assign(**{AGE: ages})

@@ -1,0 +1,63 @@
+"""Precomputed vectors of patients: report embeddings, mutations, another foundation model's slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_utils.cases.datasets import TensorTable
+from utils.files import read_tensors
+
+_LAYOUT = "it should hold {case_id: tensor [n, d] or [d]}, written with torch.save"
+
+
+class VectorTable(TensorTable):
+    """Vectors ``[n, d]`` by patient.
+
+    Attributes:
+        ids: of the patients.
+        shape: ``(n, d)``; ``n`` is None where it differs between patients.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.ids = list(tensors)
+        numbers = {len(value) for value in tensors.values()}
+        width = next(iter(tensors.values())).shape[1]
+        self.shape = (numbers.pop() if len(numbers) == 1 else None, width)
+
+
+def read_vectors(path: str | Path) -> VectorTable:
+    """Reads ``{case_id: [n, d]}``; one vector ``[d]`` counts as ``[1, d]``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds something else, the widths differ, a patient has no vector, or a value is
+            not finite; the message names the file and the case.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {_LAYOUT}")
+    content = read_tensors(path, "table of vectors")
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} holds {type(content).__name__}, perhaps empty; {_LAYOUT}")
+    table: dict[str, Tensor] = {}
+    first: tuple[str, int] | None = None
+    for case_id, value in content.items():
+        if not isinstance(value, Tensor) or value.ndim not in (1, 2) or 0 in value.shape:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{path}: case {case_id} is {found}; {_LAYOUT}")
+        value = torch.atleast_2d(value).float()
+        first = first or (case_id, value.shape[1])
+        if value.shape[1] != first[1]:
+            raise ValueError(
+                f"{path}: the vectors of case {case_id} are {value.shape[1]} wide, those of {first[0]} {first[1]}"
+            )
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                f"{path}: case {case_id} holds NaN or infinite values; leave such a patient out of the table"
+            )
+        table[str(case_id)] = value
+    return VectorTable(table)

@@ -1,0 +1,44 @@
+"""A Case moves as one."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+import torch
+from torch import Tensor
+
+from data_utils.cases.case import Case
+
+TENSORS = {"features", "coords", "genes", "clinical", "vectors", "text"}
+
+
+def test_moves_every_tensor_and_nothing_else(make_case):
+    case = make_case()
+    moved = case.to("meta")
+    for field in fields(Case):
+        before, after = getattr(case, field.name), getattr(moved, field.name)
+        if field.name in TENSORS:
+            assert after.device.type == "meta" and after.shape == before.shape and after.dtype == before.dtype
+            assert before.device.type == "cpu"
+        else:
+            assert after == before
+
+
+def test_absent_modalities_stay_absent(make_case):
+    moved = make_case(genes=None, clinical=None, vectors=None, text=None).to("meta")
+    assert moved.genes is moved.clinical is moved.vectors is moved.text is None
+    assert moved.features.device.type == "meta"
+
+
+def test_pins_every_tensor(make_case, monkeypatch):
+    """Page-locked memory needs a GPU, so the call itself is watched."""
+    pinned = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor.shape) or tensor + 0)
+    case = make_case()
+    result = case.pin_memory()
+    assert sorted(pinned) == sorted(getattr(case, name).shape for name in TENSORS)
+    assert torch.equal(result.features, case.features) and result.features is not case.features
+
+
+def test_cannot_be_changed(make_case):
+    with pytest.raises(FrozenInstanceError):
+        make_case().label = 3

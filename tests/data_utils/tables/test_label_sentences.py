@@ -1,0 +1,152 @@
+"""Label sentences, word for word."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.label_sentences import (
+    build_sentences,
+    candidate_sentences,
+    survival_edges,
+    survival_interval,
+)
+from utils import constants
+
+EDGES = (0.0, 11.6, 24.2, 48.5, 120.4)
+ROW = {
+    "case_submitter_id": "TCGA-AA-0000",
+    "primary_diagnosis": "lobular carcinoma",
+    "ajcc_pathologic_stage": "Stage IIA",
+    "ajcc_pathologic_t": "T2",
+    "ajcc_pathologic_n": "N0 (i-)",
+    "ajcc_pathologic_m": "M0",
+    "durations": 30.0,
+    "vital_status": 1,
+}
+LOCATION = "Cancer location: breast;"
+SPREAD = (
+    "Overall stage: stage two; Tumor stage status: tumor stage two; "
+    "Lymph node status: cancer has not spread to lymph nodes; "
+    "Distant metastasis status: no metastasis detected;"
+)
+FATE = "Survival status: The patient died between 24 and 48 months"
+
+
+def test_full_sentences() -> None:
+    sentences = build_sentences(ROW, "breast", EDGES)
+    assert tuple(sentences) == constants.TEXT_ROWS
+    assert sentences == {
+        "general": f"{LOCATION} Cancer diagnosis: lobular carcinoma; {SPREAD} {FATE}",
+        "diagnosis": f"{LOCATION} Cancer diagnosis: lobular carcinoma;",
+        "stage": f"{LOCATION} {SPREAD}",
+        "survival": f"{LOCATION} {SPREAD} {FATE}",
+    }
+
+
+def test_missing_parts_leave_an_empty_string() -> None:
+    row = ROW | {
+        "primary_diagnosis": None,
+        "ajcc_pathologic_stage": None,
+        "ajcc_pathologic_m": "unclear",
+        "vital_status": 0,
+    }
+    sentences = build_sentences(row, "breast", EDGES)
+    middle = "Tumor stage status: tumor stage two; Lymph node status: cancer has not spread to lymph nodes;"
+    fate = "Survival status: The patient was censored between 24 and 48 months"
+    assert sentences["diagnosis"] == f"{LOCATION} "
+    assert sentences["stage"] == f"{LOCATION}  {middle} "
+    assert sentences["general"] == f"{LOCATION}   {middle}  {fate}"
+
+
+def test_candidates_are_the_sentences_of_patients_of_whom_nothing_else_is_known() -> None:
+    cohort = load_cohort("GBMLGG")
+    candidates = candidate_sentences(cohort, EDGES)
+    unknown = dict.fromkeys(ROW) | {"vital_status": 1, "durations": 30.0}
+    for index, members in enumerate(cohort.classes):
+        sentences = [
+            build_sentences(unknown | {"primary_diagnosis": name}, "brain", EDGES)["diagnosis"]
+            for name in members
+        ]
+        assert candidates[f"class_{index}"] == sentences
+    for name, status in (("died", 1), ("censored", 0)):
+        assert candidates[name] == [
+            build_sentences(unknown | {"vital_status": status, "durations": months}, "brain", EDGES)[
+                "survival"
+            ]
+            for months in (edge - 0.5 for edge in EDGES[1:])
+        ]
+    assert len(candidates) == 4
+
+
+@pytest.mark.parametrize(
+    ("column", "raw", "words"),
+    [
+        ("ajcc_pathologic_stage", "Stage IB", "Overall stage: stage one;"),
+        ("ajcc_pathologic_stage", "Stage III", "Overall stage: stage three;"),
+        ("ajcc_pathologic_stage", "Stage IVA", "Overall stage: stage four;"),
+        ("ajcc_pathologic_stage", "Stage X", "Overall stage: stage cannot be assessed;"),
+        ("ajcc_pathologic_stage", "Stage 0", "Overall stage: stage zero;"),
+        ("ajcc_pathologic_t", "T1c", "Tumor stage status: tumor stage one;"),
+        ("ajcc_pathologic_t", "T0", "Tumor stage status: tumor stage zero;"),
+        ("ajcc_pathologic_t", "Tis", "Tumor stage status: carcinoma in situ;"),
+        ("ajcc_pathologic_t", "Ta", "Tumor stage status: noninvasive papillary carcinoma;"),
+        ("ajcc_pathologic_t", "TX", "Tumor stage status: tumor cannot be assessed;"),
+        (
+            "ajcc_pathologic_n",
+            "N1mi",
+            "Lymph node status: cancer has spread to lymph nodes, node stage one;",
+        ),
+        ("ajcc_pathologic_n", "NX", "Lymph node status: lymph nodes cannot be assessed;"),
+        ("ajcc_pathologic_m", "cM0 (i+)", "Distant metastasis status: no metastasis detected;"),
+        ("ajcc_pathologic_m", "M1a", "Distant metastasis status: metastasis detected;"),
+        ("ajcc_pathologic_m", "MX", "Distant metastasis status: metastasis cannot be assessed;"),
+    ],
+)
+def test_spelling(column: str, raw: str, words: str) -> None:
+    sentences = build_sentences(ROW | {column: raw}, "breast", EDGES)
+    assert all((words in sentences[name]) == (name != "diagnosis") for name in sentences)
+
+
+@pytest.mark.parametrize(
+    ("months", "words"),
+    [
+        (0.0, "before 12 months"),
+        (11.6, "before 12 months"),
+        (11.7, "between 12 and 24 months"),
+        (24.2, "between 12 and 24 months"),
+        (48.6, "between 48 and 120 months"),
+        (120.4, "between 48 and 120 months"),
+        (500.0, "between 48 and 120 months"),
+    ],
+)
+def test_interval(months: float, words: str) -> None:
+    assert survival_interval(months, EDGES) == words
+
+
+def test_edges_are_quartiles() -> None:
+    assert survival_edges([4, 0, 1, 3, 2]) == (0.0, 1.0, 2.0, 3.0, 4.0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=60))
+def test_quartiles_hold_equal_shares(months: list[float]) -> None:
+    edges = survival_edges(months)
+    assert list(edges) == sorted(edges)
+    below = sum(value <= edges[1] for value in months)
+    assert below >= len(months) / 4  # the first quartile, its edge included
+    for value in months:
+        assert survival_interval(value, edges).endswith("months")
+
+
+@pytest.mark.parametrize("months", [[], [1.0, float("nan")]])
+def test_edges_need_times(months: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite survival times"):
+        survival_edges(months)
+
+
+def test_missing_survival_time() -> None:
+    with pytest.raises(ValueError, match="TCGA-AA-0000 has no survival time"):
+        build_sentences(ROW | {"durations": float("nan")}, "breast", EDGES)

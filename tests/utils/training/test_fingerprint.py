@@ -1,0 +1,80 @@
+"""What a run is made from."""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from data_utils.cases.splits import read_split
+from tests.small_cohort import make_small_cohort, write_slide
+from utils.training.fingerprint import data_digests, differences, patients_digest, plain_arguments
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    return make_small_cohort(tmp_path / "cohort", train=4, val=2, test=2)
+
+
+def arguments(cohort):
+    return argparse.Namespace(
+        genomics_csv_path=cohort.genes,
+        train_json=cohort.split("train"),
+        lr=0.1,
+        onco=None,
+        output_path=Path("x"),
+    )
+
+
+def digests(cohort):
+    return data_digests(arguments(cohort), {"train": read_split(cohort.split("train"))})
+
+
+def test_content_of_tables_counts(cohort):
+    before = digests(cohort)
+    assert set(before) == {"genomics_csv_path", "train_json", "features"} and digests(cohort) == before
+    cohort.genes.write_text(cohort.genes.read_text().replace("TCGA-AA-0001", "TCGA-AA-9001"))
+    changed = differences(before, digests(cohort))
+    assert list(changed) == ["genomics_csv_path"]
+
+
+def test_features_count_by_what_they_are_not_by_time_or_folder(cohort, tmp_path):
+    before = digests(cohort)["features"]
+    slide = next((cohort.root / "features").glob("slide-1-*"))
+    os.utime(slide, (1, 1))
+    assert digests(cohort)["features"] == before
+    patients = read_split(cohort.split("train"))
+    moved = []
+    for patient in patients:
+        slides = []
+        for path in patient.slides:
+            target = tmp_path / "scratch" / path.name
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(path.read_bytes())
+            slides.append(target)
+        moved.append(dataclasses.replace(patient, slides=tuple(slides)))
+    assert data_digests(arguments(cohort), {"train": moved})["features"] == before
+    write_slide(slide, 40, seed=1)
+    assert digests(cohort)["features"] != before
+    slide.unlink()
+    assert digests(cohort)["features"] != before
+
+
+def test_who_is_in_which_split_counts(cohort):
+    train, val = (read_split(cohort.split(name)) for name in ("train", "val"))
+    one = patients_digest({"train": train, "val": val})
+    assert one == patients_digest({"val": val, "train": train})
+    assert one != patients_digest({"train": train[:-1], "val": [*val, train[-1]]})
+
+
+def test_differences_name_nested_entries():
+    before = {"a": {"b": 1, "c": {"d": [1, 2]}}, "gone": 3}
+    now = {"a": {"b": 1, "c": {"d": [1, 3]}}, "new": None, "list": []}
+    assert differences(before, now) == {"a.c.d": ([1, 2], [1, 3]), "gone": (3, None), "list": (None, [])}
+    assert differences(before, before) == {}
+
+
+def test_arguments_become_plain():
+    args = argparse.Namespace(path=Path("a/b"), lr=0.1, name=None)
+    assert plain_arguments(args) == {"path": "a/b", "lr": 0.1, "name": None}

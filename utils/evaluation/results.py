@@ -1,0 +1,220 @@
+"""The result table of a run: one evaluator interface, aggregation over seeds and folds, files.
+
+Every evaluation ends in a long table with the columns :data:`COLUMNS`: one row for a metric of a task
+token on a split; evaluations of several cancer sites add a column ``site``. Several runs (seeds, folds) are
+aggregated and written as ``results.csv`` (every run, then the rows of run ``mean``) and ``results.md`` (what a
+person reads).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from utils.evaluation.embeddings import Embeddings
+from utils.evaluation.zero_shot import Candidates
+from utils.files import atomic_path
+
+COLUMNS = ("seed", "task", "split", "metric", "value", "ci_low", "ci_high", "n", "events", "reason")
+MEAN = "mean"
+METRIC_NAMES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "auc": "AUC",
+    "concordance_index": "Concordance index",
+    "zero_shot_balanced_accuracy": "Balanced accuracy, zero-shot",
+    "zero_shot_accuracy": "Accuracy, zero-shot",
+    "zero_shot_concordance_index": "Concordance index, zero-shot",
+    "pooled_concordance_index": "Concordance index, pooled Cox model",
+    "site_balanced_accuracy": "Balanced accuracy of the cancer site",
+    "site_accuracy": "Accuracy of the cancer site",
+}
+# What is written of all cancer sites together.
+OVERALL = "overall"
+NOT_EVALUABLE = "n/e"
+READING = (
+    "Mean ± standard deviation over runs (seeds or folds; sample standard deviation, absent for one run); in "
+    "brackets the 95 % bootstrap interval over patients, its bounds averaged over runs."
+)
+
+
+class Evaluator(Protocol):
+    """Embeddings and labels in, metrics, figures and files out."""
+
+    @property
+    def key(self) -> str:
+        """The validation metric that selects the model; higher is better."""
+        ...
+
+    def validate(self, train: Embeddings, val: Embeddings) -> dict[str, float]:
+        """Metrics of an epoch, ``{metric/task: value}``, from probes fitted on ``train``."""
+        ...
+
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """What the trainer compares between epochs: greater is better, never NaN."""
+        ...
+
+    def report(
+        self,
+        splits: Mapping[str, Embeddings],
+        output_dir: Path,
+        seed: int,
+        candidates: Mapping[str, Candidates] | None = None,
+    ) -> pd.DataFrame:
+        """Writes predictions and figures of a finished run; returns its table (:data:`COLUMNS`).
+
+        ``candidates`` of the cohorts, where given, are evaluated zero-shot beside the probes.
+        """
+        ...
+
+
+# ---------------------------------------------------------------------------- aggregation
+def aggregate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Mean and spread over runs of every metric.
+
+    Args:
+        frames: one table per seed or fold, with the columns :data:`COLUMNS`.
+
+    Returns:
+        Columns site, task, split, metric, value (mean), std, ci_low, ci_high, runs, n, events, reason.
+        ``std`` is the sample standard deviation (ddof = 1: a handful of seeds stands for all seeds),
+        NaN for one run. The bounds of the bootstrap intervals are averaged. Runs in which a metric is
+        not evaluable are left out; ``runs`` counts the others and ``reason`` says what is missing.
+        ``n`` and ``events`` are means where folds differ.
+
+    Raises:
+        ValueError: there is no table, or one lacks a column.
+    """
+    if not frames:
+        raise ValueError("no results to aggregate")
+    for frame in frames:
+        missing = [column for column in COLUMNS if column not in frame]
+        if missing:
+            raise ValueError(f"a result table lacks the columns {missing}")
+    rows = pd.concat(list(frames), ignore_index=True)
+    rows["reason"] = rows["reason"].fillna("")  # empty cells of a table that was read again
+    rows["site"] = rows["site"].fillna("") if "site" in rows else ""
+    keys = ["site", "task", "split", "metric"]
+    summaries = [
+        {**dict(zip(keys, values, strict=True)), **_summary(group, len(frames))}
+        for values, group in rows.groupby(keys, sort=False)
+    ]
+    return pd.DataFrame(summaries)
+
+
+def _summary(group: pd.DataFrame, runs: int) -> dict[str, Any]:
+    usable = group[group["value"].notna()]
+    reasons = list(dict.fromkeys(group.loc[group["value"].isna(), "reason"]))
+    reason = "; ".join(reasons)
+    if reason and len(usable):
+        reason = f"{runs - len(usable)} of {runs} runs: {reason}"
+    return {
+        "value": usable["value"].mean(),
+        "std": usable["value"].std(ddof=1),
+        "ci_low": usable["ci_low"].mean(),
+        "ci_high": usable["ci_high"].mean(),
+        "runs": len(usable),
+        "n": group["n"].mean(),
+        "events": group["events"].mean(),
+        "reason": reason,
+    }
+
+
+# ---------------------------------------------------------------------------- files
+def write_results(
+    frames: Sequence[pd.DataFrame],
+    output_dir: str | Path,
+    header: Mapping[str, Any],
+    names: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Writes ``results.csv`` and ``results.md``.
+
+    Args:
+        frames: one table per run.
+        output_dir: where the two files go.
+        header: what the numbers belong to (protocol, model, seeds, epochs, cohort, versions); one line
+            of ``results.md`` each.
+        names: name of every run; by default ``seed <s>``, numbered where a seed occurs twice.
+
+    Returns:
+        The aggregated table, see :func:`aggregate`.
+    """
+    table = aggregate(frames)
+    names = list(names) if names is not None else _run_names(frames)
+    if len(names) != len(frames):
+        raise ValueError(f"{len(names)} names for {len(frames)} runs")
+    runs = [frame.assign(run=name) for frame, name in zip(frames, names, strict=True)]
+    long = pd.concat([*runs, table.assign(run=MEAN)], ignore_index=True)
+    columns = ["run", "site", "task", "split", "metric", "value", "std", "ci_low", "ci_high", "n", "events"]
+    columns.append("reason")
+    output_dir = Path(output_dir)
+    with atomic_path(output_dir / "results.csv") as temporary:
+        long[columns].to_csv(temporary, index=False)
+    with atomic_path(output_dir / "results.md") as temporary:
+        temporary.write_text(render_markdown(table, header), encoding="utf-8")
+    return table
+
+
+def _run_names(frames: Sequence[pd.DataFrame]) -> list[str]:
+    names = [f"seed {frame['seed'].iloc[0]}" if len(frame) else "empty" for frame in frames]
+    if len(set(names)) == len(names):
+        return names
+    return [f"run {i + 1} ({name})" for i, name in enumerate(names)]
+
+
+def render_markdown(table: pd.DataFrame, header: Mapping[str, Any]) -> str:
+    """``results.md`` of an aggregated table: a header and one table per task token."""
+    lines = ["# Results", ""]
+    lines += [f"- **{name}**: {value}" for name, value in header.items()]
+    lines += ["", READING, ""]
+    notes: dict[str, int] = {}
+    sites = list(dict.fromkeys(table["site"]))
+    for task in dict.fromkeys(table["task"]):
+        rows = table[table["task"] == task]
+        if sites == [""]:
+            lines += _section(f"Task token {task}", rows, "split", notes)
+            continue
+        for split in dict.fromkeys(rows["split"]):
+            of_split = rows[rows["split"] == split]
+            lines += _section(f"Task token {task}, {split} patients", of_split, "site", notes)
+    lines += [f"[{number}] {reason}" for reason, number in notes.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(title: str, rows: pd.DataFrame, across: str, notes: dict[str, int]) -> list[str]:
+    """A table of metrics by splits or by sites, whichever the column ``across`` holds."""
+    heads = list(dict.fromkeys(rows[across]))
+    cells = {(row["metric"], row[across]): row for _, row in rows.iterrows()}
+    lines = [f"## {title}", "", f"| | {' | '.join(heads)} |", "| --- |" + " --- |" * len(heads)]
+    for metric in dict.fromkeys(rows["metric"]):
+        line = [METRIC_NAMES.get(metric, metric)]
+        line += [_cell(cells.get((metric, head)), notes) for head in heads]
+        lines.append(f"| {' | '.join(line)} |")
+    lines.append(f"| Patients with a class | {' | '.join(_counts(cells, heads, 'n', False))} |")
+    lines.append(f"| Patients with survival | {' | '.join(_counts(cells, heads, 'n', True))} |")
+    lines.append(f"| Deaths | {' | '.join(_counts(cells, heads, 'events', True))} |")
+    return [*lines, ""]
+
+
+def _cell(row: pd.Series | None, notes: dict[str, int]) -> str:
+    if row is None:
+        return ""
+    mark = f" [{notes.setdefault(row['reason'], len(notes) + 1)}]" if row["reason"] else ""
+    if math.isnan(row["value"]):
+        return NOT_EVALUABLE + mark
+    spread = "" if math.isnan(row["std"]) else f" ± {row['std']:.3f}"
+    interval = "" if math.isnan(row["ci_low"]) else f" [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+    return f"{row['value']:.3f}{spread}{interval}{mark}"
+
+
+def _counts(
+    cells: Mapping[tuple[str, str], pd.Series], heads: Sequence[str], column: str, survival: bool
+) -> list[str]:
+    """Number of patients (or deaths) behind the metrics of every column."""
+    metric = "concordance_index" if survival else "balanced_accuracy"
+    rows = [cells.get((metric, head)) for head in heads]
+    return ["" if row is None or math.isnan(row[column]) else f"{row[column]:.4g}" for row in rows]

@@ -1,0 +1,105 @@
+"""Evaluation without probes: a patient is compared with sentences.
+
+The model was trained to put a patient where the frozen text projector puts the sentences of that patient. So
+the class can be read off as the diagnosis sentence nearest to the output, and the risk from the survival
+sentences, also on a cohort no probe was fitted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.evaluation.embeddings import Embeddings
+from utils.evaluation.probes import SubtypeResult, SurvivalResult, score_subtype, score_survival
+from utils.files import read_tensors
+from utils.training.objectives import TEXT_DIM, TextDistillation
+
+# How many of the survival quartiles, from either end, count as early and as late.
+_HALF = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Projected candidate sentences of one cohort, unit vectors.
+
+    Attributes:
+        classes: for every class one vector per diagnosis ``[k, O]``.
+        died: one vector per survival quartile ``[4, O]``, the earliest first.
+        censored: the same for censored patients.
+    """
+
+    classes: Sequence[np.ndarray]
+    died: np.ndarray
+    censored: np.ndarray
+
+    def subtype(self, cases: Embeddings, task: int) -> SubtypeResult:
+        """The class of the nearest diagnosis sentence, scored on the cases of known class.
+
+        The probabilities are a softmax over the similarities; they order cases and are not calibrated.
+        """
+        known = cases.labels >= 0
+        outputs = _unit(cases.task(task)[known])
+        similarity = np.stack([(outputs @ members.T).max(axis=1) for members in self.classes], axis=1)
+        shares = np.exp(similarity - similarity.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        return score_subtype(
+            task, cases.select_ids(known), cases.labels[known], similarity.argmax(axis=1), shares
+        )
+
+    def survival(self, cases: Embeddings, task: int) -> SurvivalResult:
+        """How much nearer a case is to "died early" than to "censored late", scored as a risk."""
+        known = ~np.isnan(cases.durations)
+        outputs = _unit(cases.task(task)[known])
+        early, late = self.died[:_HALF], self.censored[-_HALF:]
+        risk = (outputs @ early.T).mean(axis=1) - (outputs @ late.T).mean(axis=1)
+        return score_survival(
+            task, cases.select_ids(known), cases.durations[known], cases.events[known], risk
+        )
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    vectors = vectors.astype(np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def read_candidates(path: str | Path, objective: TextDistillation) -> dict[str, Candidates]:
+    """Candidates by cohort, projected by the text projector of a trained model.
+
+    Args:
+        path: ``{cohort: {class_<i>: [k, 512], died: [4, 512], censored: [4, 512]}}`` as
+            data_utils.make_textemb_conch writes it.
+        objective: holds the projector.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or holds something else.
+    """
+    remedy = "write it with python -m data_utils.make_textemb_conch"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--candidate_location {path} does not exist; {remedy}")
+    content = read_tensors(path, "table of candidate sentences")
+    if not isinstance(content, dict) or not all(_is_group(group) for group in content.values()):
+        raise ValueError(f"{path} holds no candidate sentences; {remedy}")
+    return {cohort: _project(group, objective) for cohort, group in content.items()}
+
+
+def _is_group(group: object) -> bool:
+    if not isinstance(group, Mapping) or not {"class_0", "died", "censored"} <= group.keys():
+        return False
+    return all(isinstance(v, Tensor) and v.ndim == 2 and v.shape[1] == TEXT_DIM for v in group.values())
+
+
+def _project(group: Mapping[str, Tensor], objective: TextDistillation) -> Candidates:
+    weight = objective.projector[0].weight
+    with torch.inference_mode():
+        vectors = {
+            name: objective.project(text.to(weight)).double().cpu().numpy() for name, text in group.items()
+        }
+    classes = sorted((name for name in vectors if name.startswith("class_")), key=lambda n: int(n[6:]))
+    return Candidates([vectors[name] for name in classes], vectors["died"], vectors["censored"])

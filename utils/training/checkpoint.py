@@ -1,0 +1,253 @@
+"""Weights on disk: ours, and those of the published code.
+
+``best_model_weights.pt`` holds the trainable parameters, the frozen text projector and everything a
+later evaluation needs to prepare its input alike. Official weights of the frozen encoder are read
+from their own files every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.genomic_utils.gene_mixer import pack_pathway_networks, unpack_pathway_networks
+from models.pretrained import compare_states
+from utils.files import read_tensors, setup_logging, write_tensors
+
+logger = logging.getLogger(__name__)
+
+# Published names that stand at another place in our modules; all other adapter names are equal.
+_GENES = "modality_encoders.genes.network."
+_RENAMED = {"gene_encoder.": _GENES, "clinical_mlp.": "modality_encoders.clinical.network."}
+_ADAPTER = (
+    "gene_pe",
+    "gene_cls",
+    "interactions.",
+    "prompt_selfattention.",
+    "task_weight.",
+    "final_norm.",
+    "final_project.",
+    # Of ours only; the encoders of genes and clinical features are in _RENAMED.
+    "modality_encoders.",
+    "absent_tokens.",
+)
+_BACKBONE = "backbone.vit."
+
+
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the parameters of a published ModalTune checkpoint to ours.
+
+    Parameters of the frozen encoder, which published checkpoints contain too, get the prefix of the
+    backbone.
+    """
+    genes = {k.removeprefix("gene_encoder."): v for k, v in state.items() if k.startswith("gene_encoder.")}
+    ours = {_GENES + name: value for name, value in pack_pathway_networks(genes).items()}
+    for name, value in state.items():
+        if name.startswith("gene_encoder.") or name == "pos_embed":  # positions are computed
+            continue
+        if name.startswith("clinical_mlp."):
+            name = _RENAMED["clinical_mlp."] + name.removeprefix("clinical_mlp.")
+        elif not name.startswith(_ADAPTER):
+            name = _BACKBONE + name
+        ours[name] = value
+    return ours
+
+
+def to_published(state: Mapping[str, Tensor], pathway_sizes: Sequence[int]) -> dict[str, Tensor]:
+    """The inverse of :func:`from_published`; ``pathway_sizes`` are the genes per pathway."""
+    genes = {k.removeprefix(_GENES): v for k, v in state.items() if k.startswith(_GENES)}
+    genes = unpack_pathway_networks(genes, pathway_sizes)
+    published = {"gene_encoder." + name: value for name, value in genes.items()}
+    for name, value in state.items():
+        if name.startswith(_GENES):
+            continue
+        for theirs, own in (*_RENAMED.items(), ("", _BACKBONE)):
+            if name.startswith(own):
+                name = theirs + name.removeprefix(own)
+                break
+        published[name] = value
+    return published
+
+
+def trainable_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that training changes, and of the persistent buffers of their modules."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return [name for name in model.state_dict() if name not in frozen]
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of :func:`trainable_names`, on the CPU."""
+    state = model.state_dict()
+    return {name: state[name].detach().cpu() for name in trainable_names(model)}
+
+
+def check_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Whether ``state`` holds every trainable parameter; ``model`` may be on the meta device.
+
+    Raises:
+        ValueError: parameters are missing, unknown or of another shape.
+    """
+    own = model.state_dict()
+    found = compare_states({name: own[name] for name in own.keys() & state.keys()}, state)
+    missing = sorted(set(trainable_names(model)) - state.keys())
+    if missing or found.unexpected or found.misshapen:
+        raise ValueError(
+            f"{path} does not fit the model: {len(missing)} parameters missing {missing[:3]}, "
+            f"{len(found.unexpected)} unknown {list(found.unexpected[:3])}, {len(found.misshapen)} of another "
+            f"shape {list(found.misshapen[:3])}. "
+            "Do --mil_name, --model_config and the pathway table equal those of the training run?"
+        )
+
+
+def load_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Loads :func:`trainable_state`; every trainable parameter must be there.
+
+    Raises:
+        ValueError: as :func:`check_trainable`.
+    """
+    check_trainable(model, state, path)
+    model.load_state_dict(state, strict=False)
+
+
+def save(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes a checkpoint atomically.
+
+    Raises:
+        OSError: there is no room; what the file held before is intact.
+    """
+    write_tensors(path, dict(content))
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint without executing code from it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, is no dict, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist; pass another one with --eval_weights")
+    content = read_tensors(path, "checkpoint")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, a checkpoint is a dict")
+    return content
+
+
+def load_weights(path: str | Path) -> dict[str, Any]:
+    """Reads ``best_model_weights.pt`` of ours or of the published code.
+
+    Returns:
+        ``{"model": state}`` and, for ours, ``objective`` (the text projector) and ``run`` (config,
+        pathways, ...).
+    """
+    content = load(path)
+    if "model" in content and "run" in content:
+        return content
+    if "final_project.weight" in content:
+        logger.info("%s is a checkpoint of the published code", path)
+        return {"model": from_published(content)}
+    raise ValueError(f"{path} is no ModalTune checkpoint; its first entries are {list(content)[:5]}")
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """Weights that are evaluated, read once: their file, and what :func:`load_weights` found in it."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> TrainedWeights:
+        """Reads a file.
+
+        Raises:
+            FileNotFoundError, ValueError: as :func:`load_weights`.
+        """
+        return cls(path, load_weights(path))
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What they say of their training; those of the published code say nothing."""
+        return self.content.get("run", {})
+
+    @property
+    def have_projector(self) -> bool:
+        """Whether the text projector is among them; it is not in those of the published code."""
+        return "objective" in self.content
+
+    def load_into(self, model: nn.Module, objective: nn.Module) -> None:
+        """Loads the trainable parameters and, where there is one, the text projector.
+
+        Raises:
+            ValueError: as :func:`check_trainable`.
+        """
+        load_trainable(model, self.content["model"], self.path)
+        if self.have_projector:
+            objective.load_state_dict(self.content["objective"])
+
+
+def clean(source: Path, target: Path) -> list[str]:
+    """Writes the tensors and plain values of any PyTorch file into a file that loads without code.
+
+    Reading ``source`` runs whatever code it brings along: only for files from people you trust.
+
+    Returns:
+        Places of what could not be kept.
+    """
+    dropped: list[str] = []
+    content = _plain(torch.load(source, map_location="cpu", weights_only=False), "", dropped)
+    save(target, content if isinstance(content, dict) else {"content": content})
+    return dropped
+
+
+def _plain(value: Any, place: str, dropped: list[str]) -> Any:
+    """Tensors and plain values of a nested value; other objects become their name."""
+    if isinstance(value, nn.Module):
+        value = value.state_dict()
+    elif isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, f"{place}.{k}" if place else str(k), dropped) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, f"{place}[{k}]", dropped) for k, v in enumerate(value)]
+    if isinstance(value, Tensor):
+        return value.detach()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    dropped.append(f"{place} ({type(value).__name__})")
+    return f"<{type(value).__name__}>"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``python -m utils.checkpoint convert published.pt ours.pt``, or ``clean any.pt plain.pt``."""
+    parser = argparse.ArgumentParser(description="Translate ModalTune checkpoints.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser("convert", help="published best_model_weights.pt -> our parameter names")
+    cleaning = commands.add_parser("clean", help="any PyTorch file -> tensors and plain values only")
+    for command in (convert, cleaning):
+        command.add_argument("source", type=Path)
+        command.add_argument("target", type=Path)
+    cleaning.add_argument(
+        "--trust_checkpoint", action="store_true", help="you know: reading the file runs code from it"
+    )
+    args = parser.parse_args(argv)
+    setup_logging()
+    if args.command == "clean":
+        if not args.trust_checkpoint:
+            parser.error(
+                f"reading {args.source} may run code from it; if you trust it, add --trust_checkpoint"
+            )
+        dropped = clean(args.source, args.target)
+        logger.info("%s written; left out: %s", args.target, ", ".join(dropped) or "nothing")
+        return
+    state = load_weights(args.source)["model"]
+    save(args.target, {"model": state, "run": {}})
+    logger.info("%s: %d tensors written to %s", args.source, len(state), args.target)

@@ -1,0 +1,367 @@
+"""The training loop: one case a step, probes on frozen embeddings after every epoch."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data_utils.cases.case import Case
+from data_utils.cases.datasets import CaseDataset
+from utils.evaluation.embeddings import Embeddings
+from utils.evaluation.results import Evaluator
+from utils.training import checkpoint
+from utils.training.distributed import Group
+from utils.training.fingerprint import differences
+from utils.training.precision import Precision
+from utils.training.progress import Progress, random_state, set_random_state
+from utils.training.readers import dead_readers_explained, obey_the_trainer_alone
+from utils.training.sampling import epoch_order
+from utils.training.schedule import WarmupCosine
+from utils.training.signals import Interrupted, StopSignals
+from utils.training.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+BEST_WEIGHTS = "best_model_weights.pt"
+LAST_CHECKPOINT = "last_checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Numbers of a training run; see the flags of the same names."""
+
+    num_epochs: int = 30
+    lr: float = 1e-4
+    weight_decay: float = 5e-4
+    gc: int = 1
+    seed: int = 0
+    eval_interval: int = 1
+    save_interval: int = 1
+    checkpoint_minutes: float = 10.0
+    max_skipped: int = 10
+    workers: int = 0
+    site_sampling: str = "natural"
+
+
+def set_seed(seed: int) -> None:
+    """Seeds every generator a run draws from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 libraries draw from the global generator
+    torch.manual_seed(seed)
+
+
+class Trainer:
+    """Trains a model on an objective and keeps the weights that validate best.
+
+    Several processes (see :class:`Group`) take turns in the order of the epoch and step along the sum of
+    their gradients: ``n`` processes that accumulate over ``gc`` cases step as one process does that
+    accumulates over ``n * gc``. Only the first one writes files.
+
+    Args:
+        model: maps a case to outputs ``[T, O]``.
+        objective: maps outputs and a case's texts to a loss; saved with the weights.
+        evaluator: scores embeddings; decides which epoch is best.
+        output_dir: where checkpoints go.
+        options: see :class:`TrainingOptions`.
+        device: where to run.
+        precision: see :class:`Precision`.
+        run: description of the run that is stored with the weights, plain values only.
+        fingerprint: what the run is made from, plain values only; a checkpoint of another is refused.
+        group: the processes of the run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: nn.Module,
+        evaluator: Evaluator,
+        output_dir: Path,
+        options: TrainingOptions,
+        device: torch.device,
+        precision: Precision,
+        run: dict[str, Any],
+        fingerprint: Mapping[str, Any] | None = None,
+        group: Group | None = None,
+    ) -> None:
+        self.model, self.objective = model.to(device), objective.to(device)
+        self.evaluator, self.output_dir, self.options = evaluator, output_dir, options
+        self.device, self.precision, self.run = device, precision, run
+        self.group = group or Group()
+        self.fingerprint = {"processes": self.group.size, **(fingerprint or {})}
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=options.lr, weight_decay=options.weight_decay)
+        self.best: dict[str, Any] = {"epoch": -1, "score": None}
+        self.progress = Progress()
+        self.signals = StopSignals()
+        self._tracker: Tracker | None = None
+        self._random: dict[str, Any] | None = None
+        self._saved = time.monotonic()
+
+    @dead_readers_explained()
+    def fit(self, train: CaseDataset, train_plain: CaseDataset, val: CaseDataset, tracker: Tracker) -> None:
+        """Trains to the end and puts the best weights into the model.
+
+        Args:
+            train: training cases with texts.
+            train_plain: the same cases as the evaluation sees them, to fit probes on.
+            val: validation cases.
+            tracker: takes the metrics of every epoch.
+
+        Raises:
+            Interrupted: a signal asked for it; everything is saved.
+            FloatingPointError: too many cases of an epoch gave no finite loss or gradient.
+        """
+        options, first = self.options, self.progress.epoch
+        self._tracker, self._saved = tracker, time.monotonic()
+        for module in (self.model, self.objective):
+            self.group.equalise(module)
+        schedule = WarmupCosine(self.optimizer, options.lr, options.num_epochs, first)
+        with self.signals:
+            for epoch in range(first, options.num_epochs):
+                # Seeded by the epoch; processes differ, so that they draw different dropout masks.
+                set_seed(options.seed * 1_000_003 + epoch + self.group.rank * 7_919_000_017)
+                metrics = {"lr": schedule.lr, "loss": self._train_epoch(train, epoch)}
+                metrics["skipped"] = self.group.sum(len(self.progress.skipped))[0]
+                schedule.step()
+                last = epoch + 1 == options.num_epochs
+                if (epoch + 1) % options.eval_interval == 0 or last:
+                    metrics |= self._validate(train_plain, val, epoch)
+                tracker.log(epoch, metrics)
+                self.progress = Progress(epoch + 1)
+                stop = self._stop_requested()
+                if (epoch + 1) % options.save_interval == 0 or last or stop:
+                    self._save_last()
+                if stop:
+                    self._leave()
+        tracker.plot()
+        path = self.output_dir / BEST_WEIGHTS
+        checkpoint.load_trainable(self.model, checkpoint.load_weights(path)["model"], path)
+
+    @dead_readers_explained()
+    def embed(self, dataset: CaseDataset) -> Embeddings:
+        """Outputs of every case in evaluation mode, in the order of the dataset.
+
+        Several processes share the work; each gets all embeddings.
+
+        Raises:
+            Interrupted: a signal asked for it during a training; everything is saved.
+        """
+        self.model.eval()
+        group, rows = self.group, []
+        cases = iter(self._loader(dataset, group.share(range(len(dataset)))))
+        with torch.inference_mode():
+            for _ in self._progress_bar(range(group.rounds(len(dataset))), f"embed {dataset.name}"):
+                case = next(cases, None)
+                if case is not None:
+                    with self.precision.autocast():
+                        vector = self.model(case.to(self.device)).float().cpu().numpy()
+                    rows.append((vector, _description(case)))
+                if self._stop_requested():
+                    self._save_last()
+                    self._leave()
+        vectors, cases = zip(*group.interleave(rows), strict=True)
+        return Embeddings(
+            vectors=np.stack(vectors),
+            case_ids=[case.case_id for case in cases],
+            labels=np.array([case.label for case in cases]),
+            durations=np.array([case.duration for case in cases]),
+            events=np.array([case.event for case in cases]),
+            sites=[case.site or case.project_id for case in cases],
+            projects=[case.project_id for case in cases],
+            complete=np.array([case.complete for case in cases]),
+        )
+
+    # ------------------------------------------------------------------------ one epoch
+    def _train_epoch(self, dataset: CaseDataset, epoch: int) -> float:
+        """Trains on what is left of the epoch; returns the mean loss over its cases."""
+        self.model.train()
+        dataset.set_epoch(epoch)
+        group, gc, progress = self.group, self.options.gc, self.progress
+        order = epoch_order(dataset.sites, self.options.seed, epoch, self.options.site_sampling)
+        rounds = group.rounds(len(order))
+        cases = iter(self._loader(dataset, group.share(order)[progress.done :]))
+        if self._random is not None:  # after the loader, which draws a number when it starts
+            set_random_state(self._random, self.device)
+            self._random = None
+        bar = self._progress_bar(range(progress.done, rounds), f"epoch {epoch}")
+        for current in bar:
+            case = next(cases, None)
+            if case is not None:  # processes may run out of cases one round before the others
+                bar.set_postfix(loss=f"{self._accumulate(case, epoch):.4f}")
+            progress.done = current + 1
+            if progress.done % gc == 0 or progress.done == rounds:
+                self._step()
+            self._after_round(epoch)
+        skipped, loss = group.sum(len(progress.skipped), progress.loss_sum)
+        if skipped == len(order):
+            self._too_many_skipped(epoch)
+        return loss / (len(order) - skipped)
+
+    def _accumulate(self, case: Case, epoch: int) -> float:
+        """Adds the gradient of a case, unless it is not finite; returns the loss."""
+        case = case.to(self.device)
+        with self.precision.autocast():
+            loss = self.objective(self.model(case), case.text)
+        value = loss.item()
+        if not math.isfinite(value):
+            self._skip(f"the loss of case {case.case_id} is {value} in epoch {epoch}")
+            return value
+        scaler = self.precision.scaler
+        before = [None if p.grad is None else p.grad.clone() for p in self.parameters]
+        scaler.scale(loss / (self.options.gc * self.group.size)).backward()
+        # With a scaler, infinite gradients are how it finds its scale: it leaves such steps out itself.
+        if not scaler.is_enabled() and not self._gradients_are_finite():
+            for parameter, gradient in zip(self.parameters, before, strict=True):
+                parameter.grad = gradient
+            self._skip(f"the gradient of case {case.case_id} is not finite in epoch {epoch}")
+            return value
+        self.progress.loss_sum += value
+        return value
+
+    def _gradients_are_finite(self) -> bool:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        # The largest entry: a sum of squares could overflow.
+        return bool(torch.isfinite(nn.utils.get_total_norm(gradients, torch.inf)))
+
+    def _skip(self, reason: str) -> None:
+        logger.warning("%s: skipped", reason)
+        self.progress.skipped.append(reason)
+
+    def _step(self) -> None:
+        if self.group.sum_gradients(self.parameters):  # else all cases of the step were skipped
+            self.precision.scaler.step(self.optimizer)
+            self.precision.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _after_round(self, epoch: int) -> None:
+        """What the processes decide together after every round: give up, stop, save."""
+        minutes = (time.monotonic() - self._saved) / 60
+        due = self.group.is_main and minutes >= self.options.checkpoint_minutes
+        skipped, stop, save = self.group.sum(len(self.progress.skipped), self.signals.requested, due)
+        if skipped > self.options.max_skipped:
+            self._too_many_skipped(epoch)
+        if stop or save:
+            self._save_last()
+        if stop:
+            self._leave()
+
+    def _too_many_skipped(self, epoch: int) -> None:
+        reasons = list(itertools.chain(*self.group.gather(self.progress.skipped)))
+        raise FloatingPointError(
+            f"{len(reasons)} cases skipped in epoch {epoch} (--max_skipped {self.options.max_skipped}): "
+            f"{'; '.join(reasons)}. Check the features and genes of these cases, or lower --lr"
+        )
+
+    def _loader(self, dataset: CaseDataset, order: Sequence[int]) -> DataLoader:
+        # Workers start anew every epoch, so that they see the dataset's epoch.
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=order,
+            num_workers=self.options.workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=obey_the_trainer_alone,
+        )
+
+    def _progress_bar(self, rounds: range, description: str) -> tqdm:
+        return tqdm(rounds, desc=description, leave=False, disable=not self.group.is_main)
+
+    def _validate(self, train: CaseDataset, val: CaseDataset, epoch: int) -> dict[str, float]:
+        parts = self.embed(train), self.embed(val)
+        metrics = self.group.on_main(lambda: self.evaluator.validate(*parts))
+        score = self.evaluator.score(metrics)
+        if self.best["score"] is None or score > tuple(self.best["score"]):
+            self.best = {"epoch": epoch, "score": list(score)}
+            content = {
+                "model": checkpoint.trainable_state(self.model),
+                "objective": {k: v.cpu() for k, v in self.objective.state_dict().items()},
+                "run": {**self.run, "epoch": epoch},
+            }
+            self.group.on_main(lambda: checkpoint.save(self.output_dir / BEST_WEIGHTS, content))
+        logger.info("epoch %d: score %s, best %s in epoch %d", epoch, score, *reversed(self.best.values()))
+        return metrics
+
+    # ------------------------------------------------------------------------ interruption
+    def _stop_requested(self) -> bool:
+        """Whether a signal asked any process of the run to stop."""
+        return self.group.sum(self.signals.requested)[0] > 0
+
+    def _leave(self) -> None:
+        logger.warning("interrupted by a signal; %s is saved, start again to continue", self.output_dir)
+        raise Interrupted
+
+    def _save_last(self) -> None:
+        """Writes everything needed to go on from here."""
+        inside = self.progress.done > 0  # an epoch begins with a seed and without gradients
+        own = {
+            **asdict(self.progress),
+            "random": random_state(self.device) if inside else None,
+            "gradients": [None if p.grad is None else p.grad.cpu() for p in self.parameters],
+        }
+        content = {
+            "fingerprint": self.fingerprint,
+            "model": checkpoint.trainable_state(self.model),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "best": self.best,
+            "metrics": self._tracker.rows,
+            "processes": self.group.gather(own),
+        }
+        self.group.on_main(lambda: checkpoint.save(self.output_dir / LAST_CHECKPOINT, content))
+        self._saved = time.monotonic()
+
+    def resume(self) -> dict[int, dict[str, float]] | None:
+        """Loads the last checkpoint, if there is one.
+
+        Returns:
+            The metrics of the epochs that are done, None where there is no checkpoint.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or of a run with other arguments, model or data.
+        """
+        path = self.output_dir / LAST_CHECKPOINT
+        if not self.group.on_main(path.is_file):
+            return None
+        state = checkpoint.load(path)
+        if changed := differences(state["fingerprint"], self.fingerprint):
+            raise ValueError(
+                f"{path} belongs to a run that differs (before, now): {changed}. Choose another --output_path, "
+                "or start this one anew with --resume never"
+            )
+        checkpoint.load_trainable(self.model, state["model"], path)
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        self.best = state["best"]
+        own = state["processes"][self.group.rank]
+        self._random = own.pop("random")
+        for parameter, gradient in zip(self.parameters, own.pop("gradients"), strict=True):
+            parameter.grad = None if gradient is None else gradient.to(self.device)
+        self.progress = Progress(**own)
+        logger.info(
+            "continuing %s in epoch %d after %d cases",
+            self.output_dir,
+            self.progress.epoch,
+            self.progress.done * self.group.size,
+        )
+        return state["metrics"]
+
+
+def _description(case: Case) -> Case:
+    """A case without its patches, which would fill the memory."""
+    empty = case.features.new_empty(0)
+    return replace(case, features=empty, coords=empty, text=None)
