@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from models.aggregators.modaltune import ModalTune
+from models.slide_backbone import SlideBackbone
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,19 @@ logger = logging.getLogger(__name__)
 RECOMPILE_LIMIT = 64
 
 
-def parts(model: ModalTune, device_type: str) -> Sequence[nn.Module]:
+class Adapter(Protocol):
+    """A model with interaction stages around a slide encoder."""
+
+    @property
+    def interactions(self) -> Iterable[Any]:
+        """The stages; each has an ``injector`` and ``extractors``."""
+
+    @property
+    def backbone(self) -> SlideBackbone:
+        """The slide encoder."""
+
+
+def parts(model: Adapter, device_type: str) -> Sequence[nn.Module]:
     """The modules to compile on ``cpu`` or ``cuda``."""
     injectors = [stage.injector for stage in model.interactions]
     extractors = [extractor.attn for stage in model.interactions for extractor in stage.extractors]
@@ -34,7 +45,7 @@ def parts(model: ModalTune, device_type: str) -> Sequence[nn.Module]:
     return [*injectors, *extractors, *(() if device_type == "cpu" else model.backbone.feed_forwards)]
 
 
-def compile_parts(model: ModalTune, device_type: str) -> None:
+def compile_parts(model: Adapter, device_type: str) -> None:
     """Compiles :func:`parts`, each when it first runs; patches may then be any number.
 
     Where a part cannot be compiled after all, or needs more than ``RECOMPILE_LIMIT`` versions, its call is an

@@ -6,15 +6,13 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from data_utils.cases.case import Case
 from models.pretrained import load_strict
-
-if TYPE_CHECKING:
-    from data_utils.cases.case import Case
 
 # A new slide encoder is one folder and one line here. Modules are imported on demand, so that
 # running one encoder needs nothing of the others.

@@ -8,21 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from data_utils.cases.case import Case
 from models.aggregators.registry import DataSpec, register
 from models.configuration import from_mapping
 from models.frozen import freeze
 from models.modalities import MODALITIES, ModalityEncoder
 from models.slide_backbone import SlideBackbone, build_backbone
 from models.vitadapter.interaction import InteractionStage, build_prompt_selfattention, init_linear
-
-if TYPE_CHECKING:
-    from data_utils.cases.case import Case
 
 logger = logging.getLogger(__name__)
 

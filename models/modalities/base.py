@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from data_utils.cases.case import Case
+from models.aggregators.registry import DataSpec
 from utils import constants
-
-if TYPE_CHECKING:
-    from data_utils.cases.case import Case
-    from models.aggregators.registry import DataSpec
 
 
 class ModalityEncoder(nn.Module, ABC):

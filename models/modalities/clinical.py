@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 
+from models.aggregators.registry import DataSpec
 from models.modalities.base import ModalityEncoder
 from models.vitadapter.interaction import init_linear
-
-if TYPE_CHECKING:
-    from models.aggregators.registry import DataSpec
 
 
 class ClinicalEncoder(ModalityEncoder):

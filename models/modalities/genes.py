@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from models.aggregators.registry import DataSpec
 from models.genomic_utils.gene_mixer import GeneMixer
 from models.modalities.base import ModalityEncoder
-
-if TYPE_CHECKING:
-    from models.aggregators.registry import DataSpec
 
 
 class GeneEncoder(ModalityEncoder):

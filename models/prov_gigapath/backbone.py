@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
+from data_utils.cases.case import Case
 from models.pretrained import read_checkpoint
 from models.prov_gigapath.longnet import LongNetViT
 from models.slide_backbone import SlideBackbone
-
-if TYPE_CHECKING:
-    from data_utils.cases.case import Case
 
 logger = logging.getLogger(__name__)
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_utils.cases.case import Case
 from models.pretrained import read_safetensors
 from models.slide_backbone import SlideBackbone
 from models.titan.grid import check_patch_size, scatter_to_grid
 from models.titan.vision_encoder import TitanVisionEncoder
-
-if TYPE_CHECKING:
-    from data_utils.cases.case import Case
 
 
 class TitanBackbone(SlideBackbone):

@@ -9,7 +9,6 @@ dropout and linear layers. Attention runs in the fused CPU kernel, where the pub
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 from unittest import mock
 
 import torch
@@ -17,15 +16,13 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from data_utils.cases.case import Case
 from models.aggregators.modaltune import ModalTune
 from models.frozen import FrozenLinear
 from models.genomic_utils.gene_mixer import PathwayNetworks, unpack_pathway_networks
 from models.prov_gigapath import dropout
 from models.prov_gigapath.longnet import PUBLISHED_RATIOS, PUBLISHED_SEGMENTS, LongNetViT
 from models.titan.vision_encoder import SelfAttention
-
-if TYPE_CHECKING:
-    from data_utils.cases.case import Case
 
 
 class Straightforward(nn.Module):

@@ -10,18 +10,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.probes import SubtypeResult, SurvivalResult, score_subtype, score_survival
 from utils.files import read_tensors
-from utils.training.objectives import TEXT_DIM, TextDistillation
 
 # How many of the survival quartiles, from either end, count as early and as late.
 _HALF = 2
+
+
+class SentenceProjector(Protocol):
+    """What a trained model does to sentences (:class:`utils.training.objectives.TextDistillation`)."""
+
+    projector: nn.Sequential
+
+    def project(self, text: Tensor) -> Tensor:
+        """Unit vectors ``[..., O]`` of sentences ``[..., text width]``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +77,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def read_candidates(path: str | Path, objective: TextDistillation) -> dict[str, Candidates]:
+def read_candidates(path: str | Path, objective: SentenceProjector) -> dict[str, Candidates]:
     """Candidates by cohort, projected by the text projector of a trained model.
 
     Args:
@@ -84,18 +93,19 @@ def read_candidates(path: str | Path, objective: TextDistillation) -> dict[str, 
     if not Path(path).is_file():
         raise FileNotFoundError(f"--candidate_location {path} does not exist; {remedy}")
     content = read_tensors(path, "table of candidate sentences")
-    if not isinstance(content, dict) or not all(_is_group(group) for group in content.values()):
+    text_dim = objective.projector[0].in_features
+    if not isinstance(content, dict) or not all(_is_group(group, text_dim) for group in content.values()):
         raise ValueError(f"{path} holds no candidate sentences; {remedy}")
     return {cohort: _project(group, objective) for cohort, group in content.items()}
 
 
-def _is_group(group: object) -> bool:
+def _is_group(group: object, text_dim: int) -> bool:
     if not isinstance(group, Mapping) or not {"class_0", "died", "censored"} <= group.keys():
         return False
-    return all(isinstance(v, Tensor) and v.ndim == 2 and v.shape[1] == TEXT_DIM for v in group.values())
+    return all(isinstance(v, Tensor) and v.ndim == 2 and v.shape[1] == text_dim for v in group.values())
 
 
-def _project(group: Mapping[str, Tensor], objective: TextDistillation) -> Candidates:
+def _project(group: Mapping[str, Tensor], objective: SentenceProjector) -> Candidates:
     weight = objective.projector[0].weight
     with torch.inference_mode():
         vectors = {
