@@ -25,10 +25,22 @@ class PathwayNetworks(nn.Module):
         pathways: for each of the ``P`` pathways, positions of its genes in a case's gene vector.
         hidden_dim: ``H``.
         dropout: of the alpha dropouts.
+        init: ``published`` for ModalTune's truncated normal (0.02), ``linear`` for that of ``nn.Linear``.
+
+    Raises:
+        ValueError: a pathway is empty, or ``init`` is something else.
     """
 
-    def __init__(self, pathways: Sequence[Sequence[int]], hidden_dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        pathways: Sequence[Sequence[int]],
+        hidden_dim: int,
+        dropout: float,
+        init: str = "published",
+    ) -> None:
         super().__init__()
+        if init not in ("published", "linear"):
+            raise ValueError(f"init is {init!r}, should be published or linear")
         sizes = [len(genes) for genes in pathways]
         if not sizes or min(sizes) == 0:
             raise ValueError("every pathway needs at least one gene; drop empty pathways first")
@@ -44,14 +56,27 @@ class PathwayNetworks(nn.Module):
         self.bias1 = nn.Parameter(torch.empty(len(sizes), hidden_dim))
         self.weight2 = nn.Parameter(torch.empty(len(sizes), hidden_dim, hidden_dim))  # [P, in, out]
         self.bias2 = nn.Parameter(torch.empty(len(sizes), hidden_dim))
-        self.reset_parameters()
+        if init == "published":
+            self._init_published()
+        else:
+            self._init_linear(sizes)
 
-    def reset_parameters(self) -> None:
+    def _init_published(self) -> None:
         """Truncated normal (0.02) weights and zero biases."""
         for weight in (self.weight1, self.weight2):
             nn.init.trunc_normal_(weight, std=0.02)
         for bias in (self.bias1, self.bias2):
             nn.init.zeros_(bias)
+
+    @torch.no_grad()
+    def _init_linear(self, sizes: Sequence[int]) -> None:
+        """Uniform within ``1 / sqrt(fan_in)``, weights and biases, as every ``nn.Linear`` starts."""
+        for rows, bias, fan_in in zip(self.weight1.split(list(sizes)), self.bias1, sizes, strict=True):
+            for parameter in (rows, bias):
+                nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5)
+        for parameter in (self.weight2, self.bias2):
+            bound = self.weight2.shape[1] ** -0.5
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, genes: Tensor, copies: int) -> Tensor:
         """``[n_genes] -> [copies, P, H]``; copies differ by their dropout masks only."""

@@ -1,0 +1,31 @@
+"""Self-normalising network over all genes (the S-MLP of the paper's tables)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.layers.snn import init_self_normalising, snn
+
+
+class GeneSNN(nn.Module):
+    """Blocks of ``Linear -> ELU -> AlphaDropout`` with the initialisation that keeps their variance.
+
+    Args:
+        num_genes: length of the gene vector.
+        widths: of the blocks.
+        dropout: of every block.
+    """
+
+    def __init__(self, num_genes: int, widths: tuple[int, ...] = (256, 256), dropout: float = 0.25) -> None:
+        super().__init__()
+        self.output_dim = widths[-1]
+        self.fc_omic = snn([num_genes, *widths], dropout)
+        self.apply(init_self_normalising)
+
+    def init_head(self, head: nn.Linear) -> None:
+        """The original initialises the layer behind the network alike."""
+        init_self_normalising(head)
+
+    def forward(self, genes: Tensor) -> Tensor:
+        """``[n_genes] -> [O]``."""
+        return self.fc_omic(genes)

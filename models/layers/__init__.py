@@ -1,0 +1,1 @@
+"""Layers that several aggregators share: gated attention, Nystrom attention, self-normalising networks."""
