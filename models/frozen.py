@@ -1,8 +1,9 @@
-"""Frozen modules: their linear layers pass gradients on without having any, by a faster kernel on CPUs."""
+"""Frozen modules: their linear layers pass gradients on without having any, by fewer and faster kernels."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from typing import TypeVar
 
@@ -28,22 +29,62 @@ class FrozenLinear(nn.Linear):
     """:class:`torch.nn.Linear` with frozen parameters.
 
     For float32 on CPUs PyTorch calls MKL, which on AMD processors lies a fifth or more behind oneDNN, the library
-    of its other precisions; so this layer calls oneDNN itself.
+    of its other precisions; so this layer calls oneDNN itself. Under autocast PyTorch would cast frozen weights
+    again at every use; here their copy is kept.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., D_in] -> [..., D_out]``; differentiable once with respect to ``x``."""
-        plain_float32 = x.dtype == self.weight.dtype == torch.float32
-        if (
-            x.device.type == "cpu"
-            and plain_float32
-            and not self.weight.requires_grad
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
-            and has_onednn()
-        ):
-            return _OneDnnLinear.apply(x, self.weight, self.bias)
-        return super().forward(x)
+        return joined_linear(x, (self,))
+
+
+def joined_linear(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
+    """What several layers make of the same input, side by side, by one product.
+
+    The layers all have a bias or none has. Frozen ones share a copy of their weights.
+
+    Args:
+        x: ``[..., D_in]``.
+        layers: linear layers of ``D_in`` inputs.
+
+    Returns:
+        ``[..., sum of D_out]``; differentiable once with respect to ``x`` where the layers are frozen.
+    """
+    device, first = x.device.type, layers[0].weight
+    frozen = not any(layer.weight.requires_grad for layer in layers) and first.dtype == torch.float32
+    if torch.compiler.is_compiling() or not frozen:
+        return F.linear(x, *_join(layers))
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        return F.linear(x.to(dtype), *_kept(layers, dtype))
+    weight, bias = _join(layers) if len(layers) == 1 else _kept(layers, first.dtype)
+    if device == "cpu" and x.dtype == torch.float32 and has_onednn():
+        return _OneDnnLinear.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def _join(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    if len(layers) == 1:
+        return layers[0].weight, layers[0].bias
+    weight = torch.cat([layer.weight for layer in layers])
+    return weight, None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+
+
+def _kept(layers: Sequence[nn.Linear], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Joined weights and biases of frozen layers in another precision, made once.
+
+    They are made anew where a parameter has been written, moved or replaced since.
+    """
+    parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+    source = [(p.data_ptr(), p._version) for p in parameters]
+    copies = layers[0].__dict__.setdefault("_copies", {})
+    kept = copies.get(dtype)
+    if kept is None or kept[0] != source:
+        with torch.inference_mode(False), torch.no_grad():
+            joined = tuple(None if t is None else t.to(dtype) for t in _join(layers))
+        # The parameters' memory is held on to, so that no other can get its address.
+        kept = copies[dtype] = (source, joined, [p.detach() for p in parameters])
+    return kept[1]
 
 
 @cache

@@ -5,8 +5,9 @@ A branch ``(segment, ratio)`` cuts the sequence into segments and lets every hea
 offsets. The branches of a position are then averaged with weights from their log-sum-exps.
 
 Only the positions a branch really sees are copied (``1 / ratio`` of the sequence), one branch at a time.
-The published encoder fills up the last segment with zeros, which are ordinary keys with score 0 and value
-0. They are never computed here: ``n`` of them add ``n`` to the denominator of the softmax and nothing else.
+What a group of heads sees is a diagonal of (offset, group) and therefore one strided view for all groups
+together. The published encoder fills up the last segment with zeros, which are ordinary keys with score 0 and
+value 0. They are never computed here: ``n`` of them add ``n`` to the denominator of the softmax and nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from models.prov_gigapath.attention import attend, attend_backward
 
 # Stands for the log-sum-exp of a branch that has not seen a position.
-_ABSENT = -1e8
+ABSENT = -1e8
 
 
 @dataclass(frozen=True)
@@ -52,42 +54,72 @@ class Part:
         """Positions of a segment that one head sees, ``M``; late heads may see one less."""
         return -(-self.length // self.ratio)
 
+    def _diagonals(self) -> Iterator[tuple[int, int, int, int]]:
+        """First offset, number of offsets, heads of each and positions of each, of what is seen.
+
+        The heads of an offset are one group. The last group may be smaller; late offsets may see one position
+        less. So there are at most two strided views where ``ratio`` divides the heads.
+        """
+        group = -(-self.heads // self.ratio)
+        offsets = min(self.ratio, self.length, -(-self.heads // group))
+        full = min(offsets, self.heads // group)
+        longer = self.length - (self.positions - 1) * self.ratio  # offsets that see all positions
+        for first, last, heads in ((0, full, group), (full, offsets, self.heads - full * group)):
+            for start, stop, positions in (
+                (first, min(last, longer), self.positions),
+                (max(first, longer), last, self.positions - 1),
+            ):
+                if start < stop and positions:
+                    yield start, stop - start, heads, positions
+
     def pairs(self, dense: Tensor, sparse: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of ``dense [B, L, H, *]`` beside the same elements of ``sparse [B * n, M, H, *]``.
+        """Views of ``dense [..., L, H, D]`` beside the same elements of ``sparse [..., n, H, M, D]``.
 
         Together the pairs cover every element of the part that is no padding, each once.
         """
-        whole = dense[:, self.start : self.start + self.count * self.length]
-        whole = whole.unflatten(1, (self.count, self.length))  # [B, n, length, H, *]
-        sparse = sparse.unflatten(0, (dense.shape[0], self.count))
         group = -(-self.heads // self.ratio)
-        for offset in range(min(self.ratio, self.length)):
-            heads = slice(offset * group, (offset + 1) * group)
-            if heads.start >= self.heads:
-                break
-            seen = whole[:, :, offset :: self.ratio, heads]
-            yield seen, sparse[:, :, : seen.shape[2], heads]
+        *outer, along, across, inner = dense.stride()
+        for first, offsets, heads, positions in self._diagonals():
+            head = first * group
+            seen = dense.as_strided(
+                (*dense.shape[:-3], self.count, positions, offsets, heads, dense.shape[-1]),
+                (*outer, self.length * along, self.ratio * along, along + group * across, across, inner),
+                dense.storage_offset() + (self.start + first) * along + head * across,
+            )
+            taken = sparse[..., head : head + offsets * heads, :positions, :]
+            yield seen, taken.unflatten(-3, (offsets, heads)).movedim(-2, -4)
+
+    def empty(self, dense: Tensor) -> Tensor:
+        """Room for what the part sees of ``dense``, zeros where a head sees less than ``M``: ``[..., n, H, M, D]``.
+
+        In memory, heads come first: the kernels read rows in order.
+        """
+        new = dense.new_zeros if self.length % self.ratio else dense.new_empty
+        return new(*dense.shape[:-3], self.count, self.heads, self.positions, dense.shape[-1])
 
     def gather(self, dense: Tensor) -> Tensor:
-        """What the part sees of ``dense [B, L, H, D]``: ``[B * n, M, H, D]``, zeros where a head sees less."""
-        new = dense.new_zeros if self.length % self.ratio else dense.new_empty
-        shape = (dense.shape[0] * self.count, self.heads, self.positions, dense.shape[3])
-        sparse = new(shape).transpose(1, 2)  # in memory, heads come first: the kernels read rows in order
+        """What the part sees of ``dense [..., B, L, H, D]``: ``[..., B * n, H, M, D]``."""
+        sparse = self.empty(dense)
         for source, target in self.pairs(dense, sparse):
             target.copy_(source)
-        return sparse
+        return sparse.flatten(-5, -4)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention over dense ``q, k, v``; output ``[B * n, M, H, D]``, log-sum-exp ``[B * n, M, H]``."""
-        out, lse = attend(self.gather(q), self.gather(k), self.gather(v))
+    def spread(self, sparse: Tensor) -> Tensor:
+        """``[B * n, H, M, ...]``, what attention gives, as :meth:`pairs` takes it: ``[B, n, H, M, ...]``."""
+        return sparse.unflatten(0, (-1, self.count))
+
+    def attend(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention over ``[3, B, L, H, D]``; output ``[B * n, H, M, D]``, log-sum-exp ``[B * n, H, M]``."""
+        out, lse = attend(*self.gather(qkv))
         if self.padding:
-            padded = torch.logaddexp(lse, lse.new_tensor(math.log(self.padding)))
+            padded = torch.logaddexp(lse, lse.new_full((), math.log(self.padding)))
             out = out * (lse - padded).exp().unsqueeze(-1).to(out.dtype)
             lse = padded
         return out, lse
 
 
-def plan(segments: Sequence[int], ratios: Sequence[int], length: int, heads: int) -> list[Part]:
+@lru_cache(maxsize=64)
+def plan(segments: tuple[int, ...], ratios: tuple[int, ...], length: int, heads: int) -> tuple[Part, ...]:
     """The parts of a sequence; segments longer than the sequence shrink to it."""
     parts = []
     for branch, (segment, ratio) in enumerate(zip(segments, ratios, strict=True)):
@@ -97,63 +129,64 @@ def plan(segments: Sequence[int], ratios: Sequence[int], length: int, heads: int
         if rest:
             padding = parts[-1].positions - -(-rest // ratio)
             parts.append(Part(branch, full * segment, 1, rest, ratio, heads, padding))
-    return parts
+    return tuple(parts)
 
 
 class _DilatedAttention(torch.autograd.Function):
     """Keeps ``q, k, v``, what the parts return and the weights; gathers again in the backward pass."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, parts: list[Part], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        outs, lses = zip(*(part.attend(q, k, v) for part in parts), strict=True)
-        shape = (parts[-1].branch + 1, *q.shape[:3], 1)
-        weights = torch.full(shape, _ABSENT, dtype=lses[0].dtype, device=q.device)
+    def forward(ctx: FunctionCtx, qkv: Tensor, parts: tuple[Part, ...]) -> Tensor:
+        dense = qkv.permute(2, 0, 1, 3, 4)  # [3, B, L, H, D]
+        outs, lses = zip(*(part.attend(dense) for part in parts), strict=True)
+        total = torch.zeros(dense.shape[1:], dtype=qkv.dtype, device=qkv.device)  # [B, L, H, D]
+        shape = (parts[-1].branch + 1, *total.shape[:3], 1)
+        weights = torch.full(shape, ABSENT, dtype=lses[0].dtype, device=qkv.device)
         for part, lse in zip(parts, lses, strict=True):
-            # The published encoder marks unseen positions by a zero, so a log-sum-exp of exactly zero
-            # counts as unseen too.
-            lse = lse.masked_fill(lse == 0, _ABSENT).unsqueeze(-1)
-            for target, source in part.pairs(weights[part.branch], lse):
+            for target, source in part.pairs(weights[part.branch], part.spread(lse.unsqueeze(-1))):
                 target.copy_(source)
-        weights = weights.softmax(dim=0).to(q.dtype)
-        total = torch.zeros_like(q)
+        # The published encoder marks unseen positions by a zero, so a log-sum-exp of exactly zero counts as
+        # unseen too.
+        weights = weights.masked_fill_(weights == 0, ABSENT).softmax(dim=0).to(qkv.dtype)
         for part, out in zip(parts, outs, strict=True):
-            weight = weights[part.branch]
-            for (target, source), (factor, _) in zip(
-                part.pairs(total, out), part.pairs(weight, out), strict=True
-            ):
+            sparse, weight = part.spread(out), weights[part.branch]
+            factors = (factor for factor, _ in part.pairs(weight, sparse))
+            for (target, source), factor in zip(part.pairs(total, sparse), factors, strict=True):
                 target.addcmul_(source, factor)
         ctx.parts = parts
-        ctx.save_for_backward(q, k, v, weights, *outs, *lses)
+        ctx.save_for_backward(qkv, weights, *outs, *lses)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights, *results = ctx.saved_tensors
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        qkv, weights, *results = ctx.saved_tensors
         outs, lses = results[: len(ctx.parts)], results[len(ctx.parts) :]
-        totals = [torch.zeros_like(tensor) for tensor in (q, k, v)]
+        dense = qkv.permute(2, 0, 1, 3, 4)
+        total = torch.zeros_like(qkv)
+        totals = total.permute(2, 0, 1, 3, 4)
         for part, out, lse in zip(ctx.parts, outs, lses, strict=True):
-            sparse_grad = part.gather(grad).mul_(part.gather(weights[part.branch]))
-            inputs = (part.gather(tensor) for tensor in (q, k, v))
-            for total, sparse in zip(totals, attend_backward(sparse_grad, *inputs, out, lse), strict=True):
-                for target, source in part.pairs(total, sparse):
+            weighted = part.empty(grad)
+            factors = (factor for factor, _ in part.pairs(weights[part.branch], weighted))
+            for (source, target), factor in zip(part.pairs(grad, weighted), factors, strict=True):
+                torch.mul(source, factor, out=target)
+            grads = attend_backward(weighted.flatten(0, 1), *part.gather(dense), out, lse)
+            for one, sparse in zip(totals, grads, strict=True):
+                for target, source in part.pairs(one, part.spread(sparse)):
                     target.add_(source)
-        return None, *totals
+        return total, None
 
 
-def dilated_attention(
-    q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int], ratios: Sequence[int]
-) -> Tensor:
+def dilated_attention(qkv: Tensor, segments: Sequence[int], ratios: Sequence[int]) -> Tensor:
     """Dilated attention over the branches ``(segments[i], ratios[i])``.
 
     Args:
-        q: queries ``[B, L, H, D]``.
-        k: keys ``[B, L, H, D]``.
-        v: values ``[B, L, H, D]``.
+        qkv: queries, keys and values ``[B, L, 3, H, D]``.
         segments: segment lengths in positions.
         ratios: dilation of each branch; the first must be 1 so that every position is seen.
 
     Returns:
         ``[B, L, H, D]``, differentiable once. The weights between the branches are constants for the gradient.
     """
-    return _DilatedAttention.apply(plan(segments, ratios, q.shape[1], q.shape[2]), q, k, v)
+    _, length, _, heads, _ = qkv.shape
+    return _DilatedAttention.apply(qkv, plan(tuple(segments), tuple(ratios), length, heads))

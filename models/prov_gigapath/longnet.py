@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.frozen import joined_linear
 from models.prov_gigapath.dilated_attention import dilated_attention
 from models.prov_gigapath.dropout import Dropout, DropPath
 from models.tokenwise import tokenwise
@@ -37,11 +38,9 @@ class DilatedSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, L, E] -> [B, L, E]``."""
-        heads = (self.num_heads, -1)
-        q = self.q_proj(x).unflatten(-1, heads)  # [B, L, H, D]
-        k = self.k_proj(x).unflatten(-1, heads)
-        v = self.v_proj(x).unflatten(-1, heads)
-        out = dilated_attention(q, k, v, self.segments, self.ratios).flatten(2)
+        qkv = joined_linear(x, (self.q_proj, self.k_proj, self.v_proj))
+        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # [B, L, 3, H, D]
+        out = dilated_attention(qkv, self.segments, self.ratios).flatten(2)
         return self.out_proj(self.inner_attn_ln(out))
 
 

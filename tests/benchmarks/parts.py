@@ -21,14 +21,12 @@ def attention_alone(ours: bool, tokens: int, dtype: str, repeats: int) -> Row:
     """Forward and backward of one layer's dilated attention, three copies."""
     torch.manual_seed(0)
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    q, k, v = (torch.randn(3, tokens, 16, 48).to(kind).requires_grad_() for _ in range(3))
+    qkv = torch.randn(3, tokens, 3, 16, 48).to(kind).requires_grad_()
+    attend = dilated_attention if ours else straightforward.dilated_attention
 
     def work() -> None:
-        if ours:
-            out = dilated_attention(q, k, v, PUBLISHED_SEGMENTS, PUBLISHED_RATIOS)
-        else:
-            out = straightforward.dilated_attention(q, k, v)
-        torch.autograd.grad(out.float().square().sum(), (q, k, v))
+        out = attend(qkv, PUBLISHED_SEGMENTS, PUBLISHED_RATIOS)
+        torch.autograd.grad(out.float().square().sum(), qkv)
 
     return row(work, repeats)
 

@@ -21,7 +21,7 @@ from models.aggregators.modaltune import ModalTune
 from models.frozen import FrozenLinear
 from models.genomic_utils.gene_mixer import PathwayNetworks, unpack_pathway_networks
 from models.prov_gigapath import dropout
-from models.prov_gigapath.longnet import PUBLISHED_RATIOS, PUBLISHED_SEGMENTS, LongNetViT
+from models.prov_gigapath.longnet import LongNetViT
 from models.titan.vision_encoder import SelfAttention
 
 
@@ -45,7 +45,11 @@ class Straightforward(nn.Module):
 
     def forward(self, case: Case) -> Tensor:
         """``[num_tasks, O]``, one task after the other."""
-        with mock.patch("models.prov_gigapath.longnet.dilated_attention", dilated_attention):
+        longnet = "models.prov_gigapath.longnet"
+        with (
+            mock.patch(f"{longnet}.dilated_attention", dilated_attention),
+            mock.patch(f"{longnet}.joined_linear", separate_linear),
+        ):
             return torch.cat([self.model(case, [task]) for task in range(self.model.num_tasks)])
 
 
@@ -94,14 +98,14 @@ _REPLACED = {
 }
 
 
-def dilated_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    segments: tuple[int, ...] = PUBLISHED_SEGMENTS,
-    ratios: tuple[int, ...] = PUBLISHED_RATIOS,
-) -> Tensor:
+def separate_linear(x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
+    """One product for every layer."""
+    return torch.cat([layer(x) for layer in layers], dim=-1)
+
+
+def dilated_attention(qkv: Tensor, segments: tuple[int, ...], ratios: tuple[int, ...]) -> Tensor:
     """Every branch pads the sequence, gathers by index, and scatters into a dense tensor of its own."""
+    q, k, v = qkv.unbind(2)
     batch, length, heads, width = q.shape
     outs, lses = [], []
     for segment, ratio in zip(segments, ratios, strict=True):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models import frozen
-from models.frozen import FrozenLinear, freeze
+from models.frozen import FrozenLinear, freeze, joined_linear
 
 
 def network(bias=True):
@@ -96,3 +96,78 @@ def test_freezing_changes_no_names_and_no_numbers():
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert isinstance(copy.deepcopy(model)[0], FrozenLinear)
+
+
+# ---------------------------------------------------------------------------- copies in another precision
+def casts(function):
+    """How often a cast of weights is dispatched."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    return sum(event.count for event in profile.key_averages() if event.key == "aten::_to_copy")
+
+
+def test_under_autocast_weights_are_cast_once():
+    model = freeze(network())
+    plain = network().requires_grad_(False)
+    x = torch.randn(5, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = plain(x), model(x)
+        again = casts(lambda: model[0](x))
+        assert again < casts(lambda: plain[0](x))
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+
+
+def test_gradients_under_autocast():
+    model, plain = freeze(network()), network().requires_grad_(False)
+    inputs = [torch.linspace(-1, 1, 5 * 24).view(5, 24).requires_grad_() for _ in range(2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        for layers, x in zip((model, plain), inputs, strict=True):
+            layers(x).float().square().sum().backward()
+    assert torch.equal(inputs[0].grad, inputs[1].grad)
+
+
+@pytest.mark.parametrize("change", ["written", "loaded", "replaced", "moved"])
+def test_copies_follow_their_parameters(change):
+    layer, x = freeze(nn.Linear(24, 40)), torch.randn(5, 24)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        layer(x)
+    other = nn.Linear(24, 40).requires_grad_(False)
+    if change == "written":
+        layer.weight.copy_(other.weight)
+        layer.bias.copy_(other.bias)
+    elif change == "loaded":
+        layer.load_state_dict(other.state_dict())
+    elif change == "replaced":
+        layer.weight, layer.bias = other.weight, other.bias
+    else:
+        layer.weight.data, layer.bias.data = other.weight.data, other.bias.data
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x.requires_grad_()), other(x))
+        layer(x).sum().backward()  # copies made in inference mode serve training
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_joined_layers(bias, frozen, autocast):
+    torch.manual_seed(0)
+    layers = [nn.Linear(24, size, bias) for size in (40, 16, 8)]
+    exact = copy.deepcopy(layers)
+    if frozen:
+        layers = [freeze(layer) for layer in layers]
+    inputs = [torch.linspace(-1, 1, 5 * 24).view(5, 24).requires_grad_() for _ in range(2)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = joined_linear(inputs[0], layers)
+        expected = torch.cat([layer(inputs[1]) for layer in exact], dim=-1)
+    assert found.dtype == expected.dtype
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if autocast else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(found, expected, **tolerance)
+    for result in (found, expected):
+        result.float().sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, **tolerance)
+    for one, other in zip(layers, exact, strict=True):
+        if frozen:
+            assert one.weight.grad is None
+        else:
+            torch.testing.assert_close(one.weight.grad, other.weight.grad, **tolerance)

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.prov_gigapath import attention
 from models.prov_gigapath.attention import attend
-from models.prov_gigapath.dilated_attention import dilated_attention
+from models.prov_gigapath.attention_kernels import textbook
+from models.prov_gigapath.dilated_attention import dilated_attention, plan
 
 
 def oracle(q, k, v, segments, ratios):
@@ -55,14 +55,18 @@ def random_qkv(length, heads, dim=3, batch=2, seed=0, dtype=torch.float64):
     ]
 
 
+def ours(q, k, v, segments, ratios):
+    return dilated_attention(torch.stack([q, k, v], dim=2), segments, ratios)
+
+
 def assert_equal_with_gradients(q, k, v, segments, ratios, **tolerance):
     probe = torch.randn_like(q)
     results = []
-    for function in (dilated_attention, oracle):
+    for function in (ours, oracle):
         out = function(q, k, v, segments, ratios)
         results.append((out, *torch.autograd.grad((out * probe).sum(), (q, k, v))))
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, **tolerance)
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, **tolerance)
 
 
 # Below, at and across the borders of a segment of 8, and of the stride paddings.
@@ -100,9 +104,9 @@ def test_single_precision():
 def test_bfloat16_stays_near_double():
     q, k, v = (x.detach() for x in random_qkv(64, 4, dim=16))
     expected = oracle(q, k, v, (16, 64), (1, 2))
-    ours = dilated_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), (16, 64), (1, 2))
-    assert ours.dtype == torch.bfloat16
-    torch.testing.assert_close(ours.double(), expected, rtol=3e-2, atol=3e-2)
+    found = ours(q.bfloat16(), k.bfloat16(), v.bfloat16(), (16, 64), (1, 2))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=3e-2, atol=3e-2)
 
 
 def test_zero_log_sum_exp_counts_as_absent():
@@ -116,16 +120,40 @@ def test_zero_log_sum_exp_counts_as_absent():
 def test_weights_between_branches_carry_no_gradient():
     """With values constant over positions the output does not depend on the scores."""
     q, k, v = random_qkv(12, heads=2)
-    out = dilated_attention(q, k, torch.ones_like(v), (4, 12), (1, 1))
+    out = ours(q, k, torch.ones_like(v), (4, 12), (1, 1))
     grad_q, grad_k = torch.autograd.grad(out.sum(), (q, k))
     assert grad_q.abs().max() < 1e-12 and grad_k.abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_fused_kernel_equals_textbook(dtype):
-    q, k, v = (x.detach().to(dtype) for x in random_qkv(33, 2, dim=8))
+    q, k, v = (x.detach().to(dtype).transpose(1, 2) for x in random_qkv(33, 2, dim=8))
     out, lse = attend(q, k, v)
-    textbook = attention._textbook_attention(*(x.double().transpose(1, 2) for x in (q, k, v)))
+    expected = textbook(*(x.double() for x in (q, k, v)))
     tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
-    torch.testing.assert_close(out.double(), textbook[0].transpose(1, 2), rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(lse.double(), textbook[1].transpose(1, 2), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out.double(), expected[0], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(lse.double(), expected[1], rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    length=st.integers(1, 70),
+    heads=st.integers(1, 7),
+    segments=st.lists(st.integers(1, 80), min_size=1, max_size=4),
+    ratios=st.lists(st.integers(1, 9), min_size=4, max_size=4),
+)
+def test_views_cover_what_a_part_sees_once(length, heads, segments, ratios):
+    """At most two views of a part where the ratio divides the heads, one more where it does not."""
+    dense = torch.arange(length * heads).view(1, length, heads, 1)
+    for part in plan(tuple(segments), tuple(ratios[: len(segments)]), length, heads):
+        group = math.ceil(heads / part.ratio)
+        expected = [
+            int(dense[0, part.start + n * part.length + p, h, 0])
+            for n in range(part.count)
+            for p in range(part.length)
+            for h in range(heads)
+            if p % part.ratio == h // group
+        ]
+        views = [seen for seen, _ in part.pairs(dense, part.empty(dense))]
+        assert sorted(torch.cat([view.flatten() for view in views]).tolist()) == expected
+        assert len(views) <= (4 if heads % part.ratio else 2)
