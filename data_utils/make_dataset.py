@@ -233,7 +233,7 @@ def _hold_out(classes: Mapping[str, int], share: float, split: str) -> tuple[dic
     cases, labels = list(classes), list(classes.values())
     counts = pd.Series(labels).value_counts()
     held_out = math.ceil(share * len(cases))
-    stratify = labels
+    stratify: list[int] | None = labels
     if counts.min() < 2 or len(counts) > min(held_out, len(cases) - held_out):
         logger.warning("too few cases to stratify the %s split by class %s", split, counts.to_dict())
         stratify = None
@@ -273,4 +273,4 @@ def _write_dropped(dropped: Dropped, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -76,4 +76,4 @@ def write_gene_table(table: pd.DataFrame, path: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

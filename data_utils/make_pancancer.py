@@ -187,4 +187,4 @@ def join_tables(paths: Mapping[str, Path]) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

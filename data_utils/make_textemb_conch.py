@@ -12,6 +12,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -61,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     cases = read_split_cases(split_paths(args.onco, args.features_encoder, args.splits_dir))
     learned_from = cases[cases["split"] == "train"] if args.protocol == "strict" else cases
     edges = survival_edges(learned_from["durations"].tolist())
-    sentences = pd.DataFrame([build_sentences(row, cohort.site, edges) for row in cases.to_dict("records")])
+    case_rows: list[dict[str, Any]] = cases.to_dict("records")  # type: ignore[assignment] # columns are str
+    sentences = pd.DataFrame([build_sentences(row, cohort.site, edges) for row in case_rows])
 
     tokenizer = ConchTokenizer(
         args.conch_tokenizer or constants.CONCH_TOKENIZER, config.context_length, config.vocab_size
@@ -112,4 +114,4 @@ def embed(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

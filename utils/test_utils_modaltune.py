@@ -201,7 +201,7 @@ class CohortEvaluator:
     def _draw(self, scores: _Scores, survival: SurvivalProbe, folder: Path, name: str) -> None:
         subtype, scored = scores.subtype, scores.survival
         stem, title = name.lower(), f"{name} · {FIGURE_SPLIT}"
-        if not subtype.reason:
+        if subtype.confusion is not None:
             plots.roc(
                 subtype.labels, subtype.probabilities, folder / f"{stem}_roc.png", title, self.class_names
             )
@@ -233,7 +233,7 @@ def _rows(scores: _Scores, seed: int, prefix: str = "") -> list[dict]:
     """Metrics of a task token on a split, with bootstrap intervals over its patients."""
     subtype, survival = scores.subtype, scores.survival
     absent = "a class has no case here"
-    intervals = {
+    intervals: dict[str, tuple[bootstrap.CountMetric, tuple[np.ndarray, ...]]] = {
         "balanced_accuracy": (bootstrap.balanced_accuracy, (subtype.labels, subtype.predictions)),
         "accuracy": (bootstrap.accuracy, (subtype.labels, subtype.predictions)),
         "auc": (bootstrap.macro_auc, (subtype.labels, subtype.probabilities)),

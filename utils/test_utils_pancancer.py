@@ -28,8 +28,8 @@ from utils.test_utils_modaltune import FIGURE_SPLIT, ZERO_SHOT, CohortEvaluator,
 logger = logging.getLogger(__name__)
 
 # Metrics whose mean over the sites is reported.
-_AVERAGED = ("balanced_accuracy", "accuracy", "auc", "concordance_index")
-_AVERAGED += tuple(ZERO_SHOT + metric for metric in ("balanced_accuracy", "accuracy", "concordance_index"))
+_MEASURED = ("balanced_accuracy", "accuracy", "auc", "concordance_index")
+_AVERAGED = _MEASURED + tuple(ZERO_SHOT + metric for metric in _MEASURED if metric != "auc")
 
 
 @dataclass(frozen=True)

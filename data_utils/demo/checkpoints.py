@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,11 @@ def titan_state(seed: int) -> dict[str, Tensor]:
 # ---------------------------------------------------------------------------- text tower
 def label_sentences(seed: int) -> dict[str, list[str]]:
     """Sentences of every shipped cohort, four for a case in the order of ``constants.TEXT_ROWS``."""
-    rng, sentences = stream(seed, "sentences"), {}
+    rng = stream(seed, "sentences")
+    sentences: dict[str, list[str]] = {}
     for file in sorted(constants.COHORTS_ROOT.glob("*.json")):
-        cohort, lines = load_cohort(file.stem), []
+        cohort = load_cohort(file.stem)
+        lines: list[str] = []
         for diagnosis in sorted({name for group in cohort.classes for name in group}):
             for _ in range(12):
                 edges = tuple(np.sort(rng.integers(0, 300, size=5)).tolist())
@@ -210,7 +213,7 @@ def _before_projection(tower: TextTransformer, tokens: Tensor) -> Tensor:
 def write_checkpoints(root: Path, seed: int) -> None:
     """Writes those of the files that are missing below the weights folder ``root``."""
     tower, vocabulary = root / "conch" / "conch.pt", root / "conch" / "conch_byte_level_bpe_uncased.json"
-    states = {
+    states: dict[Path, Callable[[int], dict[str, Any]]] = {
         root / "prov-gigapath" / "pytorch_model.bin": tile_encoder_state,
         root / "prov-gigapath" / "slide_encoder.pth": slide_encoder_state,
         root / "titan" / "pytorch_model_vision.bin": conch_v1_5_state,

@@ -169,11 +169,12 @@ def _slides(
 ) -> tuple[Slide, ...]:
     count = 1 + int(rng.choice(3, p=(0.84, 0.12, 0.04)))
     if number < len(Peculiar):
-        count = {
+        counts: dict[int, int] = {
             Peculiar.THREE_SLIDES: 3,
             Peculiar.NO_SLIDE: 0,
             Peculiar.CORRUPT: 1 + cohort.corrupt_slide_is_spare,
-        }.get(number, 1)
+        }
+        count = counts.get(number, 1)
     slides = []
     for k in range(count):
         fine = number == Peculiar.NO_MPP or (number >= len(Peculiar) and rng.random() < 0.06)

@@ -63,7 +63,7 @@ def _expression_chunks(path: str | Path, rows_at_once: int | None) -> Iterator[p
     with path.open(encoding="utf-8") as handle:
         first_column = handle.readline().rstrip("\r\n").split("\t")[0]
     # pandas calls a column without a name "Unnamed: 0".
-    types = defaultdict(lambda: np.float32, {first_column: str, "Unnamed: 0": str})
+    types: defaultdict[str, type] = defaultdict(lambda: np.float32, {first_column: str, "Unnamed: 0": str})
     options: dict[str, Any] = {"sep": "\t", "index_col": 0, "na_values": _MISSING, "keep_default_na": False}
     try:
         with pd.read_csv(path, dtype=types, chunksize=rows_at_once or 2**31 - 1, **options) as reader:

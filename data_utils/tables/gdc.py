@@ -61,7 +61,7 @@ def read_clinical(path: str | Path) -> pd.DataFrame:
         logger.warning("%s: %d cases have several values of %s, the first one counts", path, count, column)
     cases = groups.first().reset_index()
     logger.info("%s: %d cases in %d rows", path, len(cases), len(rows))
-    return cases.astype(object).where(cases.notna(), None)
+    return cases.astype(object).mask(cases.isna(), None)
 
 
 def read_slides(path: str | Path) -> pd.DataFrame:
@@ -240,7 +240,7 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
             table[column] = None
     for column in (*AJCC_COLUMNS, "primary_diagnosis"):
         texts = table[column].astype(object)
-        table[column] = texts.where(~is_missing(texts), None)
+        table[column] = texts.mask(is_missing(texts), None)
     for column in ("age_at_index", "durations"):
         table[column] = pd.to_numeric(table[column]).astype(float)
     table["vital_status"] = table["vital_status"].astype(int)

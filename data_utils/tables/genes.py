@@ -250,7 +250,7 @@ class PathwayGroups:
                 ", ".join(map(str, pathway_table.columns[~kept])),
             )
         member = member[:, kept]
-        used = member.any(axis=1)
+        used = np.any(member, axis=1)
         indices = tuple(tuple(np.flatnonzero(column).tolist()) for column in member[used].T)
         names = tuple(map(str, pathway_table.columns[kept]))
         logger.info("%d pathways over %d genes", len(names), used.sum())

@@ -209,7 +209,7 @@ class ModalTune(nn.Module):
         gene_token = genes[:, 0] if self.config.prompt_agg == "cls" else genes.mean(dim=1)
         others = [c[:, span].mean(dim=1) for name, span in spans.items() if name not in ("task", "genes")]
         tokens = [image, c[:, spans["task"]].squeeze(1), gene_token, *others]
-        return sum(tokens) if self.config.token_agg == "sum" else torch.cat(tokens, dim=-1)
+        return sum(tokens[1:], tokens[0]) if self.config.token_agg == "sum" else torch.cat(tokens, dim=-1)
 
     def _checkpoints_activations(self, patches: Tensor) -> bool:
         """Whether stages are computed again in the backward pass; changes memory and time only."""

@@ -29,8 +29,8 @@ def check_splits(inputs: Inputs) -> Iterator[Finding]:
     except ValueError as reason:
         yield error(str(reason), "pass all --sites of the split files")
         return
-    for reason in inputs.unreadable_splits.values():
-        yield error(str(reason), _WRITE)
+    for fault in inputs.unreadable_splits.values():
+        yield error(str(fault), _WRITE)
     # Where nobody runs, the check of a modality has said so; the splits may be sound all the same.
     all_run = not any(inputs.runs(p) for patients in splits.values() for p in patients)
     for name, patients in splits.items():

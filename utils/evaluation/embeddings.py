@@ -74,8 +74,8 @@ class Embeddings:
     durations: np.ndarray
     events: np.ndarray
     sites: list[str]
-    projects: list[str] | None = None
-    complete: np.ndarray | None = None
+    projects: list[str] = None  # type: ignore[assignment] # both are there after __post_init__
+    complete: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         content = {

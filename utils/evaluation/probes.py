@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -102,7 +103,7 @@ def score_subtype(
     task: int, case_ids: list[str], labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray
 ) -> SubtypeResult:
     """Scores predicted classes ``[n]`` and probabilities ``[n, num_classes]``, wherever they come from."""
-    content = {
+    content: dict[str, Any] = {
         "task": task,
         "case_ids": case_ids,
         "labels": labels,
