@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from data_utils.tables.cohorts import load_cohort
 from utils import constants
 from utils.arguments import parse_args
+from utils.run_config import RunConfig
 from utils.test_utils_modaltune import CohortEvaluator
 from utils.training.run import run
 
@@ -17,11 +17,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     run(parse_args(__doc__, argv), make_evaluator)
 
 
-def make_evaluator(args: argparse.Namespace) -> CohortEvaluator:
+def make_evaluator(config: RunConfig) -> CohortEvaluator:
     """The evaluator of a cohort; with ``--onco``, figures name its classes."""
-    classes = load_cohort(args.onco).classes if args.onco else ()
-    names = [members[0] for members in classes] if len(classes) == args.num_classes else None
-    return CohortEvaluator(args.num_classes, constants.TASKS[: args.num_tasks], names)
+    (num_classes,) = config.data.num_classes
+    classes = load_cohort(config.data.onco).classes if config.data.onco else ()
+    names = [members[0] for members in classes] if len(classes) == num_classes else None
+    return CohortEvaluator(num_classes, constants.TASKS[: config.model.num_tasks], names)
 
 
 if __name__ == "__main__":

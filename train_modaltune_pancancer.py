@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from data_utils.tables.cohorts import load_cohort
 from utils import constants
 from utils.arguments import parse_args
+from utils.run_config import RunConfig
 from utils.test_utils_pancancer import PanCancerEvaluator, Site
 from utils.training.run import run
 
@@ -39,13 +40,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def make_evaluator(args: argparse.Namespace) -> PanCancerEvaluator:
+def make_evaluator(config: RunConfig) -> PanCancerEvaluator:
     """The evaluator of the sites; figures name the classes of their definitions."""
     sites = []
-    for name, num_classes in zip(args.sites, args.num_classes, strict=True):
+    for name, num_classes in zip(config.data.sites, config.data.num_classes, strict=True):
         names = [members[0] for members in load_cohort(name).classes]
         sites.append(Site(name, num_classes, names if len(names) == num_classes else None))
-    return PanCancerEvaluator(sites, constants.TASKS[: args.num_tasks], args.stratified_cox)
+    return PanCancerEvaluator(sites, constants.TASKS[: config.model.num_tasks], config.output.stratified_cox)
 
 
 if __name__ == "__main__":

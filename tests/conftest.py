@@ -80,6 +80,7 @@ def make_case():
     """A factory of random cases."""
 
     def make(length=23, in_dim=10, num_genes=10, seed=0, dtype=torch.float32, **changes):
+        """``genes``, ``clinical`` and ``vectors`` change the inputs (None leaves one out), others the fields."""
         generator = torch.Generator().manual_seed(seed)
         fields = {
             "case_id": f"case-{seed}",
@@ -88,16 +89,24 @@ def make_case():
             "features": torch.randn(length, in_dim, generator=generator, dtype=dtype),
             "coords": torch.randint(0, 40_000, (length, 2), generator=generator),
             "patch_size_lv0": 256,
+            "slides": ("slide",),
+            "slide_of_patch": torch.zeros(length, dtype=torch.int64),
+        }
+        inputs = {
             "genes": torch.randn(num_genes, generator=generator, dtype=dtype),
             "clinical": torch.rand(5, generator=generator, dtype=dtype),
+        }
+        fields |= {
             "text": torch.nn.functional.normalize(
                 torch.randn(4, 512, generator=generator, dtype=dtype), dim=-1
             ),
             "label": seed % 2,
             "duration": 10.0 + seed,
             "event": seed % 2,
-            "vectors": torch.randn(3, 6, generator=generator, dtype=dtype),
         }
+        inputs["vectors"] = torch.randn(3, 6, generator=generator, dtype=dtype)
+        inputs |= {name: changes.pop(name) for name in list(changes) if name in inputs}
+        fields["inputs"] = {name: value for name, value in inputs.items() if value is not None}
         return Case(**{**fields, **changes})
 
     return make

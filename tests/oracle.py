@@ -202,7 +202,7 @@ def modaltune(encoder, state, config, case, pathways, num_tasks, clinical=False,
     """
     others = list(others)
     if clinical:
-        hidden = torch.relu(linear(case.clinical[None], state, "clinical_mlp.0"))
+        hidden = torch.relu(linear(case.inputs["clinical"][None], state, "clinical_mlp.0"))
         others.insert(0, layer_norm(linear(hidden, state, "clinical_mlp.2"), state, "clinical_mlp.3"))
     heads = config["num_heads"]
     pos = state["gene_pe"]
@@ -211,7 +211,7 @@ def modaltune(encoder, state, config, case, pathways, num_tasks, clinical=False,
         one_hot = torch.eye(num_tasks, dtype=torch.float64)[task : task + 1]
         token = layer_norm(linear(one_hot, state, "task_weight.0"), state, "task_weight.1")
         if genes is None:
-            genes = gene_tokens(case.genes, pathways, state, config["gene_encoder"]["depth"])
+            genes = gene_tokens(case.inputs["genes"], pathways, state, config["gene_encoder"]["depth"])
         c = torch.cat([*others, token, genes])
 
         cls, patches = encoder.embed(case)
@@ -231,7 +231,9 @@ def modaltune(encoder, state, config, case, pathways, num_tasks, clinical=False,
         ends = [sum(map(len, others[: k + 1])) for k in range(len(others))]
         start = ends[-1] if others else 0
         image = encoder.pool(torch.cat([cls, patches]))
-        parts = [image, c[start], c[start + 1 :].mean(0)]
+        parts = [image, c[start]]
+        if len(genes):
+            parts.append(c[start + 1 :].mean(0))
         parts += [c[end - len(group) : end].mean(0) for end, group in zip(ends, others, strict=True)]
         joined = sum(parts) if config["token_agg"] == "sum" else torch.cat(parts)
         outputs.append(linear(layer_norm(joined, state, "final_norm"), state, "final_project"))

@@ -12,6 +12,7 @@ import pytest
 from models.aggregators import DataSpec, build_aggregator
 from models.aggregators.modaltune import ModalTune
 from tests.small_cohort import IN_DIM, MODEL_CONFIG, PATHWAYS
+from tests.structures import structures
 from utils import test_utils_modaltune
 from utils.evaluation import plots
 from utils.training import checkpoint
@@ -39,16 +40,17 @@ def quick_evaluation(resamples: int = 5) -> Iterator[None]:
         yield
 
 
-def small_model(mil_name: str = GENES, **spec: Any) -> ModalTune:
-    """The model of ``MODEL_CONFIG`` as a training with seed 0 begins with it; ``spec``: more of its DataSpec."""
+def small_model(mil_name: str = GENES, vectors: Any = None, missing: str = "drop") -> ModalTune:
+    """The model of ``MODEL_CONFIG`` as a training with seed 0 begins with it; ``vectors``: their shape."""
     set_seed(0)
-    return build_aggregator(mil_name, MODEL_CONFIG, DataSpec(tuple(PATHWAYS.values()), 3, **spec))
+    return build_aggregator(
+        mil_name, MODEL_CONFIG, DataSpec(structures(list(PATHWAYS.values()), vectors), 3, missing)
+    )
 
 
 def save_as_published(weights: Path, path: Path, mil_name: str = GENES) -> Path:
     """Writes the weights of a run to ``path`` as the published code would have, slide encoder included."""
     model = small_model(mil_name)
     checkpoint.load_trainable(model, checkpoint.load_weights(weights)["model"], weights)
-    sizes = [len(group) for group in PATHWAYS.values()]
-    checkpoint.save(path, checkpoint.to_published(model.state_dict(), sizes))
+    checkpoint.save(path, checkpoint.to_published(model.state_dict(), structures(list(PATHWAYS.values()))))
     return path

@@ -11,6 +11,7 @@ import torch
 
 from data_utils.tables.cohorts import read_cohort
 from models.aggregators import DataSpec, available_aggregators, build_aggregator
+from tests.structures import structures
 from utils import constants
 from utils.files import read_json
 
@@ -100,9 +101,7 @@ def test_model_configs_build(path):
     assert names
     for name in names:
         with torch.device("meta"):
-            model = build_aggregator(
-                name, read_json(path), DataSpec(((0, 1), (1, 2)), 3, {"vectors": (2, 5)})
-            )
+            model = build_aggregator(name, read_json(path), DataSpec(structures(((0, 1), (1, 2)), (2, 5)), 3))
         assert model.output_dim == 256
 
 

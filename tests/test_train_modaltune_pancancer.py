@@ -11,6 +11,7 @@ import train_modaltune
 import train_modaltune_pancancer
 from data_utils.cases.cohort_data import CohortData
 from data_utils.cases.datasets import ModalityOptions, PatchOptions
+from models.modalities import read_tables
 from tests.small_cohort import make_small_cohort
 from utils import constants
 from utils.arguments import parse_args
@@ -74,12 +75,13 @@ def test_a_run_reports_every_site(trained):
     of_sites = history[[f"val_site_balanced_accuracy/{site}" for site in PROJECT]].mean(axis=1)
     np.testing.assert_allclose(history["val_balanced_accuracy/General"], of_sites)
     arguments = json.loads((trained / "config.json").read_text())["arguments"]
-    assert arguments["gene_scaling"] == "site" and arguments["num_classes"] == [2, 2]
+    assert arguments["data"]["options"]["genes"]["gene_scaling"] == "site"
+    assert arguments["data"]["num_classes"] == [2, 2]
 
 
 def test_weights_hold_what_deployment_needs(trained):
     weights = torch.load(trained / "seed_0" / "best_model_weights.pt", weights_only=True)
-    assert set(weights["run"]["gene_scaler"]) == set(PROJECT)
+    assert set(weights["run"]["fitted"]["genes"]) == set(PROJECT)
     assert "projector.0.weight" in weights["objective"]
 
 
@@ -125,7 +127,7 @@ def test_clinical_values_of_all_sites_share_their_codes_and_patients_may_lack_rn
     assert (counts["test", "GBMLGG"], counts["test_complete", "GBMLGG"]) == (4, 2)
     assert counts["test", "BRCA"] == counts["test_complete", "BRCA"] == 4
     weights = torch.load(tmp_path / "run" / "seed_0" / "best_model_weights.pt", weights_only=True)
-    stages = weights["run"]["clinical_codes"]["codes"]["ajcc_pathologic_stage"]
+    stages = weights["run"]["fitted"]["clinical"]["codes"]["ajcc_pathologic_stage"]
     assert list(stages) == [
         "Stage I",
         "Stage IB",
@@ -137,10 +139,16 @@ def test_clinical_values_of_all_sites_share_their_codes_and_patients_may_lack_rn
     ]
 
 
+def read(words):
+    data = parse_args("test", words, train_modaltune_pancancer.add_flags).data
+    tables = read_tables(["genes"], data.files, data.options, {})
+    return CohortData.read(data.split_files, tables, data.text_location, data.protocol, sites=data.sites)
+
+
 @pytest.mark.parametrize("scaling", ["site", "union"])
 def test_genes_are_standardised_within_sites_or_over_the_union(union, tmp_path, scaling):
     words = flags(union, tmp_path, gene_scaling=scaling)
-    data = CohortData.read(parse_args("test", words, train_modaltune_pancancer.add_flags))
+    data = read(words)
     raw = pd.read_csv(union.genes, index_col=0)
     sites = raw.pop("site")
     if scaling == "site":
@@ -149,9 +157,12 @@ def test_genes_are_standardised_within_sites_or_over_the_union(union, tmp_path, 
         )
     else:
         expected = (raw - raw.mean()) / raw.std(ddof=0)
-    scaled = data.standardise(data.fit_scalers(data.patients))
-    np.testing.assert_allclose(scaled, expected[scaled.columns], rtol=1e-3, atol=1e-4)
-    parts = data.datasets(data.patients, data.fit_scalers(data.patients), PatchOptions(), ModalityOptions())
+    fitted = data.fit(data.patients, ["genes"])
+    scaled = data.tables["genes"].encode(fitted["genes"])
+    columns = list(data.tables["genes"].pathways.genes)
+    for case, row in expected[columns].iterrows():
+        np.testing.assert_allclose(scaled[case], row, rtol=1e-3, atol=1e-4)
+    parts = data.datasets(data.patients, fitted, PatchOptions(), ModalityOptions())
     assert parts["train"].sites == ["BRCA"] * 8 + ["GBMLGG"] * 8
 
 
@@ -163,7 +174,7 @@ def test_split_files_without_sites_are_understood_by_their_projects(union, tmp_p
         path.write_text(json.dumps({"data": [{k: v for k, v in row.items() if k != "site"} for row in rows]}))
         changes[f"{split}_json"] = path
     words = flags(union, tmp_path, **changes)
-    data = CohortData.read(parse_args("test", words, train_modaltune_pancancer.add_flags))
+    data = read(words)
     assert [p.site for p in data.patients["val"]] == ["BRCA"] * 4 + ["GBMLGG"] * 4
 
 

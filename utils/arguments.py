@@ -1,9 +1,13 @@
-"""Command line of the training entry points. Flags of the published scripts keep their names."""
+"""Command line of the training entry points: flags become a :class:`RunConfig`.
+
+Flags of the published scripts keep their names.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +15,9 @@ from data_utils.cases.folds import count_folds
 from data_utils.features.source import CACHES
 from data_utils.tables.cohorts import load_cohort
 from models.aggregators import MISSING_MODALITIES, available_aggregators, modalities_of
+from models.modalities import all_modalities
 from utils import constants
+from utils.run_config import ComputeConfig, DataConfig, ModelConfig, OutputConfig, RunConfig, TrainingConfig
 from utils.training.sampling import SITE_SAMPLING
 
 # In place of the file of a modality: the cohort that is evaluated has none of it.
@@ -48,20 +54,10 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         type=Path,
         help="folder of feature files, found by name whatever the split files say (.h5, .hdf5, .pt, .npy)",
     )
-    data.add_argument(
-        "--genomics_csv_path",
-        type=Path,
-        help="case x gene table; with --eval_only, none for a cohort without (also in the next flags)",
-    )
+    for entry in all_modalities().values():
+        data.add_argument(f"--{entry.flag}", type=Path, help=entry.help)
+        entry.add_flags(data)
     data.add_argument("--text_location", type=Path, help="label sentences {case_id: [4, 512]}; for training")
-    data.add_argument(
-        "--clinical_location",
-        type=Path,
-        help="raw clinical values (.csv of data_utils.make_clinical), or features {case_id: [5]}",
-    )
-    data.add_argument(
-        "--vectors_location", type=Path, help="precomputed vectors {case_id: [n, d] or [d]} of the patients"
-    )
     data.add_argument(
         "--missing_modalities",
         choices=MISSING_MODALITIES,
@@ -73,9 +69,6 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         "--candidate_location",
         type=Path,
         help="embedded candidate sentences; where there are none, nothing is evaluated zero-shot",
-    )
-    data.add_argument(
-        "--pathway_table", type=Path, default=constants.PATHWAY_TABLE, help="gene x pathway CSV"
     )
     thresholds = ", ".join(f"{e.threshold} for {name}" for name, e in constants.SLIDE_ENCODERS.items())
     data.add_argument(
@@ -93,13 +86,6 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         default="published",
         help="published: standardise genes over the whole cohort, stack slides as the published code; "
         "strict: fit on the training split only, stack slides without overlap",
-    )
-    data.add_argument(
-        "--gene_scaling",
-        choices=("site", "union"),
-        default="site",
-        help="pan-cancer gene tables: standardise genes within each cancer site, as for single cohorts, or over "
-        "all sites together",
     )
     data.add_argument(
         "--num_folds",
@@ -206,7 +192,9 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     )
 
     output = parser.add_argument_group("output")
-    output.add_argument("--output_path", type=Path, required=output_required, help="run folder")
+    output.add_argument(
+        "--output_path", type=Path, required=output_required, default=Path(), help="run folder"
+    )
     output.add_argument("--eval_only", action="store_true", help="evaluate --eval_weights, do not train")
     output.add_argument(
         "--eval_weights", type=Path, help="run folder, or a best_model_weights.pt of ours or as published"
@@ -217,7 +205,7 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     return parser
 
 
-def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> RunConfig:
     """Fills in what ``--mil_name`` and ``--onco`` imply; a usage message says what is missing."""
     encoder = constants.encoder_of(args.mil_name)
     defaults = constants.SLIDE_ENCODERS[encoder]
@@ -232,10 +220,9 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
         f"{split}_json": partial(constants.split_file, split=split, encoder=encoder)
         for split in constants.SPLITS
     }
-    # An unknown model is refused when it is built. Genes decide the folds of every model.
-    known = args.mil_name in available_aggregators()
-    sources = [constants.MODALITIES[m] for m in ("genes", *(modalities_of(args.mil_name) if known else ()))]
-    wanted |= {source.flag: source.locate for source in sources}
+    known = all_modalities()
+    if args.mil_name in available_aggregators():  # an unknown model is refused when it is built
+        wanted |= {known[name].flag: known[name].locate for name in modalities_of(args.mil_name)}
     if not args.eval_only:
         wanted["text_location"] = constants.text_table
     for name, locate in wanted.items():
@@ -244,9 +231,9 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
                 setattr(args, name, locate(args.onco))
             elif not args.eval_only or name.endswith("_json"):
                 parser.error(f"--{name} is missing; give it, or --onco")
-    for source in constants.MODALITIES.values():
-        if getattr(args, source.flag) == NONE:
-            setattr(args, source.flag, None)
+    for entry in known.values():
+        if getattr(args, entry.flag) == NONE:
+            setattr(args, entry.flag, None)
     if args.num_folds is None:
         try:
             args.num_folds = 1 if args.fold_json is None else count_folds(args.fold_json)
@@ -255,11 +242,12 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
     if args.candidate_location is None and args.onco is not None:
         table = constants.candidate_table(args.onco)
         args.candidate_location = table if table.is_file() else None
-    return _complete_classes(parser, args)
+    _complete_classes(parser, args)
+    return _run_config(args)
 
 
-def _complete_classes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
-    """``num_classes`` becomes a number, or one for every site of a pan-cancer run."""
+def _complete_classes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """``num_classes`` becomes one number for every site."""
     sites = getattr(args, "sites", None)
     cohorts = sites or ([args.onco] if args.onco else [])
     if args.num_classes is None:
@@ -267,9 +255,27 @@ def _complete_classes(parser: argparse.ArgumentParser, args: argparse.Namespace)
     wanted = len(sites) if sites else 1
     if len(args.num_classes) != wanted or min(args.num_classes) < 2:
         parser.error(f"--num_classes {args.num_classes}: should be {wanted} numbers of at least 2")
-    if not sites:
-        (args.num_classes,) = args.num_classes
-    return args
+
+
+def _run_config(args: argparse.Namespace) -> RunConfig:
+    """The flags by group; a flag that is in no group is a mistake of ours."""
+    values, known = dict(vars(args)), all_modalities()
+    files = {name: values.pop(entry.flag) for name, entry in known.items()}
+    scratch = argparse.ArgumentParser().add_argument_group()
+    options = {
+        name: {flag.dest: values.pop(flag.dest) for flag in entry.add_flags(scratch)}
+        for name, entry in known.items()
+    }
+    values |= {"files": files, "options": {name: own for name, own in options.items() if own}}
+    for name in ("sites", "num_classes"):
+        values[name] = tuple(values.get(name) or ())
+    parts = []
+    for group in (DataConfig, ModelConfig, TrainingConfig, ComputeConfig, OutputConfig):
+        names = [entry.name for entry in fields(group) if entry.name in values]
+        parts.append(group(**{name: values.pop(name) for name in names}))
+    if values:
+        raise TypeError(f"flags that belong to no group of utils.run_config: {sorted(values)}")
+    return RunConfig(*parts)
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
@@ -288,9 +294,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(
             "--modality_dropout needs --missing_modalities learned, whose tokens stand for what it hides"
         )
-    for source in constants.MODALITIES.values():
-        if getattr(args, source.flag) == NONE and not args.eval_only:
-            parser.error(f"--{source.flag} none is for --eval_only; a training learns from the table")
+    for entry in all_modalities().values():
+        if getattr(args, entry.flag) == NONE and not args.eval_only:
+            parser.error(f"--{entry.flag} none is for --eval_only; a training learns from the table")
     for name in ("seed", "max_skipped", "checkpoint_minutes"):
         if not getattr(args, name) >= 0:
             parser.error(f"--{name} must not be negative")
@@ -301,7 +307,7 @@ def parse_args(
     description: str,
     argv: Sequence[str] | None = None,
     extend: Callable[[argparse.ArgumentParser], object] | None = None,
-) -> argparse.Namespace:
+) -> RunConfig:
     """Parses and checks the flags; ``extend`` adds those of an entry point."""
     parser = build_parser(description)
     if extend is not None:

@@ -7,7 +7,6 @@ here: ``MODALTUNE_DATA_ROOT=/scratch/tcga bash scripts/submit_modaltune.sh``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,27 +178,3 @@ def vector_table(onco: str) -> Path:
 def cohort_file(onco: str) -> Path:
     """Definition of a cohort."""
     return COHORTS_ROOT / f"{onco.lower()}.json"
-
-
-# ---------------------------------------------------------------------------- modalities
-@dataclass(frozen=True)
-class ModalitySource:
-    """Where the data of a modality come from.
-
-    Attributes:
-        noun: what a patient without it lacks, for messages.
-        flag: names its file on the command line.
-        locate: its file of a cohort, where the flag is not given.
-    """
-
-    noun: str
-    flag: str
-    locate: Callable[[str], Path]
-
-
-# By the name of the modality in models.modalities.
-MODALITIES = {
-    "genes": ModalitySource("RNA", "genomics_csv_path", gene_table),
-    "clinical": ModalitySource("clinical features", "clinical_location", clinical_values),
-    "vectors": ModalitySource("precomputed vectors", "vectors_location", vector_table),
-}

@@ -7,42 +7,53 @@ remedy. Exit status 1 where there is an error.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from utils.arguments import build_parser, check_arguments, complete_arguments
-from utils.diagnosis.report import Finding, error, markdown_table, text_table, warning
+from utils.diagnosis.report import markdown_table, text_table
 from utils.files import atomic_path, setup_logging
+from utils.findings import Finding, error, warning
+from utils.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 
-# Area of the table -> function. Imported one by one, so that a missing package spoils only what needs it.
+# Area of the table (unless a finding names its own) -> function. Imported one by one, so that a missing
+# package spoils only what needs it.
 CHECKS = {
     "packages": "utils.diagnosis.environment:check_packages",
     "device": "utils.diagnosis.environment:check_device",
-    "genes": "utils.diagnosis.genes:check_genes",
-    "pathways": "utils.diagnosis.genes:check_pathways",
+    "modalities": "utils.diagnosis.tables:check_modalities",
     "model": "utils.diagnosis.weights:check_model",
     "weights": "utils.diagnosis.weights:check_weights",
     "splits": "utils.diagnosis.splits:check_splits",
     "texts": "utils.diagnosis.tables:check_texts",
-    "clinical": "utils.diagnosis.tables:check_clinical",
-    "vectors": "utils.diagnosis.tables:check_vectors",
     "features": "utils.diagnosis.features:check_features",
 }
 # With --all_weights, too.
 OTHER_WEIGHTS = {"other weights": "utils.diagnosis.other_weights:check_other_weights"}
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+@dataclass(frozen=True)
+class DoctorOptions:
+    """The doctor's own flags."""
+
+    feature_samples: int = 50
+    output: Path | None = None
+    all_weights: bool = False
+    encoder_config: Path | None = None
+    conch_config: Path | None = None
+    debug: bool = False
+
+
+def parse_args(argv: Sequence[str] | None = None) -> tuple[RunConfig, DoctorOptions]:
     """The flags of ``train_modaltune.py`` and a few of the doctor's own."""
     parser = build_parser(__doc__, output_required=False)
     doctor = parser.add_argument_group("doctor")
@@ -66,17 +77,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = check_arguments(parser, parser.parse_args(argv))
     if args.feature_samples < 0:
         parser.error("--feature_samples must not be negative")
+    own = DoctorOptions(**{entry.name: vars(args).pop(entry.name) for entry in fields(DoctorOptions)})
     try:
-        return complete_arguments(parser, args)
+        return complete_arguments(parser, args), own
     except (OSError, ValueError) as reason:
         parser.error(str(reason))
 
 
-def examine(args: argparse.Namespace, checks: Mapping[str, str] = CHECKS) -> list[Finding]:
+def examine(
+    config: RunConfig, own: DoctorOptions = DoctorOptions(), checks: Mapping[str, str] = CHECKS
+) -> list[Finding]:
     """Runs every check, whatever the others find.
 
     Args:
-        args: see :func:`parse_args`.
+        config: of the run.
+        own: see :func:`parse_args`.
         checks: area -> ``module:function``.
     """
     try:
@@ -84,7 +99,7 @@ def examine(args: argparse.Namespace, checks: Mapping[str, str] = CHECKS) -> lis
     except ImportError as reason:
         remedy = "pip install -r requirements.txt"
         return [replace(error(f"nothing can be checked: {reason}", remedy), area="packages")]
-    inputs = Inputs(args, args.feature_samples)
+    inputs = Inputs(config, own.feature_samples, own.encoder_config, own.conch_config)
     findings: list[Finding] = []
     for area, target in tqdm(checks.items(), desc="checks", leave=False, disable=None):
         module, function = target.split(":")
@@ -102,18 +117,18 @@ def examine(args: argparse.Namespace, checks: Mapping[str, str] = CHECKS) -> lis
                     "call again with --debug for the traceback",
                 )
             )
-        findings += [replace(finding, area=area) for finding in found]
+        findings += [replace(finding, area=finding.area or area) for finding in found]
     return findings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see ``--help``."""
-    args = parse_args(argv)
-    setup_logging(logging.DEBUG if args.debug else logging.ERROR)
-    findings = examine(args, CHECKS | OTHER_WEIGHTS if args.all_weights else CHECKS)
+    config, own = parse_args(argv)
+    setup_logging(logging.DEBUG if own.debug else logging.ERROR)
+    findings = examine(config, own, CHECKS | OTHER_WEIGHTS if own.all_weights else CHECKS)
     sys.stdout.write(text_table(findings, shutil.get_terminal_size((120, 24)).columns))
-    if args.output is not None:
-        with atomic_path(args.output) as temporary:
+    if own.output is not None:
+        with atomic_path(own.output) as temporary:
             temporary.write_text(markdown_table(findings), encoding="utf-8")
     return int(any(finding.level == "error" for finding in findings))
 

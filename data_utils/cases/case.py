@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -20,9 +20,10 @@ class Case:
         features: patch features ``[L, D_in]``, float32.
         coords: upper left corner of every patch ``[L, 2]``, (x, y) in level-0 pixels, int64.
         patch_size_lv0: level-0 distance between neighbouring patches, in pixels.
-        genes: standardised expression ``[n_genes]``, float32; pathways index into it.
-        clinical: clinical features ``[5]``, float32.
-        vectors: precomputed vectors ``[n, d]``, float32.
+        slides: names of the slides, in the order in which they are stacked.
+        slide_of_patch: index into ``slides`` of every patch ``[L]``, int64.
+        inputs: what else the patient has, by modality (see :mod:`models.modalities`), float32; a modality that
+            the patient lacks, or that is hidden, has no entry.
         text: label sentences embedded by the CONCH text tower ``[4, 512]``, float32.
         label: subtype class, -1 where the diagnosis is in none.
         duration: survival time in months.
@@ -37,9 +38,9 @@ class Case:
     features: Tensor
     coords: Tensor
     patch_size_lv0: int | None = None
-    genes: Tensor | None = None
-    clinical: Tensor | None = None
-    vectors: Tensor | None = None
+    slides: tuple[str, ...] = ()
+    slide_of_patch: Tensor | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
     text: Tensor | None = None
     label: int = -1
     duration: float = float("nan")
@@ -56,5 +57,6 @@ class Case:
         return self._map(Tensor.pin_memory)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Case:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: function(v) for name, v in values.items() if isinstance(v, Tensor)})
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        moved = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **moved, inputs={name: function(value) for name, value in self.inputs.items()})

@@ -1,51 +1,30 @@
-"""From files to datasets: standardises genes, groups pathways and builds the three splits."""
+"""From files to datasets: what a cohort knows of its patients, and the three splits of it."""
 
 from __future__ import annotations
 
-import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import Tensor
 
-from data_utils.cases.datasets import (
-    CaseDataset,
-    GeneVectors,
-    ModalityOptions,
-    ModalityTable,
-    PatchOptions,
-    TensorTable,
-    read_tensor_table,
-    usable_patients,
-)
+from data_utils.cases.datasets import CaseDataset, Inputs, ModalityOptions, PatchOptions, usable_patients
 from data_utils.cases.folds import make_folds, read_folds
 from data_utils.cases.splits import Patient, check_disjoint, read_split
 from data_utils.features.folder import FeatureFolder
-from data_utils.tables.clinical import ClinicalCodes, ClinicalTable, read_clinical_table
 from data_utils.tables.cohorts import load_cohort
-from data_utils.tables.genes import (
-    GeneScaler,
-    PathwayGroups,
-    align_genes,
-    read_gene_sites,
-    read_gene_table,
-    read_pathway_table,
-)
-from data_utils.tables.vectors import VectorTable, read_vectors
+from data_utils.tables.tensor_table import ModalityTable, read_tensor_table
 from utils import constants
 
 logger = logging.getLogger(__name__)
 
 TEXT_SHAPE = (len(constants.TEXT_ROWS), 512)
-# Name of the only group where genes are standardised over everybody.
-ALL = "all"
-
-_PUBLISHED = ModalityOptions()
 
 Splits = Mapping[str, Sequence[Patient]]
+# What was fitted of every modality, as :meth:`ModalityTable.fit` gives it.
+Fitted = Mapping[str, Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -54,84 +33,68 @@ class CohortData:
 
     Attributes:
         patients: per split.
-        genes: case x gene table, not standardised; None where a cohort has none.
-        gene_sites: of every row of ``genes`` the group within which it is standardised: its cancer site, or
-            ``ALL`` for everybody.
-        pathways: the pathways of the model; of the training run, where one is evaluated.
-        texts: label sentences, where given.
-        clinical: clinical values or features, where given.
+        tables: of the modalities that the model reads and the cohort has, by name.
+        texts: label sentences ``{case_id: [4, 512]}``, where given.
         protocol: ``published`` or ``strict``.
-        vectors: precomputed vectors, where given.
     """
 
     patients: Splits
-    genes: pd.DataFrame | None
-    gene_sites: pd.Series | None
-    pathways: PathwayGroups
+    tables: Mapping[str, ModalityTable]
     texts: Mapping[str, Tensor] | None
-    clinical: ClinicalTable | None
     protocol: str
-    vectors: VectorTable | None = None
 
     @classmethod
-    def read(cls, args: argparse.Namespace, pathways: PathwayGroups | None = None) -> CohortData:
-        """Reads everything the arguments name.
+    def read(
+        cls,
+        split_files: Mapping[str, Path],
+        tables: Mapping[str, ModalityTable],
+        text_location: Path | None,
+        protocol: str,
+        features_dir: Path | None = None,
+        sites: Sequence[str] = (),
+    ) -> CohortData:
+        """Reads the splits and texts, and checks that the tables are of this cohort.
 
         Args:
-            args: see :mod:`utils.arguments`.
-            pathways: of a trained model; without, they come from ``--pathway_table``.
+            split_files: by name of the split.
+            tables: see :class:`CohortData`.
+            text_location: label sentences; None for an evaluation.
+            protocol: ``published`` or ``strict``.
+            features_dir: folder of the feature files, whatever the split files say.
+            sites: cancer sites of a pan-cancer cohort.
         """
-        folder = None if args.features_dir is None else FeatureFolder(args.features_dir)
-        patients = {split: read_split(getattr(args, f"{split}_json"), folder) for split in constants.SPLITS}
+        folder = None if features_dir is None else FeatureFolder(features_dir)
+        patients: Splits = {split: read_split(split_files[split], folder) for split in constants.SPLITS}
         check_disjoint(patients)
-        if sites := getattr(args, "sites", None):
+        if sites:
             patients = name_sites(patients, sites)
-        genes, clinical, vectors = (
-            None if (path := getattr(args, constants.MODALITIES[name].flag)) is None else read(path)
-            for name, read in _READERS.items()
-        )
-        if pathways is None:
-            if genes is None:
-                raise ValueError(
-                    "--genomics_csv_path was not given: pathways need a gene table, or a trained model"
-                )
-            pathways = PathwayGroups.from_table(read_pathway_table(args.pathway_table), genes.columns)
-        data = cls(
-            patients=patients,
-            genes=None if genes is None else align_genes(genes, pathways.genes),
-            gene_sites=None if genes is None else _gene_sites(args, genes.index),
-            pathways=pathways,
-            texts=_read(args.text_location, TEXT_SHAPE, "data_utils.make_textemb_conch"),
-            clinical=clinical,
-            protocol=args.protocol,
-            vectors=vectors,
-        )
-        for name, ids in data._ids().items():
-            if ids:
-                _check_overlap(getattr(args, constants.MODALITIES[name].flag), patients, ids)
-        return data
+        texts = None
+        if text_location is not None:
+            remedy = "write it with python -m data_utils.make_textemb_conch"
+            texts = read_tensor_table(text_location, TEXT_SHAPE, remedy)
+        for table in tables.values():
+            _check_overlap(table, patients)
+        return cls(patients, tables, texts, protocol)
 
     @property
-    def shapes(self) -> dict[str, tuple[int | None, ...]]:
-        """Shapes of inputs that the tables decide (see :class:`models.aggregators.DataSpec`)."""
-        return {} if self.vectors is None else {"vectors": self.vectors.shape}
+    def structures(self) -> dict[str, Any]:
+        """What of the data decides the parameters of the model, by modality."""
+        found = {name: table.structure for name, table in self.tables.items()}
+        return {name: structure for name, structure in found.items() if structure is not None}
 
     def folds(
-        self, num_folds: int, fold_json: Any, seed: int, modalities: ModalityOptions = _PUBLISHED
+        self, num_folds: int, fold_json: Path | None, seed: int, modalities: ModalityOptions
     ) -> list[Splits]:
         """The splits to run: those of the files, or ``num_folds`` of all patients together.
 
-        Patients without RNA or another modality of the model are in training splits only, unless a learned
-        token stands in for what they lack.
+        Patients who lack a modality of the model are in training splits only, unless a learned token stands in
+        for what they lack.
         """
         if num_folds == 1 and fold_json is None:
             return [self.patients]
         everyone = [p for split in self.patients.values() for p in split]
-        known = self._ids()
-        needed = () if modalities.missing == "learned" else {"genes", *modalities.names}
-        eligible = [
-            p.case_id for p in everyone if all({p.case_id, p.submitter_id} & known[name] for name in needed)
-        ]
+        known = [set(self.tables[name].ids) if name in self.tables else set() for name in modalities.needed]
+        eligible = [p.case_id for p in everyone if all({p.case_id, p.submitter_id} & ids for ids in known)]
         if fold_json is not None:
             folds = read_folds(fold_json, everyone, eligible, seed)
             if num_folds > len(folds):
@@ -139,52 +102,14 @@ class CohortData:
             return folds[:num_folds]
         return make_folds(everyone, eligible, num_folds, seed)
 
-    def _ids(self) -> dict[str, set[str]]:
-        """Whom the table of every modality holds, by barcode or GDC identifier."""
-        return {
-            "genes": set() if self.genes is None else set(self.genes.index),
-            "clinical": set() if self.clinical is None else set(self.clinical.ids),
-            "vectors": set() if self.vectors is None else set(self.vectors.ids),
-        }
-
-    def fit_scalers(self, patients: Splits) -> dict[str, GeneScaler]:
-        """Standardisation of the genes within every group of ``gene_sites``; empty without a gene table.
-
-        Over all rows of the table (published), or over the training split (strict).
-        """
-        if self.genes is None:
-            return {}
-        table = self.genes
-        if self.protocol == "strict":
-            train = {name for p in patients["train"] for name in (p.case_id, p.submitter_id)}
-            table = table[table.index.isin(train)]
-        sites = self.gene_sites[table.index]
-        if absent := sorted(set(self.gene_sites) - set(sites)):
-            raise ValueError(f"no training patient with RNA to standardise the genes of {absent} with")
-        return {site: GeneScaler.fit(rows) for site, rows in table.groupby(sites.to_numpy())}
-
-    def standardise(self, scalers: Mapping[str, GeneScaler]) -> pd.DataFrame:
-        """The gene table, standardised by what :meth:`fit_scalers` gave."""
-        groups = self.genes.groupby(self.gene_sites.to_numpy())
-        return pd.concat([scalers[site].transform(rows) for site, rows in groups]).loc[self.genes.index]
-
-    def fit_codes(self, patients: Splits) -> ClinicalCodes | None:
-        """Codes of the clinical values: of the whole table (published), or the training split.
-
-        None where there is no table, or where it does not tell its codes.
-        """
-        if self.clinical is None:
-            return None
+    def fit(self, patients: Splits, names: Iterable[str]) -> dict[str, dict[str, Any] | None]:
+        """What has to be learned of the modalities named: of the whole table (published), or the training split."""
         train = {name for p in patients["train"] for name in (p.case_id, p.submitter_id)}
-        return self.clinical.fit(train if self.protocol == "strict" else None)
+        only = train if self.protocol == "strict" else None
+        return {name: self.tables[name].fit(only) for name in names}
 
     def datasets(
-        self,
-        patients: Splits,
-        scalers: Mapping[str, GeneScaler],
-        patches: PatchOptions,
-        modalities: ModalityOptions,
-        codes: ClinicalCodes | None = None,
+        self, patients: Splits, fitted: Fitted, patches: PatchOptions, modalities: ModalityOptions
     ) -> dict[str, CaseDataset]:
         """One dataset per split, plus ``fit``: the training split with fresh patch subsets every epoch.
 
@@ -193,64 +118,39 @@ class CohortData:
 
         Args:
             patients: of every split.
-            scalers: of the genes.
+            fitted: what :meth:`fit` gave, or what a trained model holds.
             patches: how patches are prepared.
             modalities: what the model reads, and what happens to patients who lack some of it.
-            codes: of the clinical values; those of a trained model where one is evaluated.
         """
-        tables = self._tables(modalities.names, scalers, codes)
-        as_evaluated = ModalityOptions(**{**vars(modalities), "dropout": 0.0})
+        inputs: Inputs = {
+            name: self.tables[name].encode(fitted.get(name)) if name in self.tables else {}
+            for name in modalities.names
+        }
+        as_evaluated = replace(modalities, dropout=0.0)
         datasets = {}
         for split in constants.SPLITS:
-            if usable_patients(patients[split], tables, modalities.missing):
+            if usable_patients(patients[split], inputs, modalities):
                 datasets[split] = CaseDataset(
-                    patients[split], tables, None, patches, name=split, modalities=as_evaluated
+                    patients[split], inputs, None, patches, name=split, modalities=as_evaluated
                 )
             else:
-                nouns = " and ".join(constants.MODALITIES[name].noun for name in tables)
+                nouns = " and ".join(modalities.nouns.values()) or "a slide"
                 logger.warning("no patient of the %s split has %s: nothing is evaluated on it", split, nouns)
         if self.texts is not None:
-            resampling = PatchOptions(**{**vars(patches), "resample": True})
+            resampling = replace(patches, resample=True)
             datasets["fit"] = CaseDataset(
-                patients["train"], tables, self.texts, resampling, name="train", modalities=modalities
+                patients["train"], inputs, self.texts, resampling, name="train", modalities=modalities
             )
         return datasets
 
-    def _tables(
-        self, names: Sequence[str], scalers: Mapping[str, GeneScaler], codes: ClinicalCodes | None
-    ) -> dict[str, ModalityTable]:
-        """What the model reads, ready to be handed out; an empty table where the cohort has none."""
-        tables: dict[str, ModalityTable] = {name: TensorTable({}) for name in names}
-        if "genes" in names and self.genes is not None:
-            tables["genes"] = GeneVectors(self.standardise(scalers))
-        if "clinical" in names and self.clinical is not None:
-            tables["clinical"] = TensorTable(self.clinical.encode(codes))
-        if "vectors" in names and self.vectors is not None:
-            tables["vectors"] = self.vectors
-        return tables
 
-
-# By the name of the modality, in the order in which their files are read.
-_READERS = {"genes": read_gene_table, "clinical": read_clinical_table, "vectors": read_vectors}
-
-
-def _gene_sites(args: argparse.Namespace, cases: pd.Index) -> pd.Series:
-    sites = read_gene_sites(args.genomics_csv_path) if args.gene_scaling == "site" else None
-    return pd.Series(ALL, index=cases) if sites is None else sites
-
-
-def _check_overlap(path: Any, patients: Splits, ids: set[str]) -> None:
-    everyone = [p for split in patients.values() for p in split]
-    if not any(p.submitter_id in ids or p.case_id in ids for p in everyone):
+def _check_overlap(table: ModalityTable, patients: Splits) -> None:
+    everyone, ids = [p for split in patients.values() for p in split], set(table.ids)
+    if ids and not any(p.submitter_id in ids or p.case_id in ids for p in everyone):
         raise ValueError(
-            f"no patient of the split files is in {path}: the splits hold such as "
+            f"no patient of the split files is in {table.path}: the splits hold such as "
             f"{[p.submitter_id for p in everyone[:3]]}, the table such as {sorted(ids)[:3]}"
         )
-
-
-def _gene_sites(args: argparse.Namespace, cases: pd.Index) -> pd.Series:
-    sites = read_gene_sites(args.genomics_csv_path) if args.gene_scaling == "site" else None
-    return pd.Series(ALL, index=cases) if sites is None else sites
 
 
 def name_sites(patients: Splits, sites: Sequence[str]) -> Splits:
@@ -272,9 +172,3 @@ def name_sites(patients: Splits, sites: Sequence[str]) -> Splits:
         split: [replace(p, site=p.site or site_of[p.project_id]) for p in part]
         for split, part in patients.items()
     }
-
-
-def _read(path: Any, shape: tuple[int, ...], writer: str) -> dict[str, Tensor] | None:
-    if path is None:
-        return None
-    return read_tensor_table(path, shape, f"write it with python -m {writer}")

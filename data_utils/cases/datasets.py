@@ -6,11 +6,8 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,8 +16,6 @@ from data_utils.cases.case import Case
 from data_utils.cases.splits import Patient
 from data_utils.cases.stacking import fits, repack_slides, stack_slides
 from data_utils.features.source import FeatureSource
-from utils import constants
-from utils.files import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -61,86 +56,45 @@ class ModalityOptions:
     """Which modalities the cases get, and what happens where they are missing.
 
     Attributes:
-        names: the modalities of the model, fields of :class:`Case`.
+        nouns: what messages call each modality of the model, by name.
         missing: ``drop`` leaves out patients who lack one of them, ``learned`` keeps them; the model then
             has a learned token for what is absent.
         dropout: probability with which training hides a modality that a patient has, each for itself.
+        always: modalities that no learned token can stand for.
     """
 
-    names: tuple[str, ...] = ()
+    nouns: Mapping[str, str] = field(default_factory=dict)
     missing: str = "drop"
     dropout: float = 0.0
+    always: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities of the model."""
+        return tuple(self.nouns)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The modalities without which a patient is left out."""
+        return tuple(n for n in self.nouns if self.missing == "drop" or n in self.always)
 
 
-class ModalityTable(Protocol):
-    """What a cohort knows of one modality."""
-
-    def get(self, patient: Patient) -> Tensor | None:
-        """The input of the patient, or None."""
-        ...
+# Tensors by case (barcode or GDC identifier), by modality.
+Inputs = Mapping[str, Mapping[str, Tensor]]
 
 
-class TensorTable:
-    """Tensors by patient; the keys are barcodes or GDC identifiers."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def get(self, patient: Patient) -> Tensor | None:
-        """The tensor of the patient, or None."""
-        found = self._tensors.get(patient.case_id)
-        return self._tensors.get(patient.submitter_id) if found is None else found
-
-
-class GeneVectors:
-    """Standardised gene vectors by patient, ready to be handed out.
-
-    Args:
-        table: standardised cases x genes; the index holds barcodes or GDC identifiers.
-    """
-
-    def __init__(self, table: pd.DataFrame) -> None:
-        self._rows = {str(case): i for i, case in enumerate(table.index)}
-        self._values = torch.from_numpy(np.ascontiguousarray(table.to_numpy(dtype=np.float32)))
-
-    def get(self, patient: Patient) -> Tensor | None:
-        """``[n_genes]``, or None where the patient has no RNA."""
-        row = self._rows.get(patient.case_id, self._rows.get(patient.submitter_id))
-        return None if row is None else self._values[row]
-
-
-def read_tensor_table(path: str | Path, shape: tuple[int, ...], remedy: str) -> dict[str, Tensor]:
-    """Reads ``{case_id: tensor}`` (texts, clinical features).
-
-    Raises:
-        FileNotFoundError: there is no such file; the message ends with ``remedy``.
-        ValueError: the file is damaged or holds something else, an entry has another shape or holds
-            values that are not finite.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {remedy}")
-    table = read_tensors(path, "table {case_id: tensor}")
-    if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
-        raise ValueError(f"{path} should hold {{case_id: tensor}}; {remedy}")
-    for case_id, value in table.items():
-        if tuple(value.shape) != shape:
-            raise ValueError(f"{path}: case {case_id} is {tuple(value.shape)}, should be {shape}")
-        if not torch.isfinite(value).all():
-            raise ValueError(f"{path}: case {case_id} holds NaN or infinite values; {remedy}")
-    return {str(case_id): value.float() for case_id, value in table.items()}
-
-
-def lacking(patient: Patient, tables: Mapping[str, ModalityTable]) -> list[str]:
-    """The modalities of ``tables`` that the patient has not got."""
-    return [name for name, table in tables.items() if table.get(patient) is None]
+def input_of(patient: Patient, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """What the patient has of a modality; None where nothing is known."""
+    found = tensors.get(patient.case_id)
+    return tensors.get(patient.submitter_id) if found is None else found
 
 
 def usable_patients(
-    patients: Sequence[Patient], tables: Mapping[str, ModalityTable], missing: str
+    patients: Sequence[Patient], inputs: Inputs, modalities: ModalityOptions
 ) -> list[Patient]:
-    """Those a model can run on: with ``drop`` the patients who have every modality, with ``learned`` all."""
-    return [p for p in patients if missing == "learned" or not lacking(p, tables)]
+    """Those a model can run on: who have every modality that a patient must have."""
+    needed = [inputs[name] for name in modalities.needed]
+    return [p for p in patients if all(input_of(p, tensors) is not None for tensors in needed)]
 
 
 class CaseDataset(Dataset):
@@ -148,7 +102,7 @@ class CaseDataset(Dataset):
 
     Args:
         patients: who; every feature file must exist.
-        tables: what is known of each modality the model reads. Patients who lack one are left out or
+        inputs: what is known of each modality the model reads. Patients who lack one are left out or
             kept, as ``modalities`` says, and counted in the log.
         texts: label sentences ``{case_id: [4, 512]}``; needed for training only.
         options: how patches are prepared.
@@ -163,19 +117,17 @@ class CaseDataset(Dataset):
     def __init__(
         self,
         patients: Sequence[Patient],
-        tables: Mapping[str, ModalityTable],
+        inputs: Inputs,
         texts: Mapping[str, Tensor] | None,
         options: PatchOptions,
         name: str,
         modalities: ModalityOptions = ModalityOptions(),
     ) -> None:
-        self.tables, self.options, self.name, self.epoch = dict(tables), options, name, 0
+        self.inputs, self.options, self.name, self.epoch = dict(inputs), options, name, 0
         self.texts, self.modalities = texts, modalities
-        self.patients = usable_patients(patients, tables, modalities.missing)
-        counts = {n: sum(table.get(p) is None for p in patients) for n, table in self.tables.items()}
-        what = ", ".join(
-            f"{count} have no {constants.MODALITIES[n].noun}" for n, count in counts.items() if count
-        )
+        self.patients = usable_patients(patients, inputs, modalities)
+        counts = {n: sum(input_of(p, known) is None for p in patients) for n, known in inputs.items()}
+        what = ", ".join(f"{count} have no {modalities.nouns[n]}" for n, count in counts.items() if count)
         if not self.patients:
             raise ValueError(
                 f"the {name} split has no patient to run on ({what or 'it is empty'}, of {len(patients)})"
@@ -221,9 +173,10 @@ class CaseDataset(Dataset):
 
     def __getitem__(self, index: int) -> Case:
         patient = self.patients[index]
-        features, coords, patch_size = self._read_patches(patient)
-        inputs = {name: table.get(patient) for name, table in self.tables.items()}
-        complete = all(value is not None for value in inputs.values())
+        features, coords, patch_size, slide_of_patch = self._read_patches(patient)
+        found = {name: input_of(patient, tensors) for name, tensors in self.inputs.items()}
+        inputs = {name: value for name, value in found.items() if value is not None}
+        complete = len(inputs) == len(found)
         return Case(
             case_id=patient.case_id,
             submitter_id=patient.submitter_id,
@@ -232,7 +185,9 @@ class CaseDataset(Dataset):
             features=torch.from_numpy(features),
             coords=torch.from_numpy(coords),
             patch_size_lv0=patch_size,
-            **self._hide(patient, inputs),
+            slides=tuple(slide.stem for slide in patient.slides),
+            slide_of_patch=torch.from_numpy(slide_of_patch),
+            inputs=self._hide(patient, inputs),
             text=None if self.texts is None else self.texts[patient.case_id],
             label=patient.label,
             duration=patient.duration,
@@ -240,14 +195,18 @@ class CaseDataset(Dataset):
             complete=complete,
         )
 
-    def _hide(self, patient: Patient, inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    def _hide(self, patient: Patient, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Modality dropout: the same for a seed, an epoch and a patient, whoever else is in the split."""
         if not self.modalities.dropout:
             return inputs
-        draws = self._generator(patient, "modalities").random(len(inputs))
+        # One draw for every modality of the model, whatever the patient has.
+        draws = self._generator(patient, "modalities").random(len(self.inputs))
+        shown = {
+            name: draw >= self.modalities.dropout
+            for name, draw in zip(sorted(self.inputs), draws, strict=True)
+        }
         return {
-            name: None if draw < self.modalities.dropout else inputs[name]
-            for name, draw in zip(sorted(inputs), draws, strict=True)
+            name: value for name, value in inputs.items() if shown[name] or name in self.modalities.always
         }
 
     def _generator(self, patient: Patient, purpose: str = "") -> np.random.Generator:
@@ -257,8 +216,8 @@ class CaseDataset(Dataset):
         digest = hashlib.sha256("/".join(map(str, words)).encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
-    def _read_patches(self, patient: Patient) -> tuple[np.ndarray, np.ndarray, int | None]:
-        """Features ``[L, D]``, stacked coordinates ``[L, 2]`` and ``patch_size_level0`` of all slides."""
+    def _read_patches(self, patient: Patient) -> tuple[np.ndarray, np.ndarray, int | None, np.ndarray]:
+        """Of all slides: features ``[L, D]``, stacked coordinates, ``patch_size_level0``, slide of each patch."""
         read = [self.options.source.coords(slide) for slide in patient.slides]
         coords = [corners for corners, _ in read]
         sizes = [meta.patch_size_level0 or self.options.patch_size for _, meta in read]
@@ -274,14 +233,15 @@ class CaseDataset(Dataset):
         kept = [k for k, subset in enumerate(rows) if subset is None or len(subset)]
         features = [self.options.source.features(patient.slides[k], rows[k]) for k in kept]
         coords = [coords[k] if rows[k] is None else coords[k][rows[k]] for k in kept]
+        slide_of_patch = np.repeat(np.array(kept, dtype=np.int64), [len(corners) for corners in coords])
         if len(kept) == 1:
-            return features[0], coords[0], sizes[0]
+            return features[0], coords[0], sizes[0], slide_of_patch
         if len(widths := {part.shape[1] for part in features}) > 1:
             raise ValueError(
                 f"case {patient.case_id}: the features of its slides are {sorted(widths)} wide; extract them "
                 "with one encoder"
             )
-        return np.concatenate(features), np.concatenate(coords), sizes[0]
+        return np.concatenate(features), np.concatenate(coords), sizes[0], slide_of_patch
 
     def _place(self, patient: Patient, coords: list[np.ndarray], patch_size: int) -> list[np.ndarray]:
         stacked = stack_slides(coords, patch_size, self.options.cumulative_stacking)

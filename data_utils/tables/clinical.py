@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from data_utils.cases.datasets import read_tensor_table
 from data_utils.tables.gdc import AJCC_COLUMNS, is_missing
+from data_utils.tables.tensor_table import read_tensor_table
 from utils.files import read_json
 
 logger = logging.getLogger(__name__)

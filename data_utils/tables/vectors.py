@@ -7,26 +7,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_utils.cases.datasets import TensorTable
+from data_utils.tables.tensor_table import TensorTable
 from utils.files import read_tensors
 
 _LAYOUT = "it should hold {case_id: tensor [n, d] or [d]}, written with torch.save"
 
 
 class VectorTable(TensorTable):
-    """Vectors ``[n, d]`` by patient.
+    """Vectors ``[n, d]`` by patient."""
 
-    Attributes:
-        ids: of the patients.
-        shape: ``(n, d)``; ``n`` is None where it differs between patients.
-    """
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        super().__init__(tensors)
-        self.ids = list(tensors)
-        numbers = {len(value) for value in tensors.values()}
-        width = next(iter(tensors.values())).shape[1]
-        self.shape = (numbers.pop() if len(numbers) == 1 else None, width)
+    @property
+    def structure(self) -> list[int | None]:
+        """``[n, d]``; ``n`` is None where it differs between patients."""
+        numbers = {len(value) for value in self.tensors.values()}
+        width = next(iter(self.tensors.values())).shape[1]
+        return [numbers.pop() if len(numbers) == 1 else None, width]
 
 
 def read_vectors(path: str | Path) -> VectorTable:
@@ -60,4 +55,4 @@ def read_vectors(path: str | Path) -> VectorTable:
                 f"{path}: case {case_id} holds NaN or infinite values; leave such a patient out of the table"
             )
         table[str(case_id)] = value
-    return VectorTable(table)
+    return VectorTable(path, table)

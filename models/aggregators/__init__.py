@@ -2,7 +2,9 @@
 
 from models.aggregators.registry import (
     MISSING_MODALITIES,
+    Aggregator,
     DataSpec,
+    aggregator,
     available_aggregators,
     build_aggregator,
     modalities_of,
@@ -11,7 +13,9 @@ from models.aggregators.registry import (
 
 __all__ = [
     "MISSING_MODALITIES",
+    "Aggregator",
     "DataSpec",
+    "aggregator",
     "available_aggregators",
     "build_aggregator",
     "modalities_of",

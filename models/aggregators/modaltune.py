@@ -18,7 +18,7 @@ from data_utils.cases.case import Case
 from models.aggregators.registry import DataSpec, register
 from models.configuration import from_mapping
 from models.frozen import freeze
-from models.modalities import MODALITIES, ModalityEncoder
+from models.modalities import Modality, ModalityEncoder, all_modalities, modality
 from models.slide_backbone import SlideBackbone, build_backbone
 from models.vitadapter.interaction import InteractionStage, build_prompt_selfattention, init_linear
 
@@ -28,6 +28,8 @@ NUM_EXTRA_EXTRACTORS = 2
 # Float32 activations a transformer block keeps for its backward pass, in multiples of the width
 # (measured on GigaPath; half of it under bfloat16).
 _SAVED_PER_BLOCK = 20
+# Name of the task token among the spans of the modality tokens.
+TASK = "task"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class ModalTuneConfig:
         drop_path_rate: on the FFN of the extractors.
         use_prompt_sa: self-attention over the modality tokens between the stages.
         use_extra_extractor: two more extractors in the last stage.
-        prompt_agg: ``avg`` takes the mean of the gene tokens, ``cls`` a learned gene token.
+        prompt_agg: ``avg`` takes the mean of the gene tokens, ``cls`` a learned token before them.
         token_agg: ``sum`` or ``cat`` of the aggregated tokens.
         output_dim: width of the output.
         gene_encoder: arguments of the gene encoder.
@@ -71,19 +73,29 @@ class ModalTuneConfig:
         ):
             if value not in allowed:
                 raise ValueError(f"model config: {name} is {value!r}, should be one of {allowed}")
-        if unknown := self.modalities.keys() - (MODALITIES.keys() - {"genes"}):
-            raise ValueError(f"model config, modalities: unknown {sorted(unknown)}; genes are gene_encoder")
+        sections = {name: entry.config_section for name, entry in all_modalities().items()}
+        if unknown := sorted(name for name in self.modalities if sections.get(name, "") is not None):
+            own = [f"{name} are {sections[name]}" for name in unknown if name in sections]
+            known = [name for name, section in sections.items() if section is None]
+            hint = ", ".join(own) or f"there are {known}"
+            raise ValueError(f"model config, modalities: unknown {unknown}; {hint}")
+
+    def arguments_of(self, entry: Modality) -> Mapping[str, Any]:
+        """The section of a modality."""
+        if entry.config_section is None:
+            return self.modalities.get(entry.name, {})
+        return getattr(self, entry.config_section)
 
 
 class ModalTune(nn.Module):
     """Maps a case to one output vector per task.
 
     All tasks run as one batch through the stages. The modality tokens ``c`` are ordered: tokens of
-    every modality but genes, task token, (gene CLS,) gene tokens.
+    every modality but genes, task token, (gene CLS,) gene tokens. Any of them may be left out.
 
     Args:
         backbone: the slide encoder; it is frozen here.
-        modalities: encoders by name, in the order of their tokens; ``genes`` must be among them.
+        modalities: encoders by name, in the order of their tokens.
         config: see :class:`ModalTuneConfig`.
         num_tasks: ``T``.
         learn_absent: a learned token stands for the tokens of a modality that a case lacks; without,
@@ -99,9 +111,10 @@ class ModalTune(nn.Module):
         learn_absent: bool = False,
     ) -> None:
         super().__init__()
-        if "genes" not in modalities:
-            raise ValueError(f"ModalTune needs the modality 'genes', got {sorted(modalities)}")
         dim = backbone.embed_dim
+        self.declared = {name: modality(name) for name in modalities}
+        # Whose tokens follow the task token; the published order has the genes there.
+        self.behind = next((name for name, entry in self.declared.items() if entry.after_task), None)
         self.config, self.num_tasks = config, num_tasks
         self.activation_checkpointing = "auto"
         self.backbone = freeze(backbone)
@@ -111,6 +124,8 @@ class ModalTune(nn.Module):
         self.task_weight = nn.Sequential(nn.Linear(num_tasks, dim), nn.LayerNorm(dim))
         num_tokens = 1 + sum(encoder.num_tokens for encoder in modalities.values())
         if config.prompt_agg == "cls":
+            if self.behind is None:
+                raise ValueError("model config: prompt_agg cls needs genes, whose token it learns")
             self.gene_cls = nn.Parameter(torch.zeros(1, 1, dim))
             nn.init.trunc_normal_(self.gene_cls, std=0.02)
             num_tokens += 1
@@ -140,7 +155,11 @@ class ModalTune(nn.Module):
         self.task_weight.apply(init_linear)
         self.final_project.apply(init_linear)
         # Last, so that all other parameters start alike with and without these.
-        absent = {name: nn.Parameter(torch.empty(1, 1, dim)) for name in modalities if learn_absent}
+        absent = {
+            name: nn.Parameter(torch.empty(1, 1, dim))
+            for name, entry in self.declared.items()
+            if learn_absent and entry.may_be_absent
+        }
         for token in absent.values():
             nn.init.trunc_normal_(token, std=0.02)
         self.absent_tokens = nn.ParameterDict(absent)
@@ -169,11 +188,14 @@ class ModalTune(nn.Module):
         """The modality tokens ``[T, M, E]`` and where in ``M`` each modality and the task lie."""
         count = len(tasks)
         one_hot = torch.eye(self.num_tasks, dtype=self.gene_pe.dtype, device=self.gene_pe.device)[list(tasks)]
-        groups = {name: self._encode(name, case, count) for name in self.modality_encoders if name != "genes"}
-        groups["task"] = self.task_weight(one_hot).unsqueeze(1)
-        groups["genes"] = self._encode("genes", case, count)
-        if self.config.prompt_agg == "cls":
-            groups["genes"] = torch.cat([self.gene_cls.expand(count, -1, -1), groups["genes"]], dim=1)
+        before = [name for name in self.modality_encoders if name != self.behind]
+        groups = {name: self._encode(name, case, count) for name in before}
+        groups[TASK] = self.task_weight(one_hot).unsqueeze(1)
+        if self.behind is not None:
+            tokens = self._encode(self.behind, case, count)
+            if self.config.prompt_agg == "cls":
+                tokens = torch.cat([self.gene_cls.expand(count, -1, -1), tokens], dim=1)
+            groups[self.behind] = tokens
         spans, start = {}, 0
         for name, tokens in groups.items():
             spans[name] = slice(start, start + tokens.shape[1])
@@ -183,9 +205,9 @@ class ModalTune(nn.Module):
     def _encode(self, name: str, case: Case, count: int) -> Tensor:
         """``[T, n, E]`` of one modality, or the learned token ``n`` times where the case lacks it."""
         encoder = self.modality_encoders[name]
-        if name in self.absent_tokens and not encoder.available(case):
+        if name in self.absent_tokens and name not in case.inputs:
             return self.absent_tokens[name].expand(count, encoder.num_tokens, -1)
-        return encoder(case, count)
+        return encoder(self.declared[name].input_of(case), count, case.case_id)
 
     def _run_stage(
         self,
@@ -205,10 +227,12 @@ class ModalTune(nn.Module):
 
     def _aggregate(self, image: Tensor, c: Tensor, spans: Mapping[str, slice]) -> Tensor:
         """``[T, E]`` (sum) or ``[T, n * E]`` (cat in the order image, task, genes, others)."""
-        genes = c[:, spans["genes"]]
-        gene_token = genes[:, 0] if self.config.prompt_agg == "cls" else genes.mean(dim=1)
-        others = [c[:, span].mean(dim=1) for name, span in spans.items() if name not in ("task", "genes")]
-        tokens = [image, c[:, spans["task"]].squeeze(1), gene_token, *others]
+        tokens = [image, c[:, spans[TASK]].squeeze(1)]
+        if self.behind is not None:
+            genes = c[:, spans[self.behind]]
+            tokens.append(genes[:, 0] if self.config.prompt_agg == "cls" else genes.mean(dim=1))
+        others = [span for name, span in spans.items() if name not in (TASK, self.behind)]
+        tokens += [c[:, span].mean(dim=1) for span in others]
         return sum(tokens[1:], tokens[0]) if self.config.token_agg == "sum" else torch.cat(tokens, dim=-1)
 
     def _checkpoints_activations(self, patches: Tensor) -> bool:
@@ -248,12 +272,12 @@ def build_modaltune(
 ) -> ModalTune:
     """ModalTune on the slide encoder ``encoder`` with the modalities named."""
     parsed = from_mapping(ModalTuneConfig, config, "model config")
-    arguments = {**parsed.modalities, "genes": parsed.gene_encoder}
+    declared = {name: modality(name) for name in modalities}
     try:
         backbone = build_backbone(encoder, parsed.slide_encoder)
         encoders = {
-            name: MODALITIES[name].from_spec(backbone.embed_dim, spec, **arguments.get(name, {}))
-            for name in modalities
+            name: entry.build(backbone.embed_dim, spec.structures.get(name), **parsed.arguments_of(entry))
+            for name, entry in declared.items()
         }
     except TypeError as error:  # an argument the encoder does not know
         raise ValueError(f"model config, slide_encoder, gene_encoder or modalities: {error}") from error
@@ -261,18 +285,21 @@ def build_modaltune(
 
 
 def _register_all() -> None:
-    """One model for every slide encoder and every set of modalities with genes.
+    """One model for every slide encoder and every set of modalities.
 
-    Names are ``{encoder}_gene[_{further modality}...]_adapter``, the modalities in the order of
-    ``MODALITIES``.
+    Names are ``{prefix}[_{word of a modality}...]_adapter``, genes first, the others in the order of the
+    alphabet.
     """
-    others = [name for name in MODALITIES if name != "genes"]
+    known = all_modalities()
+    # Tokens that follow the task token come last.
+    order = sorted(known, key=lambda name: known[name].after_task)
     for prefix, encoder in {"longnetvit": "gigapath", "titan": "titan"}.items():
-        for count in range(len(others) + 1):
-            for chosen in combinations(others, count):
-                words = [prefix, *(MODALITIES[name].word for name in ("genes", *chosen)), "adapter"]
-                modalities = (*chosen, "genes")
-                register("_".join(words), modalities)(partial(build_modaltune, encoder, modalities))
+        for count in range(len(known) + 1):
+            for chosen in combinations(known, count):
+                words = [prefix, *(known[name].word for name in chosen), "adapter"]
+                modalities = [name for name in order if name in chosen]
+                build = partial(build_modaltune, encoder, modalities)
+                register("_".join(words), modalities, encoder=encoder)(build)
 
 
 _register_all()

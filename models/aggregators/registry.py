@@ -10,7 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from models.plugins import load_plugins
+
 MISSING_MODALITIES = ("drop", "learned")
+# What ModalTune learns from, and every model unless it says otherwise: label sentences.
+DISTILL = "distill"
 
 
 @dataclass(frozen=True)
@@ -18,17 +22,16 @@ class DataSpec:
     """What a model has to know of the data.
 
     Attributes:
-        pathways: for each pathway, positions of its genes in a case's gene vector.
+        structures: by modality, what of the data decides the parameters of its encoder (see
+            :attr:`data_utils.tables.tensor_table.ModalityTable.structure`); modalities where nothing does are
+            left out.
         num_tasks: task tokens.
-        shapes: shape of a case's input by modality, where the data decide it; None for an axis that
-            differs between cases.
         missing: what stands for a modality that a case lacks: nothing (``drop``: such cases are left
             out) or a learned token (``learned``).
     """
 
-    pathways: tuple[tuple[int, ...], ...] = ()
+    structures: Mapping[str, Any] = field(default_factory=dict)
     num_tasks: int = 3
-    shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     missing: str = "drop"
 
     def __post_init__(self) -> None:
@@ -37,22 +40,46 @@ class DataSpec:
 
 
 Builder = Callable[[Mapping[str, Any], DataSpec], nn.Module]
-_BUILDERS: dict[str, Builder] = {}
-_MODALITIES: dict[str, tuple[str, ...]] = {}
 
 
-def register(name: str, modalities: Sequence[str] = ()) -> Callable[[Builder], Builder]:
-    """Registers a function ``(config, spec) -> model`` under a ``--mil_name``.
+@dataclass(frozen=True)
+class Aggregator:
+    """A model that can be trained: ``Case -> outputs [T, O]``.
 
-    Args:
-        name: the ``--mil_name``.
-        modalities: what the model reads of a case besides its slides; names of ``models.modalities``.
+    Attributes:
+        name: its ``--mil_name``.
+        build: ``(config, spec) -> model`` with random weights.
+        modalities: what the model reads of a case besides its slides.
+        objectives: what it can be trained under.
+        encoder: the slide encoder whose patch features it takes; None for any.
+    """
+
+    name: str
+    build: Builder
+    modalities: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = (DISTILL,)
+    encoder: str | None = None
+
+
+_REGISTERED: dict[str, Aggregator] = {}
+
+
+def register(
+    name: str,
+    modalities: Sequence[str] = (),
+    objectives: Sequence[str] = (DISTILL,),
+    encoder: str | None = None,
+) -> Callable[[Builder], Builder]:
+    """Registers a function ``(config, spec) -> model``; the arguments are those of :class:`Aggregator`.
+
+    Raises:
+        ValueError: the name is taken.
     """
 
     def decorate(builder: Builder) -> Builder:
-        if name in _BUILDERS:
+        if name in _REGISTERED:
             raise ValueError(f"aggregator {name!r} is registered twice")
-        _BUILDERS[name], _MODALITIES[name] = builder, tuple(modalities)
+        _REGISTERED[name] = Aggregator(name, builder, tuple(modalities), tuple(objectives), encoder)
         return builder
 
     return decorate
@@ -63,7 +90,19 @@ def available_aggregators() -> list[str]:
     package = importlib.import_module("models.aggregators")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"models.aggregators.{module.name}")
-    return sorted(_BUILDERS)
+    load_plugins()
+    return sorted(_REGISTERED)
+
+
+def aggregator(name: str) -> Aggregator:
+    """The model registered as ``name``.
+
+    Raises:
+        ValueError: no such model.
+    """
+    if name not in (names := available_aggregators()):
+        raise ValueError(f"unknown --mil_name {name!r}; there are {names}")
+    return _REGISTERED[name]
 
 
 def build_aggregator(name: str, config: Mapping[str, Any], spec: DataSpec) -> nn.Module:
@@ -72,8 +111,7 @@ def build_aggregator(name: str, config: Mapping[str, Any], spec: DataSpec) -> nn
     Raises:
         ValueError: no such model, or the config does not fit it.
     """
-    _check_name(name)
-    return _BUILDERS[name](config, spec)
+    return aggregator(name).build(config, spec)
 
 
 def modalities_of(name: str) -> tuple[str, ...]:
@@ -82,10 +120,4 @@ def modalities_of(name: str) -> tuple[str, ...]:
     Raises:
         ValueError: no such model.
     """
-    _check_name(name)
-    return _MODALITIES[name]
-
-
-def _check_name(name: str) -> None:
-    if name not in (names := available_aggregators()):
-        raise ValueError(f"unknown --mil_name {name!r}; there are {names}")
+    return aggregator(name).modalities

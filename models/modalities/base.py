@@ -1,37 +1,100 @@
-"""What the Modal Adapter needs of a modality."""
+"""What a modality is: where its data are, how they are read, and how they become tokens."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from argparse import Action
+from argparse import _ArgumentGroup as ArgumentGroup
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from data_utils.cases.case import Case
-from models.aggregators.registry import DataSpec
-from utils import constants
+from data_utils.tables.tensor_table import ModalityTable
 
 
 class ModalityEncoder(nn.Module, ABC):
-    """Turns one modality of a case into ``num_tokens`` tokens of the slide encoder's width.
+    """Turns the data of one modality of a case into ``num_tokens`` tokens of the slide encoder's width.
 
     Attributes:
-        name: the modality's; also the field of :class:`data_utils.cases.case.Case` that holds its data.
-        word: stands for it in a ``--mil_name``, such as ``gene`` in ``longnetvit_gene_adapter``.
         num_tokens: how many tokens it has.
     """
 
-    name: str
-    word: str
     num_tokens: int
 
-    @classmethod
     @abstractmethod
-    def from_spec(cls, embed_dim: int, spec: DataSpec, **config: object) -> ModalityEncoder:
-        """The encoder for the data that ``spec`` describes.
+    def forward(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:
+        """``[T, n, E]`` from what the case has; in training mode every task copy has its own dropout masks.
+
+        Raises:
+            ValueError: the data have another shape than in training; the message names the case.
+        """
+
+
+class Modality(ABC):
+    """Declares a modality; the training, the doctor and every other part loop over the declarations.
+
+    Attributes:
+        name: key of :attr:`data_utils.cases.case.Case.inputs`.
+        word: stands for it in a ``--mil_name``, such as ``gene`` in ``longnetvit_gene_adapter``.
+        noun: what a patient without it lacks, for messages.
+        flag: names its file on the command line, without the dashes.
+        help: of that flag.
+        remedy: how to get such a file.
+        config_section: key of the model config with the arguments of its encoder; None: an entry of
+            ``modalities`` there.
+        may_be_absent: whether a learned token can stand for it (``--missing_modalities learned``).
+        after_task: whether its tokens follow the task token in ModalTune; those of the others come before.
+        per_cohort: whether every cohort is fitted anew when trained weights are evaluated on it, instead of
+            with what the training found.
+        stand_in: a structure with which the doctor builds a model when the file cannot be read.
+        published_prefix: of its parameters in checkpoints of the published code, where these have any.
+    """
+
+    name: ClassVar[str]
+    word: ClassVar[str]
+    noun: ClassVar[str]
+    flag: ClassVar[str]
+    help: ClassVar[str]
+    remedy: ClassVar[str]
+    config_section: ClassVar[str | None] = None
+    may_be_absent: ClassVar[bool] = True
+    after_task: ClassVar[bool] = False
+    per_cohort: ClassVar[bool] = False
+    published_prefix: ClassVar[str | None] = None
+    stand_in: ClassVar[Any] = None
+
+    @abstractmethod
+    def locate(self, onco: str) -> Path:
+        """The file of a cohort, where the flag is not given."""
+
+    def add_flags(self, group: ArgumentGroup) -> list[Action]:
+        """Adds flags beyond that of the file, and returns them; their values reach :meth:`read` as ``options``."""
+        return []
+
+    @abstractmethod
+    def read(self, path: Path, options: Mapping[str, Any], structure: Any = None) -> ModalityTable:
+        """Reads and checks the file.
+
+        Args:
+            path: the file.
+            options: values of the flags of :meth:`add_flags`, by name.
+            structure: of a trained model that the data are for (see :attr:`ModalityTable.structure`).
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it holds something else; the message names the file and the case.
+        """
+
+    @abstractmethod
+    def build(self, embed_dim: int, structure: Any, **config: Any) -> ModalityEncoder:
+        """The encoder for data of the structure given.
 
         Args:
             embed_dim: width of the tokens.
-            spec: what the model has to know of the data.
+            structure: see :attr:`ModalityTable.structure`.
             config: the section of this modality in the model config.
 
         Raises:
@@ -39,26 +102,22 @@ class ModalityEncoder(nn.Module, ABC):
             ValueError: the data cannot be encoded with this config.
         """
 
-    @abstractmethod
-    def encode(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:
-        """``[T, n, E]`` from what the case has; in training mode every task copy has its own dropout masks.
+    # ------------------------------------------------------------------------ published checkpoints
+    def from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters of the encoder from those of the published one; both without prefix."""
+        return dict(state)
+
+    def to_published(self, state: Mapping[str, Tensor], structure: Any) -> dict[str, Tensor]:
+        """The inverse of :meth:`from_published`."""
+        return dict(state)
+
+    def input_of(self, case: Case) -> Tensor:
+        """What the case has of this modality.
 
         Raises:
-            ValueError: the data have another shape than in training; the message names the case.
+            ValueError: it has nothing; the message names the case.
         """
-
-    def available(self, case: Case) -> bool:
-        """Whether the case has this modality."""
-        return getattr(case, self.name) is not None
-
-    def forward(self, case: Case, num_tasks: int) -> Tensor:
-        """``[T, n, E]`` of a case.
-
-        Raises:
-            ValueError: the case lacks the modality; the message names the case.
-        """
-        if not self.available(case):
-            raise ValueError(
-                f"case {case.case_id} has no {constants.MODALITIES[self.name].noun}, which this model needs"
-            )
-        return self.encode(getattr(case, self.name), num_tasks, case.case_id)
+        data = case.inputs.get(self.name)
+        if data is None:
+            raise ValueError(f"case {case.case_id} has no {self.noun}, which this model needs")
+        return data

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
 from torch import Tensor, nn
 
-from models.aggregators.registry import DataSpec
-from models.modalities.base import ModalityEncoder
+from data_utils.tables.clinical import ClinicalCodes, read_clinical_table
+from data_utils.tables.tensor_table import ModalityTable
+from models.modalities.base import Modality, ModalityEncoder
+from models.modalities.registry import register_modality
 from models.vitadapter.interaction import init_linear
+from utils import constants
 
 
 class ClinicalEncoder(ModalityEncoder):
     """Age, stage, T, N and M as one token: ``Linear -> ReLU -> Linear -> LayerNorm``."""
 
-    name, word = "clinical", "clinical"
     num_tokens = 1
 
     def __init__(self, embed_dim: int, in_dim: int = 5) -> None:
@@ -25,9 +31,52 @@ class ClinicalEncoder(ModalityEncoder):
         )
         self.apply(init_linear)
 
-    @classmethod
-    def from_spec(cls, embed_dim: int, spec: DataSpec, **config: int) -> ClinicalEncoder:
-        return cls(embed_dim, **config)
-
-    def encode(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:
+    def forward(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:
         return self.network(data).expand(num_tasks, 1, -1)
+
+
+class ClinicalInputs(ModalityTable):
+    """Raw clinical values, or features of which only the numbers are known; what is fitted are the codes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._content = path, read_clinical_table(path)
+
+    @property
+    def ids(self) -> Collection[str]:
+        return self._content.ids
+
+    def fit(self, only: Collection[str] | None = None) -> dict[str, Any] | None:
+        codes = self._content.fit(only)
+        return None if codes is None else codes.to_dict()
+
+    def describe(self, fitted: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {**super().describe(fitted), "codes": fitted}
+
+    def encode(self, fitted: Mapping[str, Any] | None) -> Mapping[str, Tensor]:
+        return self._content.encode(None if fitted is None else ClinicalCodes.from_dict(fitted, "the model"))
+
+
+@register_modality
+class Clinical(Modality):
+    """Age, stage, T, N and M; a trained model keeps its codes."""
+
+    name, word, noun = "clinical", "clinical", "clinical features"
+    flag = "clinical_location"
+    help = "raw clinical values (.csv of data_utils.make_clinical), or features {case_id: [5]}"
+    remedy = "write it with python -m data_utils.make_clinical"
+    published_prefix = "clinical_mlp."
+
+    def locate(self, onco: str) -> Path:
+        return constants.clinical_values(onco)
+
+    def read(self, path: Path, options: Mapping[str, Any], structure: Any = None) -> ClinicalInputs:
+        return ClinicalInputs(path)
+
+    def build(self, embed_dim: int, structure: Any, **config: Any) -> ClinicalEncoder:
+        return ClinicalEncoder(embed_dim, **config)
+
+    def from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"network.{name}": value for name, value in state.items()}
+
+    def to_published(self, state: Mapping[str, Tensor], structure: Any) -> dict[str, Tensor]:
+        return {name.removeprefix("network."): value for name, value in state.items()}

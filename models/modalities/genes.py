@@ -1,31 +1,232 @@
-"""RNA expression as tokens."""
+"""RNA expression as tokens: standardised genes, grouped by pathways."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from argparse import Action
+from argparse import _ArgumentGroup as ArgumentGroup
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
+import pandas as pd
+import torch
 from torch import Tensor
 
-from models.aggregators.registry import DataSpec
-from models.genomic_utils.gene_mixer import GeneMixer
-from models.modalities.base import ModalityEncoder
+from data_utils.tables.genes import (
+    GeneScaler,
+    PathwayGroups,
+    align_genes,
+    read_gene_sites,
+    read_gene_table,
+    read_pathway_table,
+)
+from data_utils.tables.tensor_table import ModalityTable
+from models.genomic_utils.gene_mixer import GeneMixer, pack_pathway_networks, unpack_pathway_networks
+from models.modalities.base import Modality, ModalityEncoder
+from models.modalities.registry import register_modality
+from utils import constants
+from utils.findings import Finding, error, listing, ok, warning
+
+# Name of the only group where genes are standardised over everybody.
+ALL = "all"
+# Share of the pathway genes that a cohort should offer.
+GOOD_COVERAGE = 0.8
+_LOGARITHM = "take log2(x + 1) before the table is written; z-scores of a skewed scale follow its extremes"
 
 
 class GeneEncoder(ModalityEncoder):
-    """RNA expression by pathways (see :class:`GeneMixer`)."""
+    """RNA expression by pathways (see :class:`GeneMixer`).
 
-    name, word = "genes", "gene"
+    Args:
+        embed_dim: width of the tokens.
+        pathways: for each pathway, positions of its genes in a case's gene vector.
+        config: of :class:`GeneMixer`.
+    """
 
-    def __init__(self, embed_dim: int, pathways: Sequence[Sequence[int]], **config: float) -> None:
+    def __init__(self, embed_dim: int, pathways: Sequence[Sequence[int]], **config: Any) -> None:
         super().__init__()
         self.network = GeneMixer(pathways, embed_dim, **config)
         self.num_tokens = self.network.num_tokens
 
-    @classmethod
-    def from_spec(cls, embed_dim: int, spec: DataSpec, **config: float) -> GeneEncoder:
-        return cls(embed_dim, spec.pathways, **config)
-
-    def encode(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:
+    def forward(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:
         if self.training:
             return self.network(data, num_tasks)
         return self.network(data).expand(num_tasks, -1, -1)  # without dropout all copies agree
+
+
+class GeneTable(ModalityTable):
+    """A case x gene table, not standardised, and the pathways over it.
+
+    Args:
+        path: the case x gene table.
+        pathway_table: gene x pathway table; not read where ``structure`` is given.
+        scaling: ``site`` standardises genes within each cancer site of a pan-cancer table, ``union`` over all.
+        structure: the pathways of a trained model.
+    """
+
+    def __init__(self, path: Path, pathway_table: Path, scaling: str, structure: Any = None) -> None:
+        self.path, self.pathway_table = path, pathway_table
+        self.stored = read_gene_table(path)
+        self._trained = None if structure is None else PathwayGroups.from_dict(structure)
+        sites = read_gene_sites(path) if scaling == "site" else None
+        self.sites = pd.Series(ALL, index=self.stored.index) if sites is None else sites
+
+    @property
+    def ids(self) -> Collection[str]:
+        return self.stored.index
+
+    @cached_property
+    def pathways(self) -> PathwayGroups:
+        """The pathways of the trained model, or what the gene table leaves of the pathway table."""
+        if self._trained is not None:
+            return self._trained
+        return PathwayGroups.from_table(read_pathway_table(self.pathway_table), self.stored.columns)
+
+    @property
+    def structure(self) -> dict[str, Any]:
+        return self.pathways.to_dict()
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """The genes of the pathways, in their order."""
+        return align_genes(self.stored, self.pathways.genes)
+
+    def fit(self, only: Collection[str] | None = None) -> dict[str, Any]:
+        """Mean and standard deviation of every gene, ``{site: GeneScaler}`` as plain values."""
+        table = self.values if only is None else self.values[self.values.index.isin(list(only))]
+        sites = self.sites[table.index]
+        if absent := sorted(set(self.sites) - set(sites)):
+            raise ValueError(f"no training patient with RNA to standardise the genes of {absent} with")
+        return {str(s): GeneScaler.fit(rows).to_dict() for s, rows in table.groupby(sites.to_numpy())}
+
+    def encode(self, fitted: Mapping[str, Any] | None) -> dict[str, Tensor]:
+        """``{case: [n_genes]}``, standardised by what :meth:`fit` gave."""
+        if fitted is None:
+            raise ValueError("the weights hold no means and deviations of the genes")
+        if unknown := sorted(set(self.sites) - fitted.keys()):
+            raise ValueError(
+                f"{self.path}: the genes of {unknown} cannot be standardised, the weights know {sorted(fitted)}"
+            )
+        groups = self.values.groupby(self.sites.to_numpy())
+        parts = [GeneScaler.from_dict(fitted[str(site)]).transform(rows) for site, rows in groups]
+        table = pd.concat(parts).loc[self.values.index]
+        values = torch.from_numpy(np.ascontiguousarray(table.to_numpy(dtype=np.float32)))
+        return dict(zip(map(str, table.index), values.unbind(), strict=True))
+
+    def describe(self, fitted: Mapping[str, Any] | None) -> dict[str, Any]:
+        names, genes = self.pathways.names, self.pathways.genes
+        return {**super().describe(fitted), "pathways": len(names), "genes": len(genes)}
+
+    # ------------------------------------------------------------------------ for the doctor
+    def check(self) -> Iterator[Finding]:
+        """What scale the table has, which genes vary, and which pathway genes it offers."""
+        yield _check_scale(self.path, self.stored.to_numpy(dtype=np.float32))
+        constant = self.stored.columns[(self.stored.max() == self.stored.min()).to_numpy()]
+        if len(constant):
+            yield warning(
+                f"{self.path}: {len(constant)} of {self.stored.shape[1]} genes are constant and become 0: "
+                f"{listing(constant)}",
+                "harmless for a few; many mean that another cohort or platform was merged in",
+            )
+        yield replace(self._check_pathways(), area="pathways")
+
+    def _check_pathways(self) -> Finding:
+        """Which pathway genes the cohort offers."""
+        if self._trained is not None:
+            wanted, kept = set(self._trained.genes), len(self._trained.names)
+            offered = wanted & set(self.stored.columns)
+            if 2 * len(offered) < len(wanted):
+                return error(
+                    f"the gene table offers {len(offered)} of {len(wanted)} genes of the trained model",
+                    "write the table of the new cohort with the same gene symbols (data_utils.make_gene_dataset)",
+                )
+            every, remedy = kept, "genes that are missing stand at the cohort mean"
+        else:
+            try:
+                table = read_pathway_table(self.pathway_table)
+                kept = len(self.pathways.names)
+            except (OSError, ValueError) as reason:
+                return error(
+                    str(reason), "pass --pathway_table, and gene symbols of the same kind in both files"
+                )
+            used = table.index[table.to_numpy().any(axis=1)]
+            wanted, every = set(used), table.shape[1]
+            offered = wanted & set(self.stored.columns)
+            remedy = (
+                "the others are dropped; take the full expression table, and resolve symbols with "
+                "make_gene_dataset"
+            )
+        what = f"{len(offered)} of {len(wanted)} pathway genes are in the gene table, {kept} of {every} pathways kept"
+        good = len(offered) >= GOOD_COVERAGE * len(wanted) and kept == every
+        return ok(what) if good else warning(what, remedy)
+
+
+def _check_scale(path: Path, values: np.ndarray) -> Finding:
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))  # NaN: genes a whole cancer site lacks
+    where = f"{path}: values from {low:.4g} to {high:.4g}"
+    if low >= 0 and high > 100:
+        if np.mean(values[~np.isnan(values)] % 1 == 0) > 0.99:
+            return warning(
+                f"{where}, all whole numbers, look like raw counts", f"normalise, and {_LOGARITHM}"
+            )
+        return warning(f"{where} look like a linear scale (TPM, FPKM, RSEM)", _LOGARITHM)
+    if max(-low, high) > 50:
+        return warning(
+            f"{where} have extremes that no logarithm or z-score of expression has",
+            "clip them: python -m data_utils.make_gene_dataset --clip 10",
+        )
+    if low < 0 and abs(np.nanmedian(values)) < 0.5 and 0.5 < np.median(np.nanstd(values, axis=0)) < 1.5:
+        return ok(f"{where} look like z-scores")
+    return ok(f"{where} look like a logarithm")
+
+
+@register_modality
+class Genes(Modality):
+    """RNA expression. Every cohort is standardised over its own patients, as published."""
+
+    name, word, noun = "genes", "gene", "RNA"
+    flag = "genomics_csv_path"
+    help = "case x gene table; with --eval_only, none for a cohort without (also in the next flags)"
+    remedy = "write it with python -m data_utils.make_gene_dataset, or pass --genomics_csv_path"
+    config_section = "gene_encoder"
+    after_task = True
+    per_cohort = True
+    published_prefix = "gene_encoder."
+    stand_in: ClassVar[Any] = {"names": ["A", "B"], "genes": ["G"], "indices": [[0], [0]]}
+
+    def locate(self, onco: str) -> Path:
+        return constants.gene_table(onco)
+
+    def add_flags(self, group: ArgumentGroup) -> list[Action]:
+        return [
+            group.add_argument(
+                "--pathway_table", type=Path, default=constants.PATHWAY_TABLE, help="gene x pathway CSV"
+            ),
+            group.add_argument(
+                "--gene_scaling",
+                choices=("site", "union"),
+                default="site",
+                help="pan-cancer gene tables: standardise genes within each cancer site, as for single cohorts, or "
+                "over all sites together",
+            ),
+        ]
+
+    def read(self, path: Path, options: Mapping[str, Any], structure: Any = None) -> GeneTable:
+        return GeneTable(path, options["pathway_table"], options["gene_scaling"], structure)
+
+    def build(self, embed_dim: int, structure: Any, **config: Any) -> GeneEncoder:
+        if structure is None:
+            raise ValueError(
+                "--genomics_csv_path was not given: pathways need a gene table, or a trained model"
+            )
+        return GeneEncoder(embed_dim, structure["indices"], **config)
+
+    def from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"network.{name}": value for name, value in pack_pathway_networks(state).items()}
+
+    def to_published(self, state: Mapping[str, Tensor], structure: Any) -> dict[str, Tensor]:
+        sizes = [len(group) for group in structure["indices"]]
+        return unpack_pathway_networks({k.removeprefix("network."): v for k, v in state.items()}, sizes)

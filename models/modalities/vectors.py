@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
 
-from models.aggregators.registry import DataSpec
-from models.modalities.base import ModalityEncoder
+from data_utils.tables.vectors import VectorTable, read_vectors
+from models.modalities.base import Modality, ModalityEncoder
+from models.modalities.registry import register_modality
 from models.vitadapter.interaction import init_linear
+from utils import constants
 
 POOLING = ("none", "mean")
 
@@ -27,15 +33,15 @@ class VectorEncoder(ModalityEncoder):
         ValueError: the number of vectors differs between patients and they are not pooled.
     """
 
-    name, word = "vectors", "vectors"
-
-    def __init__(self, embed_dim: int, shape: tuple[int | None, int], pool: str = "none") -> None:
+    def __init__(self, embed_dim: int, shape: Sequence[int | None], pool: str = "none") -> None:
         super().__init__()
         if pool not in POOLING:
             raise ValueError(
                 f"model config, modalities, vectors: pool is {pool!r}, should be one of {POOLING}"
             )
         number, width = shape
+        if width is None:
+            raise ValueError("the width of the precomputed vectors is not known")
         if pool == "none" and number is None:
             raise ValueError(
                 "patients have different numbers of vectors, and every vector would be a token: set "
@@ -43,7 +49,7 @@ class VectorEncoder(ModalityEncoder):
                 "many"
             )
         self.shape, self.pool = (number, width), pool
-        self.num_tokens = 1 if pool == "mean" else number
+        self.num_tokens = 1 if pool == "mean" or number is None else number
         self.network = nn.Sequential(
             nn.Linear(width, embed_dim // 2),
             nn.ReLU(),
@@ -52,13 +58,7 @@ class VectorEncoder(ModalityEncoder):
         )
         self.apply(init_linear)
 
-    @classmethod
-    def from_spec(cls, embed_dim: int, spec: DataSpec, **config: str) -> VectorEncoder:
-        if cls.name not in spec.shapes:
-            raise ValueError("the data have no precomputed vectors, which decide the size of their encoder")
-        return cls(embed_dim, spec.shapes[cls.name], **config)
-
-    def encode(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:
+    def forward(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:
         number, width = self.shape
         if data.shape[-1] != width or (self.pool == "none" and len(data) != number):
             raise ValueError(
@@ -69,3 +69,25 @@ class VectorEncoder(ModalityEncoder):
         if self.pool == "mean":
             tokens = tokens.mean(dim=0, keepdim=True)
         return tokens.expand(num_tasks, -1, -1)
+
+
+@register_modality
+class Vectors(Modality):
+    """Precomputed vectors ``[n, d]``; their width decides the size of the encoder."""
+
+    name, word, noun = "vectors", "vectors", "precomputed vectors"
+    flag = "vectors_location"
+    help = "precomputed vectors {case_id: [n, d] or [d]} of the patients"
+    stand_in: ClassVar[Any] = [1, 1]
+    remedy = "write {case_id: tensor [n, d]} with torch.save, and pass --vectors_location"
+
+    def locate(self, onco: str) -> Path:
+        return constants.vector_table(onco)
+
+    def read(self, path: Path, options: Mapping[str, Any], structure: Any = None) -> VectorTable:
+        return read_vectors(path)
+
+    def build(self, embed_dim: int, structure: Any, **config: Any) -> VectorEncoder:
+        if structure is None:
+            raise ValueError("the data have no precomputed vectors, which decide the size of their encoder")
+        return VectorEncoder(embed_dim, structure, **config)

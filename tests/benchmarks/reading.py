@@ -12,14 +12,13 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
-import pandas as pd
 import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from data_utils.cases.datasets import CaseDataset, GeneVectors, PatchOptions
+from data_utils.cases.datasets import CaseDataset, ModalityOptions, PatchOptions
 from data_utils.cases.splits import Patient
 from data_utils.demo.histology import HALF, paint_tissue, smooth_noise
 from data_utils.features.source import FeatureSource
@@ -62,10 +61,10 @@ def _dataset(
             features = generator.standard_normal((patches, WIDTH), dtype=np.float32)
             write_features(path, features, coords, FeatureMeta(256, 256, 0.5, 0.5, "benchmark"))
         patients.append(Patient(f"case-{number}", f"TCGA-{number:04}", "TCGA-TEST", (path,), 0, 1.0, 1))
-    table = generator.standard_normal((cases, NUM_GENES))
-    genes = GeneVectors(pd.DataFrame(table, index=[patient.case_id for patient in patients]))
+    table = torch.from_numpy(generator.standard_normal((cases, NUM_GENES), dtype=np.float32))
+    genes = {patient.case_id: row for patient, row in zip(patients, table.unbind(), strict=True)}
     options = PatchOptions(threshold=threshold, resample=True, source=FeatureSource(cache))
-    return CaseDataset(patients, {"genes": genes}, None, options, "train")
+    return CaseDataset(patients, {"genes": genes}, None, options, "train", ModalityOptions({"genes": "RNA"}))
 
 
 def _speed(patches: int, seconds: float) -> str:

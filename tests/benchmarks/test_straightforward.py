@@ -9,6 +9,7 @@ from tests.benchmarks.straightforward import Straightforward
 from tests.benchmarks.training_step import MODELS, PATCH_SIZE
 from tests.small_cohort import IN_DIM, MODEL_CONFIG, PATHWAYS
 from tests.small_runs import TITAN_CONFIG
+from tests.structures import structures
 
 # Heads that the dilated ratios divide, as the published ones do.
 LONGNET = {
@@ -24,14 +25,14 @@ CONFIGS = {"gigapath": {**MODEL_CONFIG, "slide_encoder": LONGNET}, "titan": TITA
 def test_same_outputs_and_gradients(encoder, randomise):
     config = CONFIGS[encoder]
     pathways = tuple(PATHWAYS.values())
-    ours = randomise(build_aggregator(MODELS[encoder], config, DataSpec(pathways))).eval()
-    other = build_aggregator(MODELS[encoder], config, DataSpec(pathways))
+    ours = randomise(build_aggregator(MODELS[encoder], config, DataSpec(structures(pathways)))).eval()
+    other = build_aggregator(MODELS[encoder], config, DataSpec(structures(pathways)))
     other.load_state_dict(ours.state_dict())
     other = Straightforward(other, pathways).eval()
     size = PATCH_SIZE[encoder]
     cells = torch.cartesian_prod(torch.arange(5), torch.arange(4))
     genes = torch.randn(1 + max(gene for group in PATHWAYS.values() for gene in group))
-    case = Case("case", "", "", torch.randn(20, IN_DIM), cells * size, size, genes=genes)
+    case = Case("case", "", "", torch.randn(20, IN_DIM), cells * size, size, inputs={"genes": genes})
     expected, found = ours(case), other(case)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     upstream = torch.randn_like(expected)

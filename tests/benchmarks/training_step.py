@@ -13,6 +13,7 @@ from models.aggregators import DataSpec, build_aggregator
 from models.compilation import compile_parts
 from tests.benchmarks.measuring import Row, row
 from tests.benchmarks.straightforward import Straightforward
+from tests.structures import structures
 from utils import constants
 from utils.files import read_json
 
@@ -66,7 +67,7 @@ def measure(step: Step, checkpointing: str, compiled: bool, repeats: int) -> Row
     torch.manual_seed(0)
     config = read_json(constants.SLIDE_ENCODERS[step.encoder].config)
     pathways = published_size_pathways()
-    model = build_aggregator(MODELS[step.encoder], config, DataSpec(pathways))
+    model = build_aggregator(MODELS[step.encoder], config, DataSpec(structures(pathways)))
     model.activation_checkpointing = checkpointing
     if compiled:
         compile_parts(model, step.device)
@@ -78,7 +79,7 @@ def measure(step: Step, checkpointing: str, compiled: bool, repeats: int) -> Row
     features = torch.randn(step.patches, config["slide_encoder"]["in_dim"])
     size = PATCH_SIZE[step.encoder]
     corners = cells.reshape(-1, 2)[: step.patches] * size
-    case = Case("benchmark", "", "", features, corners, size, genes=torch.randn(NUM_GENES))
+    case = Case("benchmark", "", "", features, corners, size, inputs={"genes": torch.randn(NUM_GENES)})
     case = case.to(torch.device(step.device))
 
     def work() -> None:

@@ -15,6 +15,7 @@ from models import compilation
 from models.aggregators import DataSpec, build_aggregator
 from models.prov_gigapath import dropout
 from models.slide_backbone import BACKBONES
+from tests.structures import structures
 from utils import constants
 from utils.training.checkpoint import load_trainable, trainable_state
 
@@ -48,7 +49,7 @@ def model(encoder, tiny_configs, pathways, randomise):
     torch.manual_seed(0)
     config = tiny_configs[encoder]
     config |= {"slide_encoder": {**config["slide_encoder"], "depth": 2}, "interaction_indexes": [[0, 1]]}
-    model = build_aggregator(MODELS[encoder], config, DataSpec(pathways, 3))
+    model = build_aggregator(MODELS[encoder], config, DataSpec(structures(pathways), 3))
     return randomise(model, scale=0.2)
 
 

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from models.modalities import all_modalities
 from utils import constants
-from utils.arguments import parse_args
+from utils.arguments import build_parser, parse_args
+from utils.files import write_json
+from utils.run_config import RunConfig
 
 FILES = ["--train_json", "a", "--val_json", "b", "--test_json", "c", "--genomics_csv_path", "g"]
 COMPLETE = [*FILES, "--text_location", "t", "--output_path", "out"]
@@ -41,43 +44,43 @@ def test_the_published_flags_exist(capsys):
 
 
 def test_published_recipe_is_the_default():
-    args = parse(*COMPLETE)
-    recipe = (args.lr, args.weight_decay, args.num_epochs, args.gc, args.threshold, args.num_tasks)
-    assert recipe == (1e-4, 5e-4, 30, 1, 25_000, 3)
-    assert (args.protocol, args.multi_seed, args.num_folds, args.seed) == ("published", 1, 1, 0)
-    assert args.mil_name == "longnetvit_gene_adapter" and args.wandb_mode == "disabled"
-    assert args.num_classes == 2 and args.save_embeddings and not args.use_amp and not args.random_backbone
-    assert args.model_config.is_file()
+    config = parse(*COMPLETE)
+    data, model, training, output = config.data, config.model, config.training, config.output
+    assert (training.lr, training.weight_decay, training.num_epochs, training.gc) == (1e-4, 5e-4, 30, 1)
+    assert (training.multi_seed, training.seed, data.threshold, data.num_folds) == (1, 0, 25_000, 1)
+    assert (data.protocol, data.num_classes) == ("published", (2,))
+    assert model.mil_name == "longnetvit_gene_adapter" and model.num_tasks == 3 and not model.random_backbone
+    assert model.model_config.is_file() and not config.compute.use_amp
+    assert output.save_embeddings and output.wandb_mode == "disabled"
 
 
 def test_flags_given_stay():
-    args = parse(*COMPLETE, "--onco", "rcc")
-    assert (args.train_json, args.genomics_csv_path, args.text_location) == (Path("a"), Path("g"), Path("t"))
+    data = parse(*COMPLETE, "--onco", "rcc").data
+    assert (data.train_json, data.files["genes"], data.text_location) == (Path("a"), Path("g"), Path("t"))
 
 
 def test_onco_finds_every_file(monkeypatch):
     monkeypatch.setattr(constants, "SPLITS_ROOT", Path("/splits"))
     monkeypatch.setattr(constants, "TABLES_ROOT", Path("/tables"))
-    args = parse("--onco", "RCC", "--output_path", "out")
+    args = parse("--onco", "RCC", "--output_path", "out").data
     assert args.train_json == Path("/splits/tcga_rcc/train_rcc_cls_feat.json")
     assert args.val_json.name == "val_rcc_cls_feat.json" and args.test_json.name == "test_rcc_cls_feat.json"
-    assert args.genomics_csv_path == Path("/tables/rna_rcc.csv")
+    assert args.files["genes"] == Path("/tables/rna_rcc.csv")
     assert args.text_location == Path("/tables/text_rcc.pt")
-    assert args.clinical_location is None and args.num_classes == 3
+    assert args.files["clinical"] is None and args.num_classes == (3,)
     clinical = parse(
         "--onco", "RCC", "--output_path", "out", "--mil_name", "longnetvit_gene_clinical_adapter"
     )
-    assert (
-        clinical.clinical_location == Path("/tables/clinical_rcc.csv") and clinical.vectors_location is None
-    )
+    files = clinical.data.files
+    assert files["clinical"] == Path("/tables/clinical_rcc.csv") and files["vectors"] is None
     every = parse("--onco=RCC", "--output_path=out", "--mil_name=titan_gene_clinical_vectors_adapter")
-    assert every.vectors_location == Path("/tables/vectors_rcc.pt")
-    assert every.clinical_location == clinical.clinical_location
-    assert (every.missing_modalities, every.modality_dropout) == ("drop", 0.0)
+    assert every.data.files["vectors"] == Path("/tables/vectors_rcc.pt")
+    assert every.data.files["clinical"] == files["clinical"]
+    assert (every.data.missing_modalities, every.training.modality_dropout) == ("drop", 0.0)
 
 
 def test_evaluation_needs_no_texts():
-    assert parse(*EVAL).text_location is None
+    assert parse(*EVAL).data.text_location is None
 
 
 @pytest.mark.parametrize(
@@ -95,17 +98,17 @@ def test_a_missing_file_is_named(flag, capsys):
 def test_a_model_needs_the_files_of_its_modalities(modality, flag, capsys):
     words = ["--mil_name", f"longnetvit_gene_{modality}_adapter"]
     assert f"--{flag} is missing" in usage_error(capsys, *COMPLETE, *words)
-    assert getattr(parse(*COMPLETE, *words, f"--{flag}", "x"), flag) == Path("x")
+    assert parse(*COMPLETE, *words, f"--{flag}", "x").data.files[modality] == Path("x")
 
 
 def test_a_cohort_that_is_evaluated_may_have_nothing_but_images(monkeypatch):
     without = [word for word in EVAL if word not in ("--genomics_csv_path", "g")]
-    assert parse(*without).genomics_csv_path is None
+    assert parse(*without).data.files["genes"] is None
     words = ["--onco", "RCC", "--output_path", "out", "--eval_only", "--eval_weights", "w.pt"]
     flags = ["--genomics_csv_path", "none", "--clinical_location", "none"]
     args = parse(*words, *flags, "--mil_name", "titan_gene_clinical_adapter")
-    assert args.genomics_csv_path is None and args.clinical_location is None
-    assert parse(*words).genomics_csv_path == constants.gene_table("RCC")
+    assert set(args.data.files.values()) == {None}
+    assert parse(*words).data.files["genes"] == constants.gene_table("RCC")
 
 
 def test_an_unknown_cohort_lists_those_there_are():
@@ -115,11 +118,11 @@ def test_an_unknown_cohort_lists_those_there_are():
 
 @pytest.mark.parametrize(("words", "seeds"), [([], 1), (["--multi_seed"], 3), (["--multi_seed", "5"], 5)])
 def test_multi_seed_with_and_without_number(words, seeds):
-    assert parse(*COMPLETE, *words).multi_seed == seeds
+    assert parse(*COMPLETE, *words).training.multi_seed == seeds
 
 
 def test_save_embeddings_can_be_switched_off():
-    assert not parse(*COMPLETE, "--no-save_embeddings").save_embeddings
+    assert not parse(*COMPLETE, "--no-save_embeddings").output.save_embeddings
 
 
 @pytest.mark.parametrize(
@@ -148,10 +151,51 @@ def test_contradictions_stop_with_usage(words, message, capsys):
 def test_all_folds_of_a_file_unless_told_otherwise(tmp_path):
     for k in range(3):
         (tmp_path / f"splits_{k}.csv").write_text(",train,val\n")
-    assert parse(*COMPLETE, "--fold_json", str(tmp_path)).num_folds == 3
-    assert parse(*COMPLETE, "--fold_json", str(tmp_path), "--num_folds", "2").num_folds == 2
-    assert parse(*COMPLETE, "--fold_json", str(tmp_path / "splits_1.csv")).num_folds == 1
+    assert parse(*COMPLETE, "--fold_json", str(tmp_path)).data.num_folds == 3
+    assert parse(*COMPLETE, "--fold_json", str(tmp_path), "--num_folds", "2").data.num_folds == 2
+    assert parse(*COMPLETE, "--fold_json", str(tmp_path / "splits_1.csv")).data.num_folds == 1
 
 
 def test_the_output_folder_is_required(capsys):
     assert "--output_path" in usage_error(capsys, *COMPLETE[:-2])
+
+
+# ---------------------------------------------------------------------------- the configuration of a run
+def test_a_configuration_survives_its_file(tmp_path):
+    words = ["--onco", "RCC", "--output_path", str(tmp_path), "--num_classes", "4", "--lr", "0.5"]
+    config = parse(*words, "--pathway_table", "p.csv")
+    assert config.data.options == {"genes": {"pathway_table": Path("p.csv"), "gene_scaling": "site"}}
+    write_json(tmp_path / "config.json", {"arguments": config.plain()})
+    back = RunConfig.read(tmp_path)
+    assert back.plain() == config.plain() and back.data.num_classes == (4,)
+    assert (back.data.files, back.training, back.output) == (
+        config.data.files,
+        config.training,
+        config.output,
+    )
+    assert (
+        "device" not in config.plain(free=False)["compute"] and config.plain()["compute"]["device"] == "auto"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda groups: groups.pop("model"), "c: the groups of a run are"),
+        (lambda groups: groups["training"].update(lrr=1), r"c: training: unknown \['lrr'\]"),
+        (lambda groups: groups["data"].pop("val_json"), "c: data: .*val_json"),
+    ],
+)
+def test_a_damaged_configuration_is_refused(change, message):
+    groups = parse(*COMPLETE).plain()
+    change(groups)
+    with pytest.raises(ValueError, match=message):
+        RunConfig.from_plain(groups, "c")
+
+
+def test_every_flag_has_its_group():
+    config = parse(*COMPLETE)
+    flags = {action.dest for action in build_parser("test")._actions} - {"help"}
+    modalities = {m.flag for m in all_modalities().values()} | {"pathway_table", "gene_scaling"}
+    known = {name for group in config.plain().values() for name in group} - {"files", "options"}
+    assert flags - modalities == known - {"sites", "stratified_cox"}

@@ -14,7 +14,7 @@ from models.compilation import check_compiler
 from utils import constants
 from utils.devices import pick_device
 from utils.diagnosis.inputs import Inputs
-from utils.diagnosis.report import Finding, error, ok, warning
+from utils.findings import Finding, error, ok, warning
 
 _INSTALL = "pip install -r requirements.txt, or let scripts/setup_env.sh do it (MODALTUNE_SKIP_SETUP=0)"
 # What training and evaluation import, by name as modules.
@@ -51,14 +51,14 @@ def check_packages(inputs: Inputs) -> Iterator[Finding]:
 def check_device(inputs: Inputs) -> Iterator[Finding]:
     """Which device a run takes, and which attention kernel follows."""
     try:
-        device = pick_device(inputs.args.device)
+        device = pick_device(inputs.config.compute.device)
     except ValueError as reason:
         yield error(str(reason), "pass --device auto, or repair the driver or the CUDA build of PyTorch")
         return
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         yield ok(f"{device}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    elif inputs.args.device == "auto":
+    elif inputs.config.compute.device == "auto":
         yield warning(
             "PyTorch sees no GPU, so --device auto takes the CPU: a training step of 1,000 patches takes some "
             "ten seconds at the published size",
@@ -67,7 +67,7 @@ def check_device(inputs: Inputs) -> Iterator[Finding]:
     else:
         yield ok("cpu, as asked for")
     yield from _check_kernel(inputs, device)
-    if inputs.args.compile:
+    if inputs.config.compute.compile:
         yield _check_compiler(device)
 
 
@@ -80,11 +80,11 @@ def _check_compiler(device: torch.device) -> Finding:
 
 
 def _check_kernel(inputs: Inputs, device: torch.device) -> Iterator[Finding]:
-    if constants.encoder_of(inputs.args.mil_name) != "gigapath":
+    if constants.encoder_of(inputs.config.model.mil_name) != "gigapath":
         return
     if device.type == "cpu":
         yield ok("attention runs on PyTorch's fused CPU kernel; flash-attn is for GPUs and not needed")
-    elif not inputs.args.use_amp:
+    elif not inputs.config.compute.use_amp:
         yield warning(
             "without --use_amp attention runs in float32 on PyTorch's memory-efficient kernel, about half as fast",
             "pass --use_amp",

@@ -15,7 +15,7 @@ from data_utils.cases.stacking import fits
 from data_utils.features.store import FeatureInfo, inspect_features, read_features
 from models.titan.grid import likely_patch_size
 from utils.diagnosis.inputs import Inputs
-from utils.diagnosis.report import Finding, error, listing, ok, warning
+from utils.findings import Finding, error, listing, ok, warning
 
 _EXTRACT = (
     "extract these slides again (data_utils.TCGA_extract_feats_*), or leave them out of the split files"
@@ -89,7 +89,7 @@ def _check_headers(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator
             "extract all slides with one encoder",
         )
     unknown = [path for path, info in headers.items() if not info.meta.patch_size_level0]
-    if unknown and inputs.args.patch_size_lv0 is None:
+    if unknown and inputs.config.data.patch_size_lv0 is None:
         what = f"{len(unknown)} feature files do not state patch_size_level0: {listing(unknown)}"
         remedy = (
             "pass --patch_size_lv0, the level-0 distance between neighbouring patches (for 512 px at 0.5 mpp, "
@@ -109,7 +109,7 @@ def _check_headers(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator
 
 def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[Finding]:
     count = min(inputs.feature_samples, len(headers))
-    sample = sorted(random.Random(inputs.args.seed).sample(sorted(headers), count))
+    sample = sorted(random.Random(inputs.config.training.seed).sample(sorted(headers), count))
     faults: dict[str, list[str]] = defaultdict(list)
     for path in tqdm(sample, desc="features and coordinates", unit="file", leave=False, disable=None):
         try:
@@ -117,7 +117,7 @@ def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[
         except ValueError as reason:
             faults["unreadable"].append(str(reason))
             continue
-        size = slide.patch_size_level0 or inputs.args.patch_size_lv0
+        size = slide.patch_size_level0 or inputs.config.data.patch_size_lv0
         for kind, what in _faults(inputs, path, slide.features, slide.coords, size):
             faults[kind].append(what)
     remedies = {

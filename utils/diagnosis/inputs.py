@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
 from data_utils.cases.cohort_data import name_sites
 from data_utils.cases.splits import Patient, read_split
 from data_utils.features.folder import FeatureFolder
-from data_utils.tables.clinical import ClinicalTable, read_clinical_table
-from data_utils.tables.genes import PathwayGroups, read_gene_table, read_pathway_table
-from data_utils.tables.vectors import VectorTable, read_vectors
-from models.aggregators import build_aggregator, modalities_of
+from data_utils.tables.tensor_table import ModalityTable
+from models.aggregators import modalities_of
+from models.modalities import modality
 from models.slide_backbone import SlideBackbone
 from utils import constants
+from utils.run_config import RunConfig
 from utils.training import checkpoint
-from utils.training.model_setup import model_config, model_spec
+from utils.training.model_setup import ModelSetup, model_setup
 from utils.training.run import find_weights
-
-# Pathways of a model whose pathway table cannot be read; its slide encoder is checked all the same.
-_STAND_IN = PathwayGroups(("A", "B"), ("G",), ((0,), (0,)))
 
 
 class Unavailable(Exception):
@@ -41,13 +36,22 @@ class Inputs:
     only needs it calls :meth:`need`.
 
     Args:
-        args: of ``train_modaltune.py``, completed (see :mod:`utils.arguments`).
+        config: of the run.
         feature_samples: feature files whose values are read.
+        tile_config: config of the patch encoder, where not the usual one.
+        text_config: config of the text tower, where not the usual one.
     """
 
-    def __init__(self, args: argparse.Namespace, feature_samples: int) -> None:
-        self.args = args
-        self.feature_samples = feature_samples
+    def __init__(
+        self,
+        config: RunConfig,
+        feature_samples: int = 50,
+        tile_config: Path | None = None,
+        text_config: Path | None = None,
+    ) -> None:
+        self.config, self.feature_samples = config, feature_samples
+        self.tile_config, self.text_config = tile_config, text_config
+        self._tables: dict[str, ModalityTable | None] = {}
         self.unreadable_splits: dict[str, Exception] = {}
 
     def need(self, name: str) -> Any:
@@ -61,7 +65,8 @@ class Inputs:
     @cached_property
     def features_folder(self) -> FeatureFolder | None:
         """The folder of ``--features_dir``, where given."""
-        return None if self.args.features_dir is None else FeatureFolder(self.args.features_dir)
+        folder = self.config.data.features_dir
+        return None if folder is None else FeatureFolder(folder)
 
     @cached_property
     def splits(self) -> dict[str, list[Patient]]:
@@ -70,10 +75,11 @@ class Inputs:
         splits = {}
         for name in constants.SPLITS:
             try:
-                splits[name] = read_split(getattr(self.args, f"{name}_json"), folder)
+                splits[name] = read_split(self.config.data.split_files[name], folder)
             except (OSError, ValueError) as reason:
                 self.unreadable_splits[name] = reason
-        return name_sites(splits, self.args.sites) if self.args.sites else splits
+        sites = self.config.data.sites
+        return name_sites(splits, sites) if sites else splits
 
     def patients(self) -> Iterator[tuple[str, Patient]]:
         """Every patient with the name of the split."""
@@ -91,33 +97,29 @@ class Inputs:
     def learned(self) -> bool:
         """Whether learned tokens stand in for what a patient lacks; else such patients are left out."""
         stored = self.need("trained").get("missing_modalities")
-        return (stored or self.args.missing_modalities) == "learned"
+        return (stored or self.config.data.missing_modalities) == "learned"
 
-    def path(self, modality: str) -> Path | None:
+    def path(self, name: str) -> Path | None:
         """The file of a modality; None where the cohort has none."""
-        return getattr(self.args, constants.MODALITIES[modality].flag)
+        return self.config.data.files.get(name)
 
-    @cached_property
-    def genes(self) -> pd.DataFrame | None:
-        """Case x gene table, as stored."""
-        return None if (path := self.path("genes")) is None else read_gene_table(path)
+    def table(self, name: str) -> ModalityTable | None:
+        """The table of a modality; None where the cohort has none.
 
-    @cached_property
-    def clinical(self) -> ClinicalTable | None:
-        """Clinical values or features."""
-        return None if (path := self.path("clinical")) is None else read_clinical_table(path)
+        Raises:
+            OSError, ValueError: as :meth:`models.modalities.Modality.read`.
+        """
+        if name not in self._tables:
+            path, data = self.path(name), self.config.data
+            structure = self.need("trained").get("structures", {}).get(name)
+            read = modality(name).read
+            self._tables[name] = None if path is None else read(path, data.options.get(name, {}), structure)
+        return self._tables[name]
 
-    @cached_property
-    def vectors(self) -> VectorTable | None:
-        """Precomputed vectors."""
-        return None if (path := self.path("vectors")) is None else read_vectors(path)
-
-    def ids(self, modality: str) -> set[str]:
+    def ids(self, name: str) -> set[str]:
         """Whom the table of a modality holds, by barcode or GDC identifier."""
-        table = getattr(self, modality)
-        if table is None:
-            return set()
-        return set(table.index if modality == "genes" else table.ids)
+        table = self.table(name)
+        return set() if table is None else set(table.ids)
 
     def runs(self, patient: Patient) -> bool:
         """Whether a run uses the patient: those who lack a modality may be left out."""
@@ -128,24 +130,20 @@ class Inputs:
         needed: list[set[str]] = []
         # What cannot be read is reported once; the checks of everything else assume that nobody lacks it.
         try:
-            modalities = () if self.learned else self.need("modalities")
+            names = [n for n in self.need("modalities") if not self.learned or not modality(n).may_be_absent]
         except Unavailable:
             return needed
-        for modality in modalities:
+        for name in names:
             with suppress(OSError, ValueError):
-                needed.append(self.ids(modality))
+                needed.append(self.ids(name))
         return needed
 
     # ------------------------------------------------------------------------ model
     @cached_property
-    def pathway_table(self) -> pd.DataFrame:
-        """Gene x pathway table."""
-        return read_pathway_table(self.args.pathway_table)
-
-    @cached_property
     def weights(self) -> list[Path]:
         """The files of ``--eval_weights``; none in a training."""
-        return find_weights(self.args.eval_weights) if self.args.eval_only else []
+        path = self.config.output.eval_weights
+        return find_weights(path) if self.config.output.eval_only and path is not None else []
 
     @cached_property
     def trained(self) -> dict[str, Any]:
@@ -153,34 +151,31 @@ class Inputs:
         return checkpoint.load_weights(self.weights[0]).get("run", {}) if self.weights else {}
 
     @cached_property
-    def pathways(self) -> PathwayGroups:
-        """The pathways of the model: those of its training, or what the gene table leaves."""
+    def structures(self) -> dict[str, Any]:
+        """What of the data decides the model's parameters: of its training, or what the tables say."""
         if self.trained:
-            return PathwayGroups.from_dict(self.trained["pathways"])
-        if self.genes is None:
-            raise ValueError(
-                "--genomics_csv_path was not given: pathways need a gene table, or a trained model"
-            )
-        return PathwayGroups.from_table(self.pathway_table, self.genes.columns)
+            return self.trained["structures"]
+        return {name: table.structure for name in self.modalities if (table := self.table(name)) is not None}
 
     @property
     def mil_name(self) -> str:
         """Which model: what the weights say, else what the flag says."""
-        return self.need("trained").get("mil_name", self.args.mil_name)
+        return self.need("trained").get("mil_name", self.config.model.mil_name)
+
+    @cached_property
+    def setup(self) -> ModelSetup:
+        """What decides the parameters of the model."""
+        return model_setup(self.config, self.need("trained"))
 
     @cached_property
     def model(self) -> nn.Module:
-        """The model without values (on the meta device)."""
-        config = model_config(self.args, self.need("trained"))
-        if "shapes" not in config:
-            config["shapes"] = {"vectors": self.need("vectors").shape} if "vectors" in self.modalities else {}
+        """The model without values (on the meta device); where a table cannot be read, with a small stand-in."""
         try:
-            pathways = self.pathways
+            structures = self.structures
         except (OSError, ValueError):
-            pathways = _STAND_IN
-        spec = model_spec(config, pathways, self.args.num_tasks)
+            structures = {name: entry.stand_in for name, entry in self.setup.modalities.items()}
         with torch.device("meta"):
-            return build_aggregator(config["mil_name"], config["model_config"], spec)
+            return self.setup.build(structures)
 
     @property
     def backbone(self) -> SlideBackbone | None:

@@ -13,20 +13,20 @@ from models.prov_gigapath.tile_encoder import build_tile_encoder
 from models.titan.conch_v1_5 import build_conch_v1_5
 from utils import constants
 from utils.diagnosis.inputs import Inputs
-from utils.diagnosis.report import Finding, error
 from utils.diagnosis.weights import compare
 from utils.files import read_json
+from utils.findings import Finding, error
 
 
 def check_other_weights(inputs: Inputs) -> Iterator[Finding]:
     """The encoders of patches and label sentences."""
-    encoder = constants.encoder_of(inputs.args.mil_name)
+    encoder = constants.encoder_of(inputs.config.model.mil_name)
     tile_file, tile_config, build = {
         "gigapath": ("GIGAPATH_TILE_ENCODER", "gigapath_tile_encoder.json", build_tile_encoder),
         "titan": ("CONCH_V1_5", "conch_v1_5.json", build_conch_v1_5),
     }[encoder]
-    tile_config = inputs.args.encoder_config or constants.CONFIGS_ROOT / tile_config
-    text_config = inputs.args.conch_config or constants.CONFIGS_ROOT / "conch_text.json"
+    tile_config = inputs.tile_config or constants.CONFIGS_ROOT / tile_config
+    text_config = inputs.text_config or constants.CONFIGS_ROOT / "conch_text.json"
     for constant, config, read, make in (
         (
             tile_file,

@@ -10,7 +10,7 @@ from data_utils.cases.folds import read_folds
 from data_utils.cases.splits import Patient
 from utils import constants
 from utils.diagnosis.inputs import Inputs
-from utils.diagnosis.report import Finding, error, listing, ok, warning
+from utils.findings import Finding, error, listing, ok, warning
 
 _WRITE = "write it with python -m data_utils.make_dataset, or pass --train_json, --val_json, --test_json"
 # With fewer deaths a concordance index is mostly chance.
@@ -41,9 +41,9 @@ def check_splits(inputs: Inputs) -> Iterator[Finding]:
 
 
 def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Patient]) -> Iterator[Finding]:
-    path = getattr(inputs.args, f"{name}_json")
+    path = inputs.config.data.split_files[name]
     if not used:
-        needed = name == "train" or (name == "val" and not inputs.args.eval_only)
+        needed = name == "train" or (name == "val" and not inputs.config.output.eval_only)
         what = f"{path}: no patient to run on (of {len(patients)} in the file)"
         remedy = "split the patients again so that this part gets some who have what the model reads"
         yield error(what, remedy) if needed else warning(f"{what}; nothing is evaluated on it", remedy)
@@ -81,9 +81,9 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
 
 def _classes(inputs: Inputs) -> dict[str, int]:
     """Number of classes by cancer site; the name is empty where there is but one."""
-    if inputs.args.sites:
-        return dict(zip(inputs.args.sites, inputs.args.num_classes, strict=True))
-    return {"": inputs.args.num_classes}
+    if inputs.config.data.sites:
+        return dict(zip(inputs.config.data.sites, inputs.config.data.num_classes, strict=True))
+    return {"": inputs.config.data.num_classes[0]}
 
 
 def _check_classes(where: str, labels: set[int], num_classes: int, is_training: bool) -> Iterator[Finding]:
@@ -137,17 +137,17 @@ def _check_leakage(splits: dict[str, list[Patient]]) -> Iterator[Finding]:
 
 
 def _check_folds(inputs: Inputs, splits: dict[str, list[Patient]]) -> Iterator[Finding]:
-    path = inputs.args.fold_json
+    path = inputs.config.data.fold_json
     if path is None:
         return
     everyone = [p for members in splits.values() for p in members]
     eligible = [p.case_id for p in everyone if inputs.runs(p)]
     try:
-        folds = read_folds(path, everyone, eligible, inputs.args.seed)
+        folds = read_folds(path, everyone, eligible, inputs.config.training.seed)
     except (OSError, ValueError) as reason:
         yield error(str(reason), "correct the fold file, or pass the split files of the same cohort")
         return
-    if inputs.args.num_folds > len(folds):
+    if inputs.config.data.num_folds > len(folds):
         yield error(f"{path} holds {len(folds)} folds", f"pass --num_folds {len(folds)} or fewer")
     sizes = "; ".join("/".join(str(len(fold[name])) for name in constants.SPLITS) for fold in folds[:5])
     yield ok(f"{path}: {len(folds)} folds, patients in train/val/test: {sizes}")

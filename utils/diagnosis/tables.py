@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from data_utils.cases.cohort_data import TEXT_SHAPE
-from data_utils.cases.datasets import read_tensor_table
-from utils import constants
+from data_utils.tables.tensor_table import read_tensor_table
+from models.modalities import Modality, modality
 from utils.diagnosis.inputs import Inputs
-from utils.diagnosis.report import Finding, error, listing, ok, warning
+from utils.findings import Finding, error, listing, ok, warning
 
 # Patients without a modality beyond this share are worth a second look.
 MANY_ABSENT = 0.1
@@ -19,7 +21,7 @@ MANY_ABSENT = 0.1
 
 def check_texts(inputs: Inputs) -> Iterator[Finding]:
     """Label sentences of all training patients."""
-    path = inputs.args.text_location
+    path = inputs.config.data.text_location
     if path is None:
         yield ok("an evaluation needs no label sentences")
         return
@@ -38,58 +40,49 @@ def check_texts(inputs: Inputs) -> Iterator[Finding]:
         yield warning(f"{path}: all cases have the same general sentence", remedy)
 
 
-def check_clinical(inputs: Inputs) -> Iterator[Finding]:
-    """Clinical values or features, where the model reads them."""
-    yield from _check_modality(inputs, "clinical", "write it with python -m data_utils.make_clinical")
+def check_modalities(inputs: Inputs) -> Iterator[Finding]:
+    """The tables of the modalities that the model reads; each is an area of its own."""
+    for name in inputs.need("modalities"):
+        entry = modality(name)
+        try:
+            table = inputs.table(name)
+        except (OSError, ValueError) as reason:
+            yield replace(error(str(reason), entry.remedy), area=name)
+            continue
+        checks = () if table is None else table.check()
+        for finding in chain(checks, _check_coverage(inputs, entry)):
+            yield replace(finding, area=finding.area or name)
 
 
-def check_vectors(inputs: Inputs) -> Iterator[Finding]:
-    """Precomputed vectors, where the model reads them."""
-    yield from _check_modality(
-        inputs, "vectors", "write {case_id: tensor [n, d]} with torch.save, and pass --vectors_location"
-    )
-
-
-def _check_modality(inputs: Inputs, modality: str, remedy: str) -> Iterator[Finding]:
-    if modality not in inputs.need("modalities"):
-        return
-    try:
-        inputs.ids(modality)
-    except (OSError, ValueError) as reason:
-        yield error(str(reason), remedy)
-        return
-    yield from check_coverage(inputs, modality)
-
-
-def check_coverage(inputs: Inputs, modality: str) -> Iterator[Finding]:
+def _check_coverage(inputs: Inputs, entry: Modality) -> Iterator[Finding]:
     """How many patients have a modality, and what happens to the others."""
-    source, path, ids = constants.MODALITIES[modality], inputs.path(modality), inputs.ids(modality)
+    path, ids = inputs.path(entry.name), inputs.ids(entry.name)
     patients = [p for _, p in inputs.patients()]
     absent = [p.submitter_id for p in patients if not {p.case_id, p.submitter_id} & ids]
-    learned = inputs.learned
+    learned = inputs.learned and entry.may_be_absent
     fate = "learned tokens stand in" if learned else "they are left out"
     if path is None:
-        what = f"no --{source.flag}"
+        what = f"no --{entry.flag}"
         if learned:
-            yield ok(f"{what}: learned tokens stand for the {source.noun} of all")
+            yield ok(f"{what}: learned tokens stand for the {entry.noun} of all")
         else:
-            yield error(f"{what}, which {inputs.mil_name} needs", f"pass --{source.flag}")
+            yield error(f"{what}, which {inputs.mil_name} needs", f"pass --{entry.flag}")
     elif patients and len(absent) == len(patients):
         yield error(
             f"no patient of the split files is in {path}: the splits hold such as {listing(absent)}, the table "
             f"such as {listing(sorted(ids))}",
-            f"pass the --{source.flag} of this cohort; it names cases by barcode or case_id",
+            f"pass the --{entry.flag} of this cohort; it names cases by barcode or case_id",
         )
     elif len(absent) > MANY_ABSENT * len(patients) and not learned:
         yield warning(
-            f"{len(absent)} of {len(patients)} patients have no {source.noun}, {fate}: {listing(absent)}",
+            f"{len(absent)} of {len(patients)} patients have no {entry.noun}, {fate}: {listing(absent)}",
             "expected in some cohorts (--missing_modalities learned keeps these patients); otherwise compare the "
             "barcodes of both files",
         )
     elif patients:
         rest = f"; {fate} for the others" if learned and absent else ""
         yield ok(
-            f"{len(patients) - len(absent)} of {len(patients)} patients have {source.noun} ({path}){rest}"
+            f"{len(patients) - len(absent)} of {len(patients)} patients have {entry.noun} ({path}){rest}"
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.pretrained import compare_states
 from utils.diagnosis.inputs import Inputs
-from utils.diagnosis.report import Finding, error, listing, ok, warning
+from utils.findings import Finding, error, listing, ok, warning
 from utils.training import checkpoint
 
 
@@ -31,13 +31,13 @@ def check_weights(inputs: Inputs) -> Iterator[Finding]:
     backbone = inputs.backbone
     if backbone is None:
         yield ok(f"{inputs.mil_name} has no slide encoder to load")
-    elif inputs.args.random_backbone:
+    elif inputs.config.model.random_backbone:
         yield warning(
             "the slide encoder gets random weights (--random_backbone)",
             "for anything but tests, leave the flag out and pass --backbone_weights",
         )
     else:
-        path = inputs.args.backbone_weights
+        path = inputs.config.model.backbone_weights
         try:
             state = backbone.read_pretrained(path)
         except (OSError, ValueError) as reason:
@@ -48,12 +48,13 @@ def check_weights(inputs: Inputs) -> Iterator[Finding]:
     for path in inputs.need("weights"):
         if seen := tested & set(checkpoint.load_weights(path).get("run", {}).get("train_cases", ())):
             yield error(
-                f"{path} was trained on {len(seen)} patients of {inputs.args.test_json}: {listing(sorted(seen))}",
+                f"{path} was trained on {len(seen)} patients of {inputs.config.data.test_json}: "
+                f"{listing(sorted(seen))}",
                 "pass the split files (the fold) it was trained with",
             )
         try:
             state = checkpoint.load_weights(path)["model"]
-            inputs.need("pathways")  # the model stands on them
+            inputs.need("structures")  # the model stands on them
             checkpoint.check_trainable(inputs.need("model"), state, path)
             yield ok(f"{path} fits {inputs.mil_name}")
         except (OSError, ValueError) as reason:

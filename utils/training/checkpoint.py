@@ -17,15 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.genomic_utils.gene_mixer import pack_pathway_networks, unpack_pathway_networks
+from models.modalities import Modality, all_modalities
 from models.pretrained import compare_states
 from utils.files import read_tensors, setup_logging, write_tensors
 
 logger = logging.getLogger(__name__)
 
-# Published names that stand at another place in our modules; all other adapter names are equal.
-_GENES = "modality_encoders.genes.network."
-_RENAMED = {"gene_encoder.": _GENES, "clinical_mlp.": "modality_encoders.clinical.network."}
+# Published names that are equal to ours.
 _ADAPTER = (
     "gene_pe",
     "gene_cls",
@@ -34,11 +32,20 @@ _ADAPTER = (
     "task_weight.",
     "final_norm.",
     "final_project.",
-    # Of ours only; the encoders of genes and clinical features are in _RENAMED.
+    # Of ours only; published names of the encoders of modalities are declared by these.
     "modality_encoders.",
     "absent_tokens.",
 )
 _BACKBONE = "backbone.vit."
+
+
+def _published_modalities() -> dict[str, Modality]:
+    """The modalities that the published code has, too, by the prefix of their parameters there."""
+    return {m.published_prefix: m for m in all_modalities().values() if m.published_prefix is not None}
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -47,33 +54,28 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Parameters of the frozen encoder, which published checkpoints contain too, get the prefix of the
     backbone.
     """
-    genes = {k.removeprefix("gene_encoder."): v for k, v in state.items() if k.startswith("gene_encoder.")}
-    ours = {_GENES + name: value for name, value in pack_pathway_networks(genes).items()}
+    ours, modalities = {}, _published_modalities()
+    for prefix, entry in modalities.items():
+        encoder = entry.from_published(_below(state, prefix)) if _below(state, prefix) else {}
+        ours |= {f"modality_encoders.{entry.name}.{name}": value for name, value in encoder.items()}
     for name, value in state.items():
-        if name.startswith("gene_encoder.") or name == "pos_embed":  # positions are computed
+        if name.startswith(tuple(modalities)) or name == "pos_embed":  # positions are computed
             continue
-        if name.startswith("clinical_mlp."):
-            name = _RENAMED["clinical_mlp."] + name.removeprefix("clinical_mlp.")
-        elif not name.startswith(_ADAPTER):
-            name = _BACKBONE + name
-        ours[name] = value
+        ours[name if name.startswith(_ADAPTER) else _BACKBONE + name] = value
     return ours
 
 
-def to_published(state: Mapping[str, Tensor], pathway_sizes: Sequence[int]) -> dict[str, Tensor]:
-    """The inverse of :func:`from_published`; ``pathway_sizes`` are the genes per pathway."""
-    genes = {k.removeprefix(_GENES): v for k, v in state.items() if k.startswith(_GENES)}
-    genes = unpack_pathway_networks(genes, pathway_sizes)
-    published = {"gene_encoder." + name: value for name, value in genes.items()}
-    for name, value in state.items():
-        if name.startswith(_GENES):
-            continue
-        for theirs, own in (*_RENAMED.items(), ("", _BACKBONE)):
-            if name.startswith(own):
-                name = theirs + name.removeprefix(own)
-                break
-        published[name] = value
-    return published
+def to_published(state: Mapping[str, Tensor], structures: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The inverse of :func:`from_published`; ``structures`` are those of the modalities (see DataSpec)."""
+    published, done = {}, []
+    for prefix, entry in _published_modalities().items():
+        own = f"modality_encoders.{entry.name}."
+        if encoder := _below(state, own):
+            names = entry.to_published(encoder, structures.get(entry.name))
+            published |= {prefix + name: value for name, value in names.items()}
+            done.append(own)
+    rest = {name: value for name, value in state.items() if not name.startswith(tuple(done))}
+    return published | {name.removeprefix(_BACKBONE): value for name, value in rest.items()}
 
 
 def trainable_names(model: nn.Module) -> list[str]:

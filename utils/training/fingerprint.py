@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -10,44 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.cases.splits import Patient
+from utils.run_config import RunConfig
 
-# Arguments that may change between two calls on one run folder, because no number depends on them.
-FREE_ARGUMENTS = {
-    "workers",
-    "cache_features",
-    "device",
-    "wandb_mode",
-    "save_interval",
-    "checkpoint_minutes",
-    "max_skipped",
-    "resume",
-    "activation_checkpointing",
-    "compile",
-    "multi_seed",
-    "output_path",
-    "eval_name",
-}
-
-
+# Files whose content is recorded elsewhere: in the model, and with the weights.
+_KEPT = {"model.model_config", "output.eval_weights"}
 # Bytes read at either end of a feature file.
 _END_BYTES = 4096
 
 
-def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """All arguments as values that JSON can hold."""
-    return {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
-
-
-def data_digests(args: argparse.Namespace, patients: Mapping[str, Iterable[Patient]]) -> dict[str, str]:
-    """SHA-256 of the content of every file the arguments name, and of the feature files' identity.
+def data_digests(config: RunConfig, patients: Mapping[str, Iterable[Patient]]) -> dict[str, str]:
+    """SHA-256 of the content of every file that the configuration names, and of the feature files' identity.
 
     Feature files are many and large: name, size, beginning and end stand for them. Their folder and
     their times do not count, so that features may be copied to a faster disk between two jobs.
     """
     digests = {
-        name: _file_digest(path)
-        for name, path in vars(args).items()
-        if isinstance(path, Path) and path.is_file() and name not in ("model_config", "eval_weights")
+        name: _file_digest(path) for name, path in config.paths() if path.is_file() and name not in _KEPT
     }
     slides = {slide for split in patients.values() for p in split for slide in p.slides}
     digests["features"] = hashlib.sha256(json.dumps(sorted(map(_identity, slides))).encode()).hexdigest()

@@ -2,107 +2,155 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from data_utils.cases.cohort_data import CohortData, Splits
-from data_utils.tables.clinical import ClinicalCodes
-from data_utils.tables.genes import PathwayGroups
+from data_utils.cases.cohort_data import CohortData, Fitted, Splits
+from data_utils.cases.datasets import ModalityOptions
+from data_utils.tables.tensor_table import ModalityTable
 from models.aggregators import DataSpec, build_aggregator, modalities_of
+from models.modalities import Modality, modality, read_tables
 from utils import constants
 from utils.files import read_json
+from utils.run_config import DataConfig, RunConfig
 from utils.training.checkpoint import TrainedWeights
 
 logger = logging.getLogger(__name__)
 
 
-def model_config(args: argparse.Namespace, trained: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the parameters of the model: what the weights say, else what the flags say.
+@dataclass(frozen=True)
+class ModelSetup:
+    """What decides the parameters of a model.
 
-    ``mil_name``, ``model_config``, ``missing_modalities`` and, of weights, ``shapes`` (see :func:`input_shapes`).
+    Attributes:
+        mil_name: which aggregator.
+        model_config: content of its config file.
+        num_tasks: task tokens.
+        missing_modalities: ``drop`` or ``learned``.
     """
-    config = {
-        "mil_name": args.mil_name,
-        "model_config": read_json(args.model_config),
-        "missing_modalities": args.missing_modalities,
-    }
-    stored = {name: trained[name] for name in (*config, "shapes") if name in trained}
-    trained_on, wanted = (constants.encoder_of(c["mil_name"]) for c in (config | stored, config))
+
+    mil_name: str
+    model_config: Mapping[str, Any]
+    num_tasks: int
+    missing_modalities: str
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, for JSON and checkpoints."""
+        return dict(vars(self))
+
+    @property
+    def modalities(self) -> dict[str, Modality]:
+        """What the model reads of a case besides its slides, by name."""
+        return {name: modality(name) for name in modalities_of(self.mil_name)}
+
+    def options(self, dropout: float = 0.0) -> ModalityOptions:
+        """Which patients the model can run on."""
+        always = frozenset(name for name, entry in self.modalities.items() if not entry.may_be_absent)
+        nouns = {name: entry.noun for name, entry in self.modalities.items()}
+        return ModalityOptions(nouns, self.missing_modalities, dropout, always)
+
+    def build(self, structures: Mapping[str, Any]) -> nn.Module:
+        """The model with random weights, for data of the structures given (by modality)."""
+        spec = DataSpec(structures, self.num_tasks, self.missing_modalities)
+        return build_aggregator(self.mil_name, self.model_config, spec)
+
+
+def model_setup(config: RunConfig, trained: Mapping[str, Any]) -> ModelSetup:
+    """What the weights say, else what the flags say.
+
+    Args:
+        config: of the run.
+        trained: what the weights that are evaluated say of their training; empty in a training and for
+            published weights.
+
+    Raises:
+        ValueError: the flags contradict the weights, or the file of a modality is missing.
+    """
+    flags = ModelSetup(
+        config.model.mil_name,
+        read_json(config.model.model_config),
+        config.model.num_tasks,
+        config.data.missing_modalities,
+    )
+    setup = ModelSetup(**{name: trained.get(name, value) for name, value in flags.plain().items()})
+    trained_on, wanted = (constants.encoder_of(s.mil_name) for s in (setup, flags))
     if trained_on != wanted:  # split files and weights of the encoder were chosen by the flag
         raise ValueError(
-            f"--eval_weights are of {stored['mil_name']}, on the slide encoder {trained_on}; pass that --mil_name, "
-            f"{args.mil_name} stands for the files of {wanted}"
+            f"--eval_weights are of {setup.mil_name}, on the slide encoder {trained_on}; pass that --mil_name, "
+            f"{flags.mil_name} stands for the files of {wanted}"
         )
-    if any(stored[name] != config[name] for name in stored.keys() & config.keys()):
-        logger.info("the model is that of the trained weights (%s), not of the flags", stored["mil_name"])
-    if trained and trained["num_tasks"] != args.num_tasks:
-        raise ValueError(f"the weights have {trained['num_tasks']} tasks, --num_tasks says {args.num_tasks}")
-    if trained and trained["protocol"] != args.protocol:
+    if setup.num_tasks != flags.num_tasks:
+        raise ValueError(f"the weights have {setup.num_tasks} tasks, --num_tasks says {flags.num_tasks}")
+    if setup != flags:
+        logger.info("the model is that of the trained weights (%s), not of the flags", setup.mil_name)
+    if trained and trained["protocol"] != config.data.protocol:
         logger.warning(
             "the weights were trained with --protocol %s, this evaluation uses %s",
             trained["protocol"],
-            args.protocol,
+            config.data.protocol,
         )
-    config |= stored
-    learned = stored.get("missing_modalities") == "learned"
-    if args.eval_only and args.missing_modalities == "learned" and not learned:
+    learned = trained.get("missing_modalities") == "learned"
+    if config.output.eval_only and flags.missing_modalities == "learned" and not learned:
         raise ValueError(
             "--missing_modalities learned: the weights have no learned tokens for missing modalities; train with "
             "that flag, or evaluate without it"
         )
-    for source in (constants.MODALITIES[name] for name in modalities_of(config["mil_name"])):
-        if getattr(args, source.flag) is None and not learned:
-            raise ValueError(f"{config['mil_name']} needs --{source.flag}, which was not given")
-        if getattr(args, source.flag) is None:
-            logger.warning("no --%s: learned tokens stand for the %s of all", source.flag, source.noun)
-    return config
+    for entry in _without_file(setup, config.data):
+        if not learned or not entry.may_be_absent:
+            raise ValueError(f"{setup.mil_name} needs --{entry.flag}, which was not given")
+        logger.warning("no --%s: learned tokens stand for the %s of all", entry.flag, entry.noun)
+    return setup
 
 
-def about_missing(args: argparse.Namespace, config: Mapping[str, Any]) -> str:
+def _without_file(setup: ModelSetup, data: DataConfig) -> list[Modality]:
+    return [entry for name, entry in setup.modalities.items() if data.files.get(name) is None]
+
+
+def about_missing(setup: ModelSetup, data: DataConfig) -> str:
     """What happens to patients who lack a modality, and which ones nobody has, for the result tables."""
-    sources = [constants.MODALITIES[name] for name in modalities_of(config["mil_name"])]
-    absent = [source.noun for source in sources if getattr(args, source.flag) is None]
-    return config["missing_modalities"] + (f", nobody has {' or '.join(absent)}" if absent else "")
+    absent = [entry.noun for entry in _without_file(setup, data)]
+    return setup.missing_modalities + (f", nobody has {' or '.join(absent)}" if absent else "")
 
 
-def input_shapes(mil_name: str, data: CohortData) -> dict[str, list[int | None]]:
-    """Shapes of the inputs of the model that the tables of the training cohort decide."""
-    return {name: list(shape) for name, shape in data.shapes.items() if name in modalities_of(mil_name)}
+def read_modalities(
+    setup: ModelSetup, data: DataConfig, trained: Mapping[str, Any]
+) -> dict[str, ModalityTable]:
+    """The tables of the modalities of the model, as far as the cohort has them."""
+    return read_tables(setup.modalities, data.files, data.options, trained.get("structures", {}))
 
 
-def clinical_codes(
-    weights: TrainedWeights | None, patients: Splits, config: Mapping[str, Any], data: CohortData
-) -> ClinicalCodes | None:
-    """The codes of a training on ``patients``, or those of trained weights.
+def fitted_inputs(weights: TrainedWeights | None, patients: Splits, data: CohortData) -> Fitted:
+    """What a training on ``patients`` learns of each modality, or what trained weights hold.
 
-    Of weights that are evaluated, the same text is the same number as in their training; None where they
-    hold none, and where the model reads no clinical values.
+    Of weights that are evaluated, the same clinical text is the same number as in their training; genes are
+    standardised over the cohort that is evaluated (see :attr:`models.modalities.Modality.per_cohort`).
     """
-    if "clinical" not in modalities_of(config["mil_name"]):
-        return None
     if weights is None:
-        return data.fit_codes(patients)
-    stored = weights.run.get("clinical_codes")
-    return None if stored is None else ClinicalCodes.from_dict(stored, weights.path)
+        return data.fit(patients, data.tables)
+    stored = weights.run.get("fitted", {})
+    anew = [name for name in data.tables if modality(name).per_cohort]
+    return {name: stored.get(name) for name in data.tables} | data.fit(patients, anew)
 
 
-def model_spec(config: Mapping[str, Any], pathways: PathwayGroups, num_tasks: int) -> DataSpec:
-    """What the model of a run has to know of the data; ``config`` as :func:`model_config` gives it."""
-    shapes = {name: tuple(shape) for name, shape in config["shapes"].items()}
-    return DataSpec(pathways.indices, num_tasks, shapes, config["missing_modalities"])
-
-
-def build_model(args: argparse.Namespace, config: dict[str, Any], data: CohortData) -> nn.Module:
-    """The model with the weights of the slide encoder, as the flags say."""
-    spec = model_spec(config, data.pathways, args.num_tasks)
-    model = build_aggregator(config["mil_name"], config["model_config"], spec)
-    if args.random_backbone:
-        logger.warning("the slide encoder has random weights (--random_backbone)")
-    else:
-        model.backbone.load_pretrained(args.backbone_weights)
-    model.activation_checkpointing = args.activation_checkpointing
+def build_model(config: RunConfig, setup: ModelSetup, structures: Mapping[str, Any]) -> nn.Module:
+    """The model of a run, with the weights of the slide encoder where it has one."""
+    model = setup.build(structures)
+    if hasattr(model, "backbone"):
+        if config.model.random_backbone:
+            logger.warning("the slide encoder has random weights (--random_backbone)")
+        else:
+            model.backbone.load_pretrained(_needed(config.model.backbone_weights))
+    if hasattr(model, "activation_checkpointing"):
+        model.activation_checkpointing = config.compute.activation_checkpointing
     return model
+
+
+def _needed(path: Path | None) -> Path:
+    if path is None:
+        raise ValueError("--backbone_weights was not given; pass the official file of the slide encoder")
+    return path

@@ -8,26 +8,23 @@ checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import logging
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
-from data_utils.cases.cohort_data import CohortData, Splits
-from data_utils.cases.datasets import CaseDataset, ModalityOptions, PatchOptions
+from data_utils.cases.cohort_data import CohortData, Fitted, Splits
+from data_utils.cases.datasets import CaseDataset, PatchOptions
 from data_utils.cases.splits import Patient
 from data_utils.features.source import FeatureSource
-from data_utils.tables.clinical import ClinicalCodes
-from data_utils.tables.genes import PathwayGroups
-from models.aggregators import modalities_of
 from models.compilation import compile_parts
 from utils import constants
 from utils.devices import pick_device
@@ -35,28 +32,30 @@ from utils.evaluation.embeddings import with_complete_parts
 from utils.evaluation.results import Evaluator, write_results
 from utils.evaluation.zero_shot import Candidates, read_candidates
 from utils.files import atomic_path, read_json, setup_logging, write_json
+from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.distributed import Group, process_group
-from utils.training.fingerprint import (
-    FREE_ARGUMENTS,
-    data_digests,
-    differences,
-    patients_digest,
-    plain_arguments,
+from utils.training.fingerprint import data_digests, differences, patients_digest
+from utils.training.model_setup import (
+    ModelSetup,
+    about_missing,
+    build_model,
+    fitted_inputs,
+    model_setup,
+    read_modalities,
 )
-from utils.training.model_setup import about_missing, build_model, clinical_codes, input_shapes, model_config
 from utils.training.objectives import TextDistillation
 from utils.training.precision import Precision
-from utils.training.run_lock import run_lock
+from utils.training.run_lock import LOCK_FILE, run_lock
 from utils.training.tracking import Tracker
-from utils.training.trainer import BEST_WEIGHTS, Trainer, TrainingOptions, set_seed
+from utils.training.trainer import BEST_WEIGHTS, Trainer, set_seed
 
 logger = logging.getLogger(__name__)
 
 REPORT = "report.csv"
 _PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "lifelines", "h5py")
 
-EvaluatorFactory = Callable[[argparse.Namespace], Evaluator]
+EvaluatorFactory = Callable[[RunConfig], Evaluator]
 
 
 @dataclass(frozen=True)
@@ -69,131 +68,154 @@ class Job:
     weights: TrainedWeights | None = None
 
 
-def run(args: argparse.Namespace, make_evaluator: EvaluatorFactory) -> pd.DataFrame:
-    """Runs everything the arguments ask for.
+@dataclass(frozen=True)
+class Run:
+    """What all jobs of a run share.
+
+    Attributes:
+        config: what was asked for.
+        setup: which model.
+        structures: of the data, by modality, that decide the model's parameters.
+        data: the tables of the cohort.
+        fingerprint: what the numbers depend on.
+        group: the processes of the run.
+        source: reads features.
+    """
+
+    config: RunConfig
+    setup: ModelSetup
+    structures: Mapping[str, Any]
+    data: CohortData
+    fingerprint: Mapping[str, Any]
+    group: Group
+    source: FeatureSource
+
+
+def run(config: RunConfig, make_evaluator: EvaluatorFactory) -> pd.DataFrame:
+    """Runs everything that was asked for.
 
     Args:
-        args: see :mod:`utils.arguments`.
+        config: see :mod:`utils.arguments`.
         make_evaluator: builds the evaluator of the entry point.
 
     Returns:
         The results over folds and seeds, as written to ``results.csv``.
     """
     setup_logging()
-    output = args.output_path / args.eval_name if args.eval_name else args.output_path
     with process_group() as group, ExitStack() as stack:
-        group.on_main(lambda: stack.enter_context(run_lock(output)))
-        return _run(args, make_evaluator, output, group)
+        group.on_main(lambda: stack.enter_context(run_lock(config.output.folder)))
+        return _run(config, make_evaluator, group)
 
 
-def _run(
-    args: argparse.Namespace, make_evaluator: EvaluatorFactory, output: Path, group: Group
-) -> pd.DataFrame:
-    files = find_weights(args.eval_weights) if args.eval_only else []
+def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> pd.DataFrame:
+    files = find_weights(_needed(config.output.eval_weights)) if config.output.eval_only else []
     weights = [TrainedWeights.read(path) for path in files]
     trained = weights[0].run if weights else {}
-    config = model_config(args, trained)
-    pathways = PathwayGroups.from_dict(trained["pathways"]) if trained else None
-    data = CohortData.read(args, pathways)
-    config.setdefault("shapes", input_shapes(config["mil_name"], data))
-    jobs = list(_evaluations(output, args, data, weights) if weights else _trainings(output, args, data))
-    codes = clinical_codes(jobs[0].weights, jobs[0].patients, config, data)
-    fingerprint = _fingerprint(args, config, data, group)
-    group.on_main(lambda: _claim(output, args, fingerprint, data, codes))
-
-    source = FeatureSource(args.cache_features)
+    setup = model_setup(config, trained)
+    tables = read_modalities(setup, config.data, trained)
+    data = CohortData.read(
+        config.data.split_files,
+        tables,
+        config.data.text_location,
+        config.data.protocol,
+        config.data.features_dir,
+        config.data.sites,
+    )
+    structures = trained.get("structures", {}) or data.structures
+    jobs = list(_evaluations(config, data, weights) if weights else _trainings(config, setup, data))
+    shared = Run(
+        config,
+        setup,
+        structures,
+        data,
+        _fingerprint(config, setup, data, group),
+        group,
+        FeatureSource(config.compute.cache_features),
+    )
+    fitted = fitted_inputs(jobs[0].weights, jobs[0].patients, data)
+    # A config that builds no model must not leave a claimed folder behind.
+    with torch.device("meta"):
+        setup.build(structures)
+    group.on_main(lambda: _claim(shared, fitted))
     for number, job in enumerate(jobs, 1):
         logger.info("%d of %d: %s", number, len(jobs), job.folder)
         if not group.on_main((job.folder / REPORT).is_file):
-            _run_job(job, args, config, data, make_evaluator(args), fingerprint, group, source)
+            _run_job(job, shared, make_evaluator(config))
 
     def results() -> pd.DataFrame:
         frames = [pd.read_csv(job.folder / REPORT, keep_default_na=True) for job in jobs]
+        output = config.output.folder
         names = [str(job.folder.relative_to(output)) for job in jobs]
-        return write_results(frames, output, _header(args, config, data, jobs), names)
+        return write_results(frames, output, _header(shared, jobs), names)
 
     return group.on_main(results)
 
 
-def _run_job(
-    job: Job,
-    args: argparse.Namespace,
-    config: dict[str, Any],
-    data: CohortData,
-    evaluator: Evaluator,
-    fingerprint: dict[str, Any],
-    group: Group,
-    source: FeatureSource,
-) -> None:
+def _run_job(job: Job, shared: Run, evaluator: Evaluator) -> None:
+    config, setup, data, group = shared.config, shared.setup, shared.data, shared.group
     set_seed(job.seed)
-    model = build_model(args, config, data)
-    objective = TextDistillation(model.output_dim, args.num_tasks)
-    scalers = data.fit_scalers(job.patients)
-    codes = clinical_codes(job.weights, job.patients, config, data)
-    modalities = ModalityOptions(
-        modalities_of(config["mil_name"]), config["missing_modalities"], args.modality_dropout
-    )
+    model = build_model(config, setup, shared.structures)
+    objective = TextDistillation(model.output_dim, setup.num_tasks)
+    fitted = fitted_inputs(job.weights, job.patients, data)
+    backbone = getattr(model, "backbone", None)
     patches = PatchOptions(
-        threshold=args.threshold,
-        cumulative_stacking=args.protocol == "strict",
-        extent=model.backbone.grid_extent,
-        patch_size=args.patch_size_lv0,
-        check_slide=model.backbone.check_slide,
+        threshold=config.data.threshold,
+        cumulative_stacking=config.data.protocol == "strict",
+        extent=getattr(backbone, "grid_extent", None),
+        patch_size=config.data.patch_size_lv0,
+        check_slide=getattr(backbone, "check_slide", None),
         seed=job.seed,
-        source=source,
+        source=shared.source,
     )
-    datasets = data.datasets(job.patients, scalers, patches, modalities, codes)
+    datasets = data.datasets(job.patients, fitted, patches, setup.options(config.training.modality_dropout))
     needed = {"train"} if job.weights else {"train", "val"}
     if missing := needed - datasets.keys():
         raise ValueError(f"no patient to run on in the splits {sorted(missing)}, which this run needs")
-    device = pick_device(args.device, group.local_rank if group.size > 1 else None)
-    if args.compile:
+    device = pick_device(config.compute.device, group.local_rank if group.size > 1 else None)
+    if config.compute.compile:
         compile_parts(model, device.type)
-    options = TrainingOptions(**{f.name: getattr(args, f.name) for f in fields(TrainingOptions)})
     trainer = Trainer(
         model,
         objective,
         evaluator,
         job.folder,
-        TrainingOptions(**{**vars(options), "seed": job.seed}),
+        replace(config.training, seed=job.seed),
         device,
-        Precision(device, args.use_amp),
+        Precision(device, config.compute.use_amp),
         run={
-            **config,
+            **setup.plain(),
             "seed": job.seed,
-            "num_tasks": args.num_tasks,
-            "protocol": args.protocol,
+            "protocol": config.data.protocol,
             "train_cases": [p.case_id for p in job.patients["train"]],
-            "pathways": data.pathways.to_dict(),
-            "gene_scaler": {site: scaler.to_dict() for site, scaler in scalers.items()},
-            "clinical_codes": None if codes is None else codes.to_dict(),
+            "structures": dict(shared.structures),
+            "fitted": dict(fitted),
         },
-        fingerprint={**fingerprint, "seed": job.seed, "patients": patients_digest(job.patients)},
+        fingerprint={**shared.fingerprint, "seed": job.seed, "patients": patients_digest(job.patients)},
         group=group,
+        workers=config.compute.workers,
     )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    logger.info(
-        "%s: %s trainable and %s frozen parameters", config["mil_name"], f"{trainable:,}", f"{frozen:,}"
-    )
+    logger.info("%s: %s trainable and %s frozen parameters", setup.mil_name, f"{trainable:,}", f"{frozen:,}")
     if job.weights is None:
-        rows = trainer.resume() if args.resume == "auto" else None
-        settings = {**config, "seed": job.seed}
-        with Tracker(job.folder, args.wandb_mode, settings, rows, silent=not group.is_main) as tracker:
+        rows = trainer.resume() if config.training.resume == "auto" else None
+        settings = {**setup.plain(), "seed": job.seed}
+        mode, silent = config.output.wandb_mode, not group.is_main
+        with Tracker(job.folder, mode, settings, rows, silent=silent) as tracker:
             trainer.fit(datasets["fit"], datasets["train"], datasets["val"], tracker)
     else:
         job.weights.load_into(model, objective)
-    _report(trainer, datasets, job, args)
+    _report(trainer, datasets, job, config)
 
 
-def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, args: argparse.Namespace) -> None:
+def _report(trainer: Trainer, datasets: Mapping[str, CaseDataset], job: Job, config: RunConfig) -> None:
     embeddings = {split: trainer.embed(datasets[split]) for split in constants.SPLITS if split in datasets}
 
     def write() -> None:
-        if args.save_embeddings:
+        if config.output.save_embeddings:
             for split, embedded in embeddings.items():
                 embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
-        candidates = _candidates(trainer, job, args)
+        candidates = _candidates(trainer, job, config.data.candidate_location)
         frame = trainer.evaluator.report(with_complete_parts(embeddings), job.folder, job.seed, candidates)
         with atomic_path(job.folder / REPORT) as temporary:
             frame.to_csv(temporary, index=False)
@@ -201,41 +223,45 @@ def _report(trainer: Trainer, datasets: dict[str, CaseDataset], job: Job, args: 
     trainer.group.on_main(write)
 
 
-def _candidates(trainer: Trainer, job: Job, args: argparse.Namespace) -> dict[str, Candidates] | None:
-    if args.candidate_location is None:
+def _candidates(trainer: Trainer, job: Job, location: Path | None) -> dict[str, Candidates] | None:
+    if location is None:
         logger.info("no candidate sentences (--candidate_location): nothing is evaluated zero-shot")
         return None
     if job.weights is not None and not job.weights.have_projector:
         logger.warning("%s holds no text projector: nothing is evaluated zero-shot", job.weights.path)
         return None
-    return read_candidates(args.candidate_location, trainer.objective)
+    return read_candidates(location, trainer.objective)
 
 
 # ---------------------------------------------------------------------------- jobs
-def _trainings(output: Path, args: argparse.Namespace, data: CohortData) -> Iterator[Job]:
-    modalities = ModalityOptions(modalities_of(args.mil_name), args.missing_modalities)
-    folds = data.folds(args.num_folds, args.fold_json, args.seed, modalities)
+def _trainings(config: RunConfig, setup: ModelSetup, data: CohortData) -> Iterator[Job]:
+    output, first = config.output.folder, config.training.seed
+    folds = data.folds(config.data.num_folds, config.data.fold_json, first, setup.options())
     for k, patients in enumerate(folds):
-        for seed in range(args.seed, args.seed + args.multi_seed):
+        for seed in range(first, first + config.training.multi_seed):
             parent = output / f"fold_{k}" if len(folds) > 1 else output
             yield Job(parent / f"seed_{seed}", seed, patients)
 
 
-def _evaluations(
-    output: Path, args: argparse.Namespace, data: CohortData, weights: list[TrainedWeights]
-) -> Iterator[Job]:
+def _evaluations(config: RunConfig, data: CohortData, weights: Sequence[TrainedWeights]) -> Iterator[Job]:
+    root = _needed(config.output.eval_weights)
     for trained in weights:
         seen = set(trained.run.get("train_cases", ())) & {p.case_id for p in data.patients["test"]}
         if seen:
             raise ValueError(
-                f"{trained.path} was trained on {len(seen)} patients of {args.test_json}, such as {sorted(seen)[:3]}; "
-                "pass the split files (the fold) it was trained with"
+                f"{trained.path} was trained on {len(seen)} patients of {config.data.test_json}, such as "
+                f"{sorted(seen)[:3]}; pass the split files (the fold) it was trained with"
             )
-        seed = trained.run.get("seed", args.seed)
+        seed = trained.run.get("seed", config.training.seed)
         # Folders keep the names they have below the run folder that is evaluated.
-        folder = trained.path.parent
-        below = folder.relative_to(args.eval_weights) if args.eval_weights.is_dir() else Path(f"seed_{seed}")
-        yield Job(output / below, seed, data.patients, trained)
+        below = trained.path.parent.relative_to(root) if root.is_dir() else Path(f"seed_{seed}")
+        yield Job(config.output.folder / below, seed, data.patients, trained)
+
+
+def _needed(weights: Path | None) -> Path:
+    if weights is None:
+        raise ValueError("an evaluation needs --eval_weights")
+    return weights
 
 
 def find_weights(path: Path) -> list[Path]:
@@ -253,32 +279,32 @@ def find_weights(path: Path) -> list[Path]:
 
 
 # ---------------------------------------------------------------------------- record
-def _fingerprint(
-    args: argparse.Namespace, config: dict[str, Any], data: CohortData, group: Group
-) -> dict[str, Any]:
+def _fingerprint(config: RunConfig, setup: ModelSetup, data: CohortData, group: Group) -> dict[str, Any]:
     """What the numbers of a run depend on."""
-    arguments = {name: v for name, v in plain_arguments(args).items() if name not in FREE_ARGUMENTS}
-    fingerprint = {"arguments": arguments, "model": config, "data": data_digests(args, data.patients)}
-    return fingerprint if args.eval_only else {**fingerprint, "processes": group.size}
+    fingerprint = {
+        "arguments": config.plain(free=False),
+        "model": setup.plain(),
+        "data": data_digests(config, data.patients),
+    }
+    return fingerprint if config.output.eval_only else {**fingerprint, "processes": group.size}
 
 
-def _claim(
-    output: Path,
-    args: argparse.Namespace,
-    fingerprint: dict[str, Any],
-    data: CohortData,
-    codes: ClinicalCodes | None,
-) -> None:
+def _claim(shared: Run, fitted: Fitted) -> None:
     """Writes ``config.json``, or refuses a folder that holds a run made from something else.
 
-    ``codes`` are those of the first training; under the strict protocol every fold has its own, which are
-    stored with its weights.
+    A folder in which no training or evaluation has begun is taken over. ``fitted`` is what the first training
+    learned of the data; under the strict protocol every fold has its own, stored with its weights.
     """
-    path = output / "config.json"
-    if path.is_file():
-        before = read_json(path)
-        before["arguments"] = {k: v for k, v in before["arguments"].items() if k not in FREE_ARGUMENTS}
-        if changed := differences({name: before.get(name) for name in fingerprint}, fingerprint):
+    output, path = shared.config.output.folder, shared.config.output.folder / "config.json"
+    begun = any(entry.name not in (path.name, LOCK_FILE) for entry in output.iterdir())
+    if path.is_file() and begun:
+        before, now = read_json(path), shared.fingerprint
+        free = shared.config.plain(free=False)
+        before["arguments"] = {
+            group: {name: v for name, v in before["arguments"].get(group, {}).items() if name in free[group]}
+            for group in free
+        }
+        if changed := differences({name: before.get(name) for name in now}, now):
             raise ValueError(
                 f"{output} holds a run with other arguments or data (before, now): {changed}. Choose another "
                 "--output_path, or remove the folder"
@@ -286,11 +312,9 @@ def _claim(
     write_json(
         path,
         {
-            **fingerprint,
-            "arguments": plain_arguments(args),
-            "pathways": len(data.pathways.names),
-            "genes": len(data.pathways.genes),
-            "clinical_codes": None if codes is None else codes.to_dict(),
+            **shared.fingerprint,
+            "arguments": shared.config.plain(),
+            "inputs": {name: table.describe(fitted.get(name)) for name, table in shared.data.tables.items()},
             "versions": versions(),
             "git_commit": git_commit(),
         },
@@ -311,17 +335,17 @@ def git_commit() -> str:
         return "unknown"
 
 
-def _header(
-    args: argparse.Namespace, config: dict[str, Any], data: CohortData, jobs: list[Job]
-) -> dict[str, Any]:
-    everyone: list[Patient] = [p for split in data.patients.values() for p in split]
+def _header(shared: Run, jobs: Sequence[Job]) -> dict[str, Any]:
+    config = shared.config
+    everyone: list[Patient] = [p for split in shared.data.patients.values() for p in split]
+    made_from = config.output.eval_weights if config.output.eval_only else config.training.num_epochs
     return {
         "cohort": ", ".join(sorted({p.project_id for p in everyone})),
-        "model": config["mil_name"],
-        "protocol": args.protocol,
-        "missing_modalities": about_missing(args, config),
+        "model": shared.setup.mil_name,
+        "protocol": config.data.protocol,
+        "missing_modalities": about_missing(shared.setup, config.data),
         "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),
-        "weights" if args.eval_only else "epochs": args.eval_weights if args.eval_only else args.num_epochs,
+        "weights" if config.output.eval_only else "epochs": made_from,
         "git_commit": git_commit(),
         **versions(),
     }

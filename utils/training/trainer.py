@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from data_utils.cases.case import Case
 from data_utils.cases.datasets import CaseDataset
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.results import Evaluator
+from utils.run_config import TrainingConfig
 from utils.training import checkpoint
 from utils.training.distributed import Group
 from utils.training.fingerprint import differences
@@ -37,23 +38,6 @@ logger = logging.getLogger(__name__)
 
 BEST_WEIGHTS = "best_model_weights.pt"
 LAST_CHECKPOINT = "last_checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Numbers of a training run; see the flags of the same names."""
-
-    num_epochs: int = 30
-    lr: float = 1e-4
-    weight_decay: float = 5e-4
-    gc: int = 1
-    seed: int = 0
-    eval_interval: int = 1
-    save_interval: int = 1
-    checkpoint_minutes: float = 10.0
-    max_skipped: int = 10
-    workers: int = 0
-    site_sampling: str = "natural"
 
 
 def set_seed(seed: int) -> None:
@@ -75,12 +59,13 @@ class Trainer:
         objective: maps outputs and a case's texts to a loss; saved with the weights.
         evaluator: scores embeddings; decides which epoch is best.
         output_dir: where checkpoints go.
-        options: see :class:`TrainingOptions`.
+        options: the numbers of the training.
         device: where to run.
         precision: see :class:`Precision`.
         run: description of the run that is stored with the weights, plain values only.
         fingerprint: what the run is made from, plain values only; a checkpoint of another is refused.
         group: the processes of the run.
+        workers: processes that read cases.
     """
 
     def __init__(
@@ -89,17 +74,18 @@ class Trainer:
         objective: nn.Module,
         evaluator: Evaluator,
         output_dir: Path,
-        options: TrainingOptions,
+        options: TrainingConfig,
         device: torch.device,
         precision: Precision,
         run: dict[str, Any],
         fingerprint: Mapping[str, Any] | None = None,
         group: Group | None = None,
+        workers: int = 0,
     ) -> None:
         self.model, self.objective = model.to(device), objective.to(device)
         self.evaluator, self.output_dir, self.options = evaluator, output_dir, options
         self.device, self.precision, self.run = device, precision, run
-        self.group = group or Group()
+        self.group, self.workers = group or Group(), workers
         self.fingerprint = {"processes": self.group.size, **(fingerprint or {})}
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=options.lr, weight_decay=options.weight_decay)
@@ -271,7 +257,7 @@ class Trainer:
             dataset,
             batch_size=None,
             sampler=order,
-            num_workers=self.options.workers,
+            num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=obey_the_trainer_alone,
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data_utils.cases.case import Case
 
-TENSORS = {"features", "coords", "genes", "clinical", "vectors", "text"}
+TENSORS = {"features", "coords", "slide_of_patch", "text"}
 
 
 def test_moves_every_tensor_and_nothing_else(make_case):
@@ -19,13 +19,17 @@ def test_moves_every_tensor_and_nothing_else(make_case):
         if field.name in TENSORS:
             assert after.device.type == "meta" and after.shape == before.shape and after.dtype == before.dtype
             assert before.device.type == "cpu"
+        elif field.name == "inputs":
+            assert set(after) == set(before) == {"genes", "clinical", "vectors"}
+            assert all(value.device.type == "meta" for value in after.values())
+            assert all(after[name].shape == value.shape for name, value in before.items())
         else:
             assert after == before
 
 
 def test_absent_modalities_stay_absent(make_case):
     moved = make_case(genes=None, clinical=None, vectors=None, text=None).to("meta")
-    assert moved.genes is moved.clinical is moved.vectors is moved.text is None
+    assert moved.inputs == {} and moved.text is None
     assert moved.features.device.type == "meta"
 
 
@@ -35,7 +39,8 @@ def test_pins_every_tensor(make_case, monkeypatch):
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor.shape) or tensor + 0)
     case = make_case()
     result = case.pin_memory()
-    assert sorted(pinned) == sorted(getattr(case, name).shape for name in TENSORS)
+    shapes = [getattr(case, name).shape for name in TENSORS] + [value.shape for value in case.inputs.values()]
+    assert sorted(pinned) == sorted(shapes)
     assert torch.equal(result.features, case.features) and result.features is not case.features
 
 

@@ -10,7 +10,9 @@ import torch
 from data_utils.cases.cohort_data import CohortData
 from data_utils.cases.datasets import ModalityOptions, PatchOptions
 from data_utils.features.store import read_features
+from data_utils.tables.clinical import ClinicalCodes
 from data_utils.tables.genes import PathwayGroups
+from models.modalities import all_modalities, modality, read_tables
 from tests.small_cohort import NUM_GENES, PATHWAYS, make_small_cohort
 from utils.arguments import parse_args
 
@@ -25,15 +27,22 @@ def read(cohort, tmp_path):
     """``read(flag=value, pathways=...)``: the data of the cohort under changed flags."""
 
     def read(pathways=None, **changes):
-        return CohortData.read(parse_args("test", cohort.flags(tmp_path / "run", **changes)), pathways)
+        data = parse_args("test", cohort.flags(tmp_path / "run", **changes)).data
+        structures = {} if pathways is None else {"genes": pathways.to_dict()}
+        tables = read_tables(all_modalities(), data.files, data.options, structures)
+        return CohortData.read(data.split_files, tables, data.text_location, data.protocol, data.features_dir)
 
     return read
 
 
+def options(*names, missing="drop", dropout=0.0):
+    return ModalityOptions({name: modality(name).noun for name in names}, missing, dropout)
+
+
 def datasets(data, names=("genes",), missing="drop", dropout=0.0):
-    scalers, codes = data.fit_scalers(data.patients), data.fit_codes(data.patients)
-    modalities = ModalityOptions(names, missing, dropout)
-    return data.datasets(data.patients, scalers, PatchOptions(threshold=4), modalities, codes)
+    fitted = data.fit(data.patients, data.tables)
+    modalities = options(*names, missing=missing, dropout=dropout)
+    return data.datasets(data.patients, fitted, PatchOptions(threshold=4), modalities)
 
 
 def test_everything_is_read(read):
@@ -43,10 +52,11 @@ def test_everything_is_read(read):
         "val": 4,
         "test": 4,
     }
-    assert data.pathways.names == tuple(PATHWAYS) and data.genes.shape == (14, NUM_GENES)
-    members = [sorted(data.pathways.genes[i] for i in group) for group in data.pathways.indices]
+    pathways = data.tables["genes"].pathways
+    assert pathways.names == tuple(PATHWAYS) and data.tables["genes"].values.shape == (14, NUM_GENES)
+    members = [sorted(pathways.genes[i] for i in group) for group in pathways.indices]
     assert members == [sorted(f"G{i}" for i in group) for group in PATHWAYS.values()]
-    assert len(data.texts) == 16 and data.clinical is None
+    assert len(data.texts) == 16 and set(data.tables) == {"genes"}
 
 
 def test_datasets_of_a_run(read):
@@ -54,7 +64,8 @@ def test_datasets_of_a_run(read):
     assert set(parts) == {"train", "val", "test", "fit"}
     assert {name: len(part) for name, part in parts.items()} == {"train": 7, "val": 3, "test": 4, "fit": 7}
     case = parts["fit"][0]
-    assert case.text.shape == (4, 512) and case.genes.shape == (NUM_GENES,) and case.clinical is None
+    assert case.text.shape == (4, 512) and set(case.inputs) == {"genes"}
+    assert case.inputs["genes"].shape == (NUM_GENES,)
     assert parts["train"][0].text is None
     assert parts["fit"].options.resample and not parts["train"].options.resample
     assert [p.case_id for p in parts["fit"].patients] == [p.case_id for p in parts["train"].patients]
@@ -62,11 +73,15 @@ def test_datasets_of_a_run(read):
 
 def test_modalities_are_read_where_the_model_wants_them(read, cohort):
     data = read(clinical_location=cohort.clinical, vectors_location=cohort.vectors)
-    assert data.shapes == {"vectors": (2, 5)} and read().shapes == {}
+    assert data.structures["vectors"] == [2, 5] and set(data.structures) == {"genes", "vectors"}
     case = datasets(data, ("clinical", "vectors", "genes"))["val"][0]
-    assert case.clinical.shape == (5,) and case.vectors.shape == (2, 5) and case.genes is not None
+    assert (
+        case.inputs["clinical"].shape == (5,)
+        and case.inputs["vectors"].shape == (2, 5)
+        and "genes" in case.inputs
+    )
     case = datasets(data)["val"][0]
-    assert case.clinical is None and case.vectors is None
+    assert set(case.inputs) == {"genes"}
 
 
 @pytest.mark.parametrize("protocol", ["published", "strict"])
@@ -75,48 +90,47 @@ def test_whose_clinical_values_decide_the_codes(read, cohort, protocol):
     values.loc["case-12", ["age_at_index", "ajcc_pathologic_m"]] = 90, "M1"
     values.to_csv(cohort.clinical_values)
     data = read(protocol=protocol, clinical_location=cohort.clinical_values)
-    codes = data.fit_codes(data.patients)
+    codes = ClinicalCodes.from_dict(data.fit(data.patients, ["clinical"])["clinical"], "codes")
     everyone = protocol == "published"
     ages = values["age_at_index"] if everyone else values["age_at_index"][:8]
     assert (codes.max_age, codes.median_age) == (ages.max(), ages.median())
     names = ["M0", "M1", "unknown"] if everyone else ["M0", "unknown"]
     assert list(codes.codes["ajcc_pathologic_m"]) == names
     case = datasets(data, ("clinical", "genes"))["test"][0]
-    assert case.case_id == "case-12" and case.clinical[0] == pytest.approx(90 / ages.max())
-    assert case.clinical[4] == 1
+    assert case.case_id == "case-12" and case.inputs["clinical"][0] == pytest.approx(90 / ages.max())
+    assert case.inputs["clinical"][4] == 1
 
 
 def test_codes_of_a_trained_model_are_applied(read, cohort, caplog):
     data = read(clinical_location=cohort.clinical_values)
-    trained = data.clinical.fit({"case-1", "case-2"})  # stages II and III, T1 and T2, ages 35 and 40
-    scalers = data.fit_scalers(data.patients)
-    modalities = ModalityOptions(("clinical", "genes"))
+    # Stages II and III, T1 and T2, ages 35 and 40.
+    fitted = data.fit(data.patients, ["genes"]) | {
+        "clinical": data.tables["clinical"].fit({"case-1", "case-2"})
+    }
     with caplog.at_level("WARNING"):
-        parts = data.datasets(data.patients, scalers, PatchOptions(), modalities, trained)
-    assert parts["train"][0].clinical.tolist() == pytest.approx([37.5 / 40, 2, 2, 0, 0])
+        parts = data.datasets(data.patients, fitted, PatchOptions(), options("clinical", "genes"))
+    assert parts["train"][0].inputs["clinical"].tolist() == pytest.approx([37.5 / 40, 2, 2, 0, 0])
     assert "ajcc_pathologic_stage: ['Stage I'] get the code of unknown" in caplog.text
 
 
 def test_everyone_is_kept_where_tokens_stand_in(read, cohort):
     parts = datasets(read(), missing="learned", dropout=0.5)
     assert {name: len(part) for name, part in parts.items()} == {"train": 8, "val": 4, "test": 4, "fit": 8}
-    assert [parts["train"][i].genes is None for i in range(8)] == [i == 3 for i in range(8)]
+    assert ["genes" not in parts["train"][i].inputs for i in range(8)] == [i == 3 for i in range(8)]
     assert [parts["val"][i].complete for i in range(4)] == [True, False, True, True]
     assert parts["fit"].modalities.dropout == 0.5 and not parts["train"].modalities.dropout
 
 
 def test_a_cohort_without_any_table(read):
-    pathways = read().pathways
     flags = {"genomics_csv_path": None, "text_location": None, "eval_only": True, "eval_weights": "w.pt"}
-    data = read(pathways, **flags)
-    assert data.fit_scalers(data.patients) == {} and data.fit_codes(data.patients) is None
+    data = read(**flags)
+    assert data.tables == {} and data.structures == {}
     parts = datasets(data, ("clinical", "vectors", "genes"), missing="learned")
     assert {name: len(part) for name, part in parts.items()} == {"train": 8, "val": 4, "test": 4}
     case = parts["test"][0]
-    assert case.genes is case.clinical is case.vectors is None and not case.complete
+    assert case.inputs == {} and not case.complete
     assert not datasets(data, ("genes",))  # nobody has what the model needs
-    with pytest.raises(ValueError, match="--genomics_csv_path was not given: pathways need a gene table"):
-        read(**flags)
+    assert len(datasets(data, ())["train"]) == 8  # a model of images alone needs nothing
 
 
 @pytest.mark.parametrize("protocol", ["published", "strict"])
@@ -129,8 +143,8 @@ def test_what_standardises_the_genes(read, cohort, protocol):
     for part in datasets(data).values():
         for i in range(len(part)):
             case = part[i]
-            row = expected.loc[case.submitter_id, list(data.pathways.genes)]
-            np.testing.assert_allclose(case.genes.numpy(), row, rtol=1e-4, atol=1e-5)
+            row = expected.loc[case.submitter_id, list(data.tables["genes"].pathways.genes)]
+            np.testing.assert_allclose(case.inputs["genes"].numpy(), row, rtol=1e-4, atol=1e-5)
 
 
 def test_strict_scaler_does_not_see_the_other_splits(read, cohort):
@@ -139,16 +153,17 @@ def test_strict_scaler_does_not_see_the_other_splits(read, cohort):
     table.loc[table.index >= "TCGA-AA-0008"] += 100
     table.to_csv(cohort.genes)
     after = read(protocol="strict")
-    assert before.fit_scalers(before.patients) == after.fit_scalers(after.patients)
-    assert read().fit_scalers(after.patients) != after.fit_scalers(after.patients)
+    assert before.fit(before.patients, ["genes"]) == after.fit(after.patients, ["genes"])
+    assert read().fit(after.patients, ["genes"]) != after.fit(after.patients, ["genes"])
 
 
 def test_pathways_of_a_trained_model_keep_their_genes(read, caplog):
     pathways = PathwayGroups(("P", "Q"), ("G7", "X", "G1"), ((0, 1), (2,)))
     with caplog.at_level("WARNING"):
         data = read(pathways)
-    assert data.genes.columns.tolist() == ["G7", "X", "G1"] and "X" in caplog.text
-    genes = datasets(data)["train"][0].genes
+        parts = datasets(data)
+    assert data.tables["genes"].values.columns.tolist() == ["G7", "X", "G1"] and "X" in caplog.text
+    genes = parts["train"][0].inputs["genes"]
     assert genes[1] == 0 and genes[0] != 0  # the gene the cohort lacks stands at the mean
 
 
@@ -162,8 +177,8 @@ def test_folds_leave_out_whom_the_model_cannot_run_on(read, cohort):
     torch.save({case: value for case, value in vectors.items() if case != "case-5"}, cohort.vectors)
     data = read(vectors_location=cohort.vectors)
     for modalities, train_only in (
-        (ModalityOptions(("vectors", "genes")), {"case-3", "case-5", "case-9"}),
-        (ModalityOptions(("vectors", "genes"), "learned"), set()),
+        (options("vectors", "genes"), {"case-3", "case-5", "case-9"}),
+        (options("vectors", "genes", missing="learned"), set()),
     ):
         folds = data.folds(3, None, 0, modalities)
         tested = {p.case_id for fold in folds for p in fold["test"]}
@@ -185,12 +200,12 @@ def test_a_split_without_patients_is_left_out_aloud(read, cohort, caplog, how):
 # ---------------------------------------------------------------------------- folds
 def test_one_fold_is_the_split_files(read):
     data = read()
-    assert data.folds(1, None, 0) == [data.patients]
+    assert data.folds(1, None, 0, options("genes")) == [data.patients]
 
 
 def test_folds_test_everyone_with_rna_once(read):
     data = read()
-    folds = data.folds(3, None, 0)
+    folds = data.folds(3, None, 0, options("genes"))
     tested = [p.case_id for fold in folds for p in fold["test"]]
     assert sorted(tested) == sorted(f"case-{i}" for i in range(16) if i not in (3, 9))
     assert all({"case-3", "case-9"} <= {p.case_id for p in fold["train"]} for fold in folds)
@@ -205,9 +220,9 @@ def test_folds_of_a_file(read, tmp_path):
     ]
     path = tmp_path / "folds.json"
     path.write_text(json.dumps(content))
-    assert [p.case_id for p in data.folds(2, path, 0)[1]["test"]] == ids[12:]
+    assert [p.case_id for p in data.folds(2, path, 0, options("genes"))[1]["test"]] == ids[12:]
     with pytest.raises(ValueError, match=r"folds\.json holds 2 folds, fewer than --num_folds 3"):
-        data.folds(3, path, 0)
+        data.folds(3, path, 0, options("genes"))
 
 
 def test_folds_of_a_csv_draw_validation_from_patients_with_rna(read, tmp_path):
@@ -215,7 +230,7 @@ def test_folds_of_a_csv_draw_validation_from_patients_with_rna(read, tmp_path):
     rows = [f"{i},{barcodes[i]},{barcodes[14 + i] if i < 2 else ''}" for i in range(14)]
     (tmp_path / "splits_0.csv").write_text("\n".join([",train,val", *rows]))
     data = read(fold_json=tmp_path)
-    (fold,) = data.folds(1, tmp_path, 0)
+    (fold,) = data.folds(1, tmp_path, 0, options("genes"))
     assert [p.case_id for p in fold["test"]] == ["case-14", "case-15"] and len(fold["val"]) == 2
     assert {"case-3", "case-9"} <= {p.case_id for p in fold["train"]}
 

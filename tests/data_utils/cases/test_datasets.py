@@ -1,24 +1,18 @@
 """Patients of a split become Cases; what is missing is named before training starts."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from data_utils.cases.datasets import (
-    CaseDataset,
-    GeneVectors,
-    ModalityOptions,
-    PatchOptions,
-    TensorTable,
-    read_tensor_table,
-)
+from data_utils.cases.datasets import CaseDataset, ModalityOptions, PatchOptions
 from data_utils.cases.splits import Patient
 from data_utils.cases.stacking import stack_slides
 from data_utils.features.store import FeatureMeta, write_features
+from data_utils.tables.tensor_table import read_tensor_table
 
 CELL = 256
+NOUNS = {"genes": "RNA", "clinical": "clinical features"}
 
 
 def write_numbered(path, length, first=0, origin=(0, 0), dim=3, patch_size=CELL):
@@ -50,10 +44,11 @@ def make_patients(tmp_path):
 def dataset(
     patients, genes=None, texts=None, clinical=None, name="train", missing="drop", dropout=0.0, **options
 ):
-    tables = {"genes": genes, "clinical": None if clinical is None else TensorTable(clinical)}
-    tables = {modality: table for modality, table in tables.items() if table is not None}
-    modalities = ModalityOptions(tuple(tables), missing, dropout)
-    return CaseDataset(patients, tables, texts, PatchOptions(**options), name, modalities)
+    inputs = {
+        name: known for name, known in {"genes": genes, "clinical": clinical}.items() if known is not None
+    }
+    modalities = ModalityOptions({name: NOUNS[name] for name in inputs}, missing, dropout)
+    return CaseDataset(patients, inputs, texts, PatchOptions(**options), name, modalities)
 
 
 def numbers(case):
@@ -63,14 +58,14 @@ def numbers(case):
 # ---------------------------------------------------------------------------- whole cases
 def test_a_case_holds_everything(make_patients):
     patients = make_patients([7], [4])
-    genes = GeneVectors(pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], index=["TCGA-0001", "case-0"]))
+    genes = {"TCGA-0001": torch.tensor([1.0, 2.0]), "case-0": torch.tensor([3.0, 4.0])}
     texts = {f"case-{i}": torch.full((4, 512), float(i)) for i in range(2)}
     clinical = {f"case-{i}": torch.full((5,), float(i)) for i in range(2)}
     cases = [dataset(patients, genes, texts, clinical)[i] for i in range(2)]
     assert [c.case_id for c in cases] == ["case-0", "case-1"] and cases[1].submitter_id == "TCGA-0001"
-    assert cases[0].genes.tolist() == [3.0, 4.0]  # by GDC identifier
-    assert cases[1].genes.tolist() == [1.0, 2.0]  # by barcode
-    assert cases[1].text[0, 0] == 1 and cases[1].clinical.tolist() == [1.0] * 5
+    assert cases[0].inputs["genes"].tolist() == [3.0, 4.0]  # by GDC identifier
+    assert cases[1].inputs["genes"].tolist() == [1.0, 2.0]  # by barcode
+    assert cases[1].text[0, 0] == 1 and cases[1].inputs["clinical"].tolist() == [1.0] * 5
     assert (cases[1].label, cases[1].duration, cases[1].event, cases[1].patch_size_lv0) == (1, 4.0, 1, CELL)
     assert cases[0].features.shape == (7, 3) and cases[0].features.dtype == torch.float32
     assert cases[0].coords.shape == (7, 2) and cases[0].coords.dtype == torch.int64
@@ -79,7 +74,7 @@ def test_a_case_holds_everything(make_patients):
 
 def test_without_tables_the_fields_stay_empty(make_patients):
     case = dataset(make_patients([3]))[0]
-    assert case.genes is None and case.text is None and case.clinical is None
+    assert "genes" not in case.inputs and case.text is None and "clinical" not in case.inputs
 
 
 @pytest.mark.parametrize("cumulative", [False, True])
@@ -88,6 +83,8 @@ def test_slides_are_stacked_in_order(make_patients, cumulative):
     grids = [np.stack([np.arange(n) % 5, np.arange(n) // 5], axis=1) * CELL for n in (7, 4, 6)]
     assert np.array_equal(case.coords.numpy(), np.concatenate(stack_slides(grids, CELL, cumulative)))
     assert numbers(case) == list(range(17))
+    assert case.slides == ("0-0", "0-1", "0-2")
+    assert case.slide_of_patch.tolist() == [0] * 7 + [1] * 4 + [2] * 6
 
 
 def test_slides_of_different_patch_size_are_reported(make_patients, caplog):
@@ -223,7 +220,7 @@ def test_workers_draw_what_the_main_process_draws(make_patients):
 # ---------------------------------------------------------------------------- what is missing
 def test_patients_without_rna_are_counted_and_left_out(make_patients, caplog):
     patients = make_patients([3], [3], [3])
-    genes = GeneVectors(pd.DataFrame([[1.0]], index=["TCGA-0001"]))
+    genes = {"TCGA-0001": torch.ones(1)}
     with caplog.at_level("INFO"):
         data = dataset(patients, genes, name="val")
     assert len(data) == 1 and data[0].case_id == "case-1"
@@ -232,7 +229,7 @@ def test_patients_without_rna_are_counted_and_left_out(make_patients, caplog):
 
 def test_nobody_left_is_an_error(make_patients):
     with pytest.raises(ValueError, match=r"the test split has no patient to run on \(2 have no RNA, of 2\)"):
-        dataset(make_patients([3], [3]), GeneVectors(pd.DataFrame([[1.0]], index=["X"])), name="test")
+        dataset(make_patients([3], [3]), {"X": torch.ones(1)}, name="test")
     with pytest.raises(ValueError, match=r"no patient to run on \(it is empty, of 0\)"):
         dataset([], missing="learned")
 
@@ -240,7 +237,7 @@ def test_nobody_left_is_an_error(make_patients):
 def test_patients_left_out_need_no_texts_and_no_files(make_patients):
     patients = make_patients([3], [3])
     patients[0].slides[0].unlink()
-    genes = GeneVectors(pd.DataFrame([[1.0]], index=["TCGA-0001"]))
+    genes = {"TCGA-0001": torch.ones(1)}
     assert len(dataset(patients, genes, texts={"case-1": torch.zeros(4, 512)})) == 1
 
 
@@ -257,7 +254,7 @@ def test_missing_texts_name_the_case(make_patients):
 
 
 PARTLY = {
-    "genes": GeneVectors(pd.DataFrame([[1.0], [2.0]], index=["TCGA-0000", "TCGA-0001"])),
+    "genes": {"TCGA-0000": torch.ones(1), "TCGA-0001": torch.ones(1)},
     "clinical": {"TCGA-0000": torch.ones(5), "case-2": torch.zeros(5)},
 }
 
@@ -265,7 +262,9 @@ PARTLY = {
 def test_only_patients_with_every_modality_are_kept(make_patients, caplog):
     with caplog.at_level("INFO"):
         data = dataset(make_patients([3], [3], [3], [3]), **PARTLY)
-    assert [p.case_id for p in data.patients] == ["case-0"] and data[0].clinical.tolist() == [1.0] * 5
+    assert [p.case_id for p in data.patients] == ["case-0"] and data[0].inputs["clinical"].tolist() == [
+        1.0
+    ] * 5
     assert "3 of 4 patients are left out: 2 have no RNA, 2 have no clinical features" in caplog.text
 
 
@@ -273,7 +272,7 @@ def test_patients_who_lack_a_modality_are_kept_where_a_token_stands_in(make_pati
     with caplog.at_level("INFO"):
         data = dataset(make_patients([3], [3], [3], [3]), missing="learned", **PARTLY)
     has = [
-        (case.genes is not None, case.clinical is not None, case.complete)
+        ("genes" in case.inputs, "clinical" in case.inputs, case.complete)
         for case in map(data.__getitem__, range(4))
     ]
     assert has == [(True, True, True), (True, False, False), (False, True, False), (False, False, False)]
@@ -285,13 +284,13 @@ def hidden(data, epoch):
     data.set_epoch(epoch)
     cases = [data[i] for i in range(len(data))]
     assert all(case.complete for case in cases)
-    return {case.case_id: (case.genes is None, case.clinical is None) for case in cases}
+    return {case.case_id: ("genes" not in case.inputs, "clinical" not in case.inputs) for case in cases}
 
 
 @pytest.fixture
 def many(make_patients):
     patients = make_patients(*[[1]] * 40)
-    genes = GeneVectors(pd.DataFrame([[1.0]] * 40, index=[p.case_id for p in patients]))
+    genes = {p.case_id: torch.ones(1) for p in patients}
     clinical = {p.case_id: torch.zeros(5) for p in patients}
 
     def make(kept=patients, **options):
@@ -308,7 +307,9 @@ def test_modality_dropout_depends_on_seed_epoch_and_patient_only(many):
     assert hidden(many(kept=data.patients[5:9], dropout=0.5, seed=3), 0) == dict(list(first.items())[5:9])
     workers = DataLoader(data, batch_size=None, num_workers=2)
     data.set_epoch(0)
-    assert {case.case_id: (case.genes is None, case.clinical is None) for case in workers} == first
+    assert {
+        case.case_id: ("genes" not in case.inputs, "clinical" not in case.inputs) for case in workers
+    } == first
 
 
 def test_modality_dropout_hides_each_modality_about_as_often_as_asked(many):
@@ -321,7 +322,7 @@ def test_modality_dropout_hides_each_modality_about_as_often_as_asked(many):
 
 def test_modality_dropout_leaves_the_patch_subsets_alone(make_patients):
     patients = make_patients([30])
-    genes = GeneVectors(pd.DataFrame([[1.0]], index=["case-0"]))
+    genes = {"case-0": torch.ones(1)}
     with_and_without = [
         numbers(dataset(patients, genes, missing="learned", dropout=p, threshold=5)[0]) for p in (0.0, 0.9)
     ]

@@ -11,9 +11,10 @@ from torch import nn
 
 from models.aggregators import DataSpec, build_aggregator
 from models.aggregators.modaltune import ModalTune, check_stages
-from models.modalities import ModalityEncoder
+from models.modalities import Modality, ModalityEncoder, registry
 from tests import oracle
 from tests.models.prov_gigapath.test_dilated_attention import oracle as dilated_oracle
+from tests.structures import structures
 from utils import constants
 from utils.training.checkpoint import to_published, trainable_state
 
@@ -22,7 +23,7 @@ NAMES = [f"{p}_{m}_adapter" for p in ("longnetvit", "titan") for m in ("gene", "
 
 
 def build(name, config, pathways, num_tasks=3):
-    return build_aggregator(name, config, DataSpec(pathways, num_tasks)).eval()
+    return build_aggregator(name, config, DataSpec(structures(pathways), num_tasks)).eval()
 
 
 def on_grid(make_case, length, dtype):
@@ -56,7 +57,7 @@ def test_equals_oracle(name, token_agg, length, tiny_configs, pathways, make_cas
     config = {**tiny_configs[constants.encoder_of(name)], "token_agg": token_agg}
     model = with_exact_positions(randomise(build(name, config, pathways)).double())
     case = on_grid(make_case, length, torch.float64)
-    state = to_published(model.state_dict(), [len(p) for p in pathways])
+    state = to_published(model.state_dict(), structures(pathways))
     encoder = oracle_encoder(name, state, config)
     expected = oracle.modaltune(encoder, state, config, case, pathways, 3, "clinical" in name)
     torch.testing.assert_close(model(case), expected, rtol=1e-8, atol=1e-8)
@@ -70,10 +71,11 @@ def test_further_and_absent_modalities_equal_oracle(
 ):
     name = f"{encoder_name}_gene_clinical_vectors_adapter"
     config = {**tiny_configs[constants.encoder_of(name)], "token_agg": token_agg}
-    spec = DataSpec(pathways, 3, {"vectors": (3, 6)}, "learned")
+    spec = DataSpec(structures(pathways, (3, 6)), 3, "learned")
     model = with_exact_positions(randomise(build_aggregator(name, config, spec).eval()).double())
-    case = replace(on_grid(make_case, 11, torch.float64), **dict.fromkeys(absent))
-    state = to_published(model.state_dict(), [len(p) for p in pathways])
+    case = on_grid(make_case, 11, torch.float64)
+    case = replace(case, inputs={k: v for k, v in case.inputs.items() if k not in absent})
+    state = to_published(model.state_dict(), structures(pathways))
 
     def tokens(modality, count, present):
         if modality in absent:
@@ -82,7 +84,7 @@ def test_further_and_absent_modalities_equal_oracle(
 
     def vector_tokens():
         at = "modality_encoders.vectors.network"
-        hidden = torch.relu(oracle.linear(case.vectors, state, f"{at}.0"))
+        hidden = torch.relu(oracle.linear(case.inputs["vectors"], state, f"{at}.0"))
         return oracle.layer_norm(oracle.linear(hidden, state, f"{at}.2"), state, f"{at}.3")
 
     clinical = "clinical" not in absent
@@ -94,33 +96,62 @@ def test_further_and_absent_modalities_equal_oracle(
     torch.testing.assert_close(model(case), expected, rtol=1e-8, atol=1e-8)
 
 
-class Months(ModalityEncoder):
-    """A modality nobody planned for: the survival time as two tokens."""
+class MonthsEncoder(ModalityEncoder):
+    """Two tokens from a number."""
 
-    name, word, num_tokens = "duration", "months", 2
+    num_tokens = 2
 
     def __init__(self, embed_dim):
         super().__init__()
         self.network = nn.Linear(1, 2 * embed_dim)
 
-    @classmethod
-    def from_spec(cls, embed_dim, spec, **config):
-        return cls(embed_dim)
-
-    def encode(self, data, num_tasks, case_id):
-        return self.network(torch.tensor([data])).reshape(1, 2, -1).expand(num_tasks, -1, -1)
+    def forward(self, data, num_tasks, case_id):
+        return self.network(data).reshape(1, 2, -1).expand(num_tasks, -1, -1)
 
 
-def test_the_adapter_takes_any_modality(tiny_config, pathways, make_case, randomise):
+class Months(Modality):
+    """A modality nobody planned for."""
+
+    name, word, noun, flag, help, remedy = "months", "months", "months", "months_table", "", ""
+    locate = read = None
+
+    def build(self, embed_dim, structure, **config):
+        return MonthsEncoder(embed_dim)
+
+
+def test_the_adapter_takes_any_modality(tiny_config, pathways, make_case, randomise, monkeypatch):
+    monkeypatch.setattr(Months, "__abstractmethods__", frozenset())
+    monkeypatch.setitem(registry._REGISTERED, "months", Months())
     known = build(GENES, tiny_config, pathways)
-    encoders = {"duration": Months(48), "genes": known.modality_encoders["genes"]}
+    encoders = {"months": MonthsEncoder(48), "genes": known.modality_encoders["genes"]}
     model = ModalTune(known.backbone, encoders, known.config, 3, learn_absent=True)
     model = randomise(model).eval()
-    tokens, spans = model.modality_tokens(make_case(duration=7.0), range(3))
-    assert spans == {"duration": slice(0, 2), "task": slice(2, 3), "genes": slice(3, 7)}
-    assert torch.equal(tokens[1, :2], encoders["duration"].encode(7.0, 1, "a")[0])
-    outputs = [model(make_case(duration=months)) for months in (7.0, 8.0, None)]
+
+    def case(months):
+        plain = make_case()
+        extra = {} if months is None else {"months": torch.tensor([months])}
+        return replace(plain, inputs={**plain.inputs, **extra})
+
+    tokens, spans = model.modality_tokens(case(7.0), range(3))
+    assert spans == {"months": slice(0, 2), "task": slice(2, 3), "genes": slice(3, 7)}
+    assert torch.equal(tokens[1, :2], encoders["months"](torch.tensor([7.0]), 1, "a")[0])
+    outputs = [model(case(months)) for months in (7.0, 8.0, None)]
     assert not torch.allclose(outputs[0], outputs[1]) and not torch.allclose(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("encoder_name", ["longnetvit", "titan"])
+@pytest.mark.parametrize("token_agg", ["sum", "cat"])
+@pytest.mark.parametrize("clinical", [False, True])
+def test_without_genes_equals_oracle(encoder_name, token_agg, clinical, tiny_configs, make_case, randomise):
+    name = f"{encoder_name}{'_clinical' if clinical else ''}_adapter"
+    config = {**tiny_configs[constants.encoder_of(name)], "token_agg": token_agg}
+    model = with_exact_positions(randomise(build_aggregator(name, config, DataSpec())).double().eval())
+    case = replace(on_grid(make_case, 11, torch.float64), inputs=make_case(dtype=torch.float64).inputs)
+    state = to_published(model.state_dict(), {})
+    encoder = oracle_encoder(name, state, config)
+    nothing = torch.zeros(0, 48, dtype=torch.float64)
+    expected = oracle.modaltune(encoder, state, config, case, (), 3, clinical, genes=nothing)
+    torch.testing.assert_close(model(case), expected, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES[::2])
@@ -128,8 +159,9 @@ def test_single_precision_and_computed_positions(name, tiny_configs, pathways, m
     config = tiny_configs[constants.encoder_of(name)]
     model = randomise(build(name, config, pathways), scale=0.2)
     case = on_grid(make_case, 50, torch.float32)
-    state = {k: v.double() for k, v in to_published(model.state_dict(), [len(p) for p in pathways]).items()}
-    double = replace(case, features=case.features.double(), genes=case.genes.double())
+    state = {k: v.double() for k, v in to_published(model.state_dict(), structures(pathways)).items()}
+    inputs = {name: value.double() for name, value in case.inputs.items()}
+    double = replace(case, features=case.features.double(), inputs=inputs)
     encoder = oracle_encoder(name, state, config)
     expected = oracle.modaltune(encoder, state, config, double, pathways, 3)
     torch.testing.assert_close(model(case).double(), expected, rtol=1e-4, atol=1e-4)
@@ -144,7 +176,7 @@ def test_gradients_equal_oracle(name, tiny_configs, pathways, make_case, randomi
     (model(case) * probe).sum().backward()
     # The oracle gets its own copies of the parameters, in the published layout.
     leaves = {k: v.detach().clone().requires_grad_() for k, v in model.state_dict().items()}
-    state = to_published(leaves, [len(p) for p in pathways])
+    state = to_published(leaves, structures(pathways))
     encoder = oracle_encoder(name, state, config)
     (oracle.modaltune(encoder, state, config, case, pathways, 3) * probe).sum().backward()
     compared = 0

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.aggregators import DataSpec, build_aggregator
-from models.modalities import VectorEncoder
+from models.modalities.vectors import VectorEncoder
 from tests import oracle
+from tests.structures import structures
 
 
 def expected_tokens(encoder, vectors):
@@ -31,11 +32,11 @@ def test_tokens_equal_the_formula(number, width, seed):
             parameter.normal_()
         expected = expected_tokens(encoder, vectors)
         assert encoder.num_tokens == number
-        torch.testing.assert_close(encoder.encode(vectors, 2, "a"), expected.expand(2, -1, -1))
+        torch.testing.assert_close(encoder(vectors, 2, "a"), expected.expand(2, -1, -1))
         pooled = VectorEncoder(12, (None, width), pool="mean").double()
         pooled.load_state_dict(encoder.state_dict())
         assert pooled.num_tokens == 1
-        torch.testing.assert_close(pooled.encode(vectors, 3, "a"), expected.mean(0).expand(3, 1, -1))
+        torch.testing.assert_close(pooled(vectors, 3, "a"), expected.mean(0).expand(3, 1, -1))
 
 
 def test_different_numbers_need_pooling():
@@ -55,13 +56,13 @@ def test_different_numbers_need_pooling():
 )
 def test_vectors_of_another_shape_name_the_case(shape, pool, given, takes):
     with pytest.raises(ValueError, match=rf"case x has vectors .*the model takes {takes}"):
-        VectorEncoder(12, shape, pool).encode(torch.zeros(given), 3, "x")
+        VectorEncoder(12, shape, pool)(torch.zeros(given), 3, "x")
 
 
 def test_the_model_config_reaches_the_encoder(tiny_config, pathways, make_case):
-    name, spec = "longnetvit_gene_vectors_adapter", DataSpec(pathways, 3, {"vectors": (None, 6)})
+    name, spec = "longnetvit_gene_vectors_adapter", DataSpec(structures(pathways, (None, 6)), 3)
     with pytest.raises(ValueError, match="the data have no precomputed vectors"):
-        build_aggregator(name, tiny_config, DataSpec(pathways, 3))
+        build_aggregator(name, tiny_config, DataSpec(structures(pathways), 3))
     with pytest.raises(ValueError, match="different numbers of vectors"):
         build_aggregator(name, tiny_config, spec)
     config = {**tiny_config, "modalities": {"vectors": {"pool": "mean"}}}
@@ -80,7 +81,7 @@ def test_the_model_config_reaches_the_encoder(tiny_config, pathways, make_case):
     ],
 )
 def test_unknown_keys_of_the_model_config_are_refused(tiny_config, pathways, modalities, message):
-    spec = DataSpec(pathways, 3, {"vectors": (3, 6)})
+    spec = DataSpec(structures(pathways, (3, 6)), 3)
     with pytest.raises(ValueError, match=message):
         build_aggregator("longnetvit_gene_vectors_adapter", {**tiny_config, "modalities": modalities}, spec)
 

@@ -7,6 +7,7 @@ from models.aggregators import DataSpec, build_aggregator
 from models.titan.vision_encoder import AttentionalPooler, Block, SelfAttention, TitanVisionEncoder
 from tests import oracle
 from tests.models.titan.test_alibi_attention import LargestTensor
+from tests.structures import of_sizes, structures
 from utils import constants
 from utils.files import read_json
 from utils.training.checkpoint import to_published
@@ -75,10 +76,10 @@ def test_the_published_model(name, trainable, joined):
     pathways = tuple(tuple(range(size)) for size in SIZES)
     config = read_json(constants.SLIDE_ENCODERS["titan"].config)
     with torch.device("meta"):
-        model = build_aggregator(name, config, DataSpec(pathways, 3))
+        model = build_aggregator(name, config, DataSpec(structures(pathways), 3))
     counts = [sum(p.numel() for p in model.parameters() if p.requires_grad is kind) for kind in (True, False)]
     assert counts == [trainable, 48_539_904]
-    published = {k: tuple(v.shape) for k, v in to_published(model.state_dict(), SIZES).items()}
+    published = {k: tuple(v.shape) for k, v in to_published(model.state_dict(), of_sizes(SIZES)).items()}
     assert PUBLISHED.items() <= published.items()
     assert published["final_norm.weight"] == (joined * E,)
     assert published["final_project.weight"] == (256, joined * E)

@@ -13,7 +13,7 @@ import torch
 from tests.small_cohort import MODEL_CONFIG, SmallCohort
 from tests.small_runs import TITAN_CONFIG
 from utils import doctor
-from utils.diagnosis.report import Finding
+from utils.findings import Finding
 
 CLINICAL = "longnetvit_gene_clinical_adapter"
 VECTORS = "longnetvit_gene_vectors_adapter"
@@ -79,7 +79,7 @@ class Subject:
         return self.cohort.flags(self.root / "run", feature_samples=100, **self.flags)
 
     def findings(self, checks: Mapping[str, str] = doctor.CHECKS) -> list[Finding]:
-        return doctor.examine(doctor.parse_args(self.words()), checks)
+        return doctor.examine(*doctor.parse_args(self.words()), checks)
 
 
 def drop(name):

@@ -5,6 +5,8 @@ import logging
 import re
 import shutil
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from data_utils.tables.genes import PathwayGroups
 from models.aggregators import DataSpec, build_aggregator
 from tests.small_cohort import MODEL_CONFIG, PATHWAYS, SmallCohort, make_small_cohort
 from tests.small_runs import small_model
+from tests.structures import structures
 from tests.utils.diagnosis.doctor_faults import EVERYTHING, FAULTS, Subject
 from utils import constants, doctor
 from utils.diagnosis import environment
-from utils.diagnosis.report import Finding, listing, markdown_table, text_table
+from utils.diagnosis.report import markdown_table, text_table
+from utils.findings import Finding, listing
 from utils.training import checkpoint
 
 GENES = tuple(f"G{i}" for i in range(10))
@@ -33,7 +37,7 @@ def sound(tmp_path_factory):
     run = {
         "mil_name": "longnetvit_gene_adapter",
         "model_config": MODEL_CONFIG,
-        "pathways": PathwayGroups(tuple(PATHWAYS), GENES, tuple(PATHWAYS.values())).to_dict(),
+        "structures": {"genes": PathwayGroups(tuple(PATHWAYS), GENES, tuple(PATHWAYS.values())).to_dict()},
         "num_tasks": 3,
         "protocol": "published",
         "train_cases": ["case-0"],
@@ -60,7 +64,7 @@ def test_a_planted_fault_is_found_and_the_rest_is_checked(subject, fault):
     found = [f for f in findings if f.area == area and f.level in level.split("|")]
     matching = [f for f in found if re.search(words, f.what, re.DOTALL) and re.search(remedy, f.remedy)]
     assert matching, "\n".join(map(str, findings))
-    assert {f.area for f in findings} >= set(doctor.CHECKS) - {"clinical", "vectors"}
+    assert {f.area for f in findings} >= set(doctor.CHECKS) - {"modalities"}
     others = {f.area for f in findings if f.level == "error"} - {area}
     assert not others, "one fault, one area: " + "\n".join(map(str, findings))
     assert not [f for f in findings if "the check stopped" in f.what]
@@ -81,7 +85,7 @@ def test_a_sound_cohort_on_the_other_encoder(subject):
     subject.titan()
     subject.flags["random_backbone"] = None
     config = json.loads(subject.cohort.model_config.read_text())
-    model = build_aggregator("titan_gene_adapter", config, DataSpec(((0,), (0,)), 3))
+    model = build_aggregator("titan_gene_adapter", config, DataSpec(structures(((0,), (0,))), 3))
     state = {f"vision_encoder.{k}": v.contiguous() for k, v in model.backbone.vit.state_dict().items()}
     save_file(state, subject.root / "model.safetensors")
     subject.flags["backbone_weights"] = subject.root / "model.safetensors"
@@ -123,15 +127,16 @@ def test_sites_of_a_pan_cancer_run_have_their_own_classes(subject):
         return table.assign(site=["RCC" if there else "BRCA" for there in rcc])
 
     subject.genes(name_sites)
-    args = doctor.parse_args([*subject.words(), "--sites", "brca", "rcc"])
-    assert args.num_classes == [2, 3]
-    complaints = [f.what for f in doctor.examine(args) if f.level != "OK"]
+    words = [*subject.words(), "--sites", "brca", "rcc"]
+    config, own = doctor.parse_args(words)
+    assert config.data.num_classes == (2, 3)
+    complaints = [f.what for f in doctor.examine(config, own) if f.level != "OK"]
     assert len(complaints) == 3 and all("site RCC: nobody of class 2" in what for what in complaints)
-    args.num_classes = [1, 2]
-    complaints = [f.what for f in doctor.examine(args) if f.level != "OK"]
+    config = replace(config, data=replace(config.data, num_classes=(1, 2)))
+    complaints = [f.what for f in doctor.examine(config, own) if f.level != "OK"]
     assert len(complaints) == 3 and all("site BRCA: classes [1], but" in what for what in complaints)
     args = doctor.parse_args([*subject.words(), "--sites", "brca", "stad"])
-    (complaint,) = [f for f in doctor.examine(args, {"splits": doctor.CHECKS["splits"]}) if f.level != "OK"]
+    (complaint,) = [f for f in doctor.examine(*args, {"splits": doctor.CHECKS["splits"]}) if f.level != "OK"]
     assert complaint.level == "error" and "TCGA-KIRC" in complaint.what and "--sites" in complaint.remedy
 
 
@@ -144,7 +149,8 @@ def test_every_modality_of_a_sound_cohort(subject, flags):
     }
     findings = subject.findings()
     assert set(levels(findings)) == {"OK"}, findings
-    assert {f.area for f in findings} == set(doctor.CHECKS)
+    tables = {"genes", "pathways", "clinical", "vectors"}
+    assert {f.area for f in findings} == set(doctor.CHECKS) - {"modalities"} | tables
 
 
 def test_with_learned_tokens_everyone_runs_and_nothing_is_left_out(subject):
@@ -178,10 +184,9 @@ def test_a_cohort_of_nothing_but_slides(subject):
 def test_only_a_sample_of_the_values_is_read(subject):
     for case in range(52):
         subject.change_slide(case, features=lambda values: values * 0)
-    args = doctor.parse_args([*subject.words(), "--feature_samples", "7"])
-    assert any("7 of 7 sampled files" in f.what for f in doctor.examine(args))
-    args.feature_samples = 0
-    assert set(levels(doctor.examine(args))) == {"OK"}
+    config, own = doctor.parse_args([*subject.words(), "--feature_samples", "7"])
+    assert any("7 of 7 sampled files" in f.what for f in doctor.examine(config, own))
+    assert set(levels(doctor.examine(config, replace(own, feature_samples=0)))) == {"OK"}
 
 
 def test_an_unexpected_exception_is_a_row_and_its_traceback_is_logged(subject, monkeypatch, caplog):
@@ -262,7 +267,7 @@ def test_the_other_weights_are_checked_on_demand(subject, monkeypatch, tmp_path)
     torch.save({"text.token_embedding.weight": torch.zeros(3, 2)}, tmp_path / "CONCH_CHECKPOINT")
     demo = constants.CONFIGS_ROOT / "demo_conch_text.json"
     words = [*subject.words(), "--all_weights", "--conch_config", str(demo)]
-    findings = doctor.examine(doctor.parse_args(words), doctor.OTHER_WEIGHTS)
+    findings = doctor.examine(*doctor.parse_args(words), doctor.OTHER_WEIGHTS)
     text = " ".join(f"{f.level} {f.what}" for f in findings)
     for part in (
         "error weights of the patch encoder not found",
@@ -296,9 +301,9 @@ def test_the_model_config_has_a_second_name(subject):
     words = subject.words()
     position = words.index("--model_config")
     words[position] = "--config"
-    assert doctor.parse_args(words).model_config == subject.cohort.model_config
+    assert doctor.parse_args(words)[0].model.model_config == subject.cohort.model_config
     del words[words.index("--output_path") : words.index("--output_path") + 2]
-    assert doctor.parse_args(words).output_path is None
+    assert doctor.parse_args(words)[0].output.output_path == Path()
 
 
 @pytest.mark.parametrize(

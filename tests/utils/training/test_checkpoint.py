@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from models.aggregators import DataSpec, build_aggregator
+from tests.structures import of_sizes, structures
 from utils import constants
 from utils.training import checkpoint
 
@@ -20,11 +21,11 @@ SIZES = (3, 1, 7, 2)  # of the fixture ``pathways``
 
 
 def build(name, config, pathways):
-    return build_aggregator(name, config, DataSpec(pathways, 3)).eval()
+    return build_aggregator(name, config, DataSpec(structures(pathways), 3)).eval()
 
 
 def published(model):
-    return checkpoint.to_published(model.state_dict(), SIZES)
+    return checkpoint.to_published(model.state_dict(), of_sizes(SIZES))
 
 
 # ---------------------------------------------------------------------------- through files
@@ -62,7 +63,7 @@ def test_conversion_is_its_own_inverse(tmp_path, tiny_config, pathways, randomis
     state = published(randomise(build(CLINICAL, tiny_config, pathways)))
     checkpoint.save(tmp_path / "published.pt", state)
     checkpoint.main(["convert", str(tmp_path / "published.pt"), str(tmp_path / "ours.pt")])
-    back = checkpoint.to_published(checkpoint.load_weights(tmp_path / "ours.pt")["model"], SIZES)
+    back = checkpoint.to_published(checkpoint.load_weights(tmp_path / "ours.pt")["model"], of_sizes(SIZES))
     assert set(back) == set(state) and all(torch.equal(back[name], state[name]) for name in state)
 
 
@@ -96,7 +97,7 @@ def full_size():
     config = json.loads((constants.CONFIGS_ROOT / "modaltune_gigapath_config.json").read_text())
     sizes = published_sizes()
     assert min(sizes) > 0 and sum(sizes) == 9731
-    spec = DataSpec(tuple(tuple(range(size)) for size in sizes), 3)
+    spec = DataSpec(of_sizes(sizes), 3)
     with torch.device("meta"):
         return {name: build_aggregator(name, config, spec) for name in (GENES, CLINICAL)}
 
@@ -168,7 +169,9 @@ def test_names_and_shapes_are_those_of_published_checkpoints(full_size, name, te
     model = full_size[name]
     trainable = {k for k, p in model.named_parameters() if p.requires_grad}
     state = {k: v for k, v in model.state_dict().items() if k in trainable}
-    shapes = {k: list(v.shape) for k, v in checkpoint.to_published(state, published_sizes()).items()}
+    shapes = {
+        k: list(v.shape) for k, v in checkpoint.to_published(state, of_sizes(published_sizes())).items()
+    }
     networks = [k for k in shapes if k.startswith("gene_encoder.gene_networks.")]
     assert len(networks) == 4 * 331
     assert shapes["gene_encoder.gene_networks.330.0.0.weight"] == [256, published_sizes()[330]]
@@ -182,7 +185,7 @@ def test_names_and_shapes_are_those_of_published_checkpoints(full_size, name, te
 
 def test_frozen_encoder_carries_its_published_names(full_size):
     model = full_size[GENES]
-    names = set(checkpoint.to_published(model.state_dict(), published_sizes()))
+    names = set(checkpoint.to_published(model.state_dict(), of_sizes(published_sizes())))
     frozen = {k.removeprefix("backbone.vit.") for k in model.state_dict() if k.startswith("backbone.vit.")}
     assert len(frozen) == 247 and frozen <= names
     assert {"cls_token", "encoder.layers.11.ffn.fc2.bias", "patch_embed.proj.weight"} <= frozen

@@ -1,6 +1,5 @@
 """What a run is made from."""
 
-import argparse
 import dataclasses
 import os
 from pathlib import Path
@@ -9,7 +8,8 @@ import pytest
 
 from data_utils.cases.splits import read_split
 from tests.small_cohort import make_small_cohort, write_slide
-from utils.training.fingerprint import data_digests, differences, patients_digest, plain_arguments
+from utils.arguments import parse_args
+from utils.training.fingerprint import data_digests, differences, patients_digest
 
 
 @pytest.fixture
@@ -17,26 +17,20 @@ def cohort(tmp_path):
     return make_small_cohort(tmp_path / "cohort", train=4, val=2, test=2)
 
 
-def arguments(cohort):
-    return argparse.Namespace(
-        genomics_csv_path=cohort.genes,
-        train_json=cohort.split("train"),
-        lr=0.1,
-        onco=None,
-        output_path=Path("x"),
-    )
+def config(cohort):
+    return parse_args("test", cohort.flags(Path("x"), text_location="nowhere"))
 
 
 def digests(cohort):
-    return data_digests(arguments(cohort), {"train": read_split(cohort.split("train"))})
+    return data_digests(config(cohort), {"train": read_split(cohort.split("train"))})
 
 
 def test_content_of_tables_counts(cohort):
     before = digests(cohort)
-    assert set(before) == {"genomics_csv_path", "train_json", "features"} and digests(cohort) == before
+    assert set(before) >= {"data.files.genes", "data.train_json", "features"} and digests(cohort) == before
     cohort.genes.write_text(cohort.genes.read_text().replace("TCGA-AA-0001", "TCGA-AA-9001"))
     changed = differences(before, digests(cohort))
-    assert list(changed) == ["genomics_csv_path"]
+    assert list(changed) == ["data.files.genes"]
 
 
 def test_features_count_by_what_they_are_not_by_time_or_folder(cohort, tmp_path):
@@ -54,7 +48,7 @@ def test_features_count_by_what_they_are_not_by_time_or_folder(cohort, tmp_path)
             target.write_bytes(path.read_bytes())
             slides.append(target)
         moved.append(dataclasses.replace(patient, slides=tuple(slides)))
-    assert data_digests(arguments(cohort), {"train": moved})["features"] == before
+    assert data_digests(config(cohort), {"train": moved})["features"] == before
     write_slide(slide, 40, seed=1)
     assert digests(cohort)["features"] != before
     slide.unlink()
@@ -73,8 +67,3 @@ def test_differences_name_nested_entries():
     now = {"a": {"b": 1, "c": {"d": [1, 3]}}, "new": None, "list": []}
     assert differences(before, now) == {"a.c.d": ([1, 2], [1, 3]), "gone": (3, None), "list": (None, [])}
     assert differences(before, before) == {}
-
-
-def test_arguments_become_plain():
-    args = argparse.Namespace(path=Path("a/b"), lr=0.1, name=None)
-    assert plain_arguments(args) == {"path": "a/b", "lr": 0.1, "name": None}

@@ -63,8 +63,11 @@ def run_of(output):
 # ---------------------------------------------------------------------------- clinical
 def test_codes_are_kept_with_the_run(clinical_run, cohort):
     codes = RawClinical(read_clinical_table(cohort.clinical_values).values).fit()
-    assert run_of(clinical_run)["clinical_codes"] == codes.to_dict()
-    assert json.loads((clinical_run / "config.json").read_text())["clinical_codes"] == codes.to_dict()
+    assert run_of(clinical_run)["fitted"]["clinical"] == codes.to_dict()
+    assert (
+        json.loads((clinical_run / "config.json").read_text())["inputs"]["clinical"]["codes"]
+        == codes.to_dict()
+    )
     names = checkpoint.load_weights(clinical_run / "seed_0" / BEST_WEIGHTS)["model"]
     assert "modality_encoders.clinical.network.0.weight" in names
     assert not any("absent" in name for name in names)
@@ -74,7 +77,7 @@ def test_strict_codes_come_from_the_training_patients(cohort, tmp_path):
     flags = {"mil_name": CLINICAL, "clinical_location": cohort.clinical_values, "protocol": "strict"}
     train_modaltune.main(cohort.flags(tmp_path, num_epochs=1, **flags))
     codes = read_clinical_table(cohort.clinical_values).fit({f"case-{i}" for i in range(8)})
-    assert run_of(tmp_path)["clinical_codes"] == codes.to_dict()
+    assert run_of(tmp_path)["fitted"]["clinical"] == codes.to_dict()
     assert codes != read_clinical_table(cohort.clinical_values).fit()
 
 
@@ -91,7 +94,7 @@ def test_tensors_with_the_same_codes_give_the_same_numbers(clinical_run, cohort,
     flags = {"mil_name": CLINICAL, "clinical_location": tmp_path / "c.pt", "num_epochs": 1}
     train_modaltune.main(cohort.flags(tmp_path / "run", **flags))
     assert report(tmp_path / "run" / "seed_0") == report(clinical_run / "seed_0")
-    assert run_of(tmp_path / "run")["clinical_codes"] == run_of(clinical_run)["clinical_codes"]
+    assert run_of(tmp_path / "run")["fitted"]["clinical"] == run_of(clinical_run)["fitted"]["clinical"]
 
 
 def test_published_clinical_weights_need_features_with_their_codes(clinical_run, cohort, tmp_path, caplog):
@@ -133,7 +136,7 @@ def test_a_new_cohort_is_encoded_with_the_codes_of_the_training(
     assert cases.case_ids == [f"case-{i}" for i in range(112, 116)] and np.isfinite(cases.vectors).all()
 
     # Independently: the features written down by hand, as tensors.
-    codes = ClinicalCodes.from_dict(run_of(clinical_run)["clinical_codes"], "run")
+    codes = ClinicalCodes.from_dict(run_of(clinical_run)["fitted"]["clinical"], "run")
     tensors = {}
     for case, row in pd.read_csv(new_cohort.clinical_values, index_col=0).iterrows():
         age, *texts = (None if pd.isna(value) else value for value in row)
@@ -183,7 +186,10 @@ def test_everyone_trains_and_is_evaluated(learned_run):
         ]
     assert "**missing_modalities**: learned\n" in (learned_run / "results.md").read_text()
     arguments = json.loads((learned_run / "config.json").read_text())["arguments"]
-    assert (arguments["missing_modalities"], arguments["modality_dropout"]) == ("learned", 0.4)
+    assert (arguments["data"]["missing_modalities"], arguments["training"]["modality_dropout"]) == (
+        "learned",
+        0.4,
+    )
 
 
 def test_the_complete_part_is_scored_by_the_same_probes(learned_run):
@@ -195,13 +201,13 @@ def test_the_complete_part_is_scored_by_the_same_probes(learned_run):
 
 def test_learned_tokens_learn_and_are_saved(learned_run):
     content = checkpoint.load_weights(learned_run / "seed_0" / BEST_WEIGHTS)
-    model = small_model(EVERYTHING, shapes={"vectors": (2, 5)}, missing="learned")
+    model = small_model(EVERYTHING, vectors=(2, 5), missing="learned")
     initial = checkpoint.trainable_state(model)
     assert content["model"].keys() == initial.keys()
     for name in ("genes", "clinical", "vectors"):
         key = f"absent_tokens.{name}"
         assert not torch.equal(content["model"][key], initial[key]), name
-    assert content["run"]["shapes"] == {"vectors": [2, 5]}
+    assert content["run"]["structures"]["vectors"] == [2, 5]
 
 
 def test_modality_dropout_is_the_same_for_the_same_seed(learned_run, cohort, tmp_path):

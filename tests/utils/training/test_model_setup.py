@@ -4,10 +4,9 @@ import logging
 
 import pytest
 
-from data_utils.tables.genes import PathwayGroups
 from tests.small_cohort import MODEL_CONFIG, make_small_cohort
 from utils.arguments import parse_args
-from utils.training.model_setup import model_config, model_spec
+from utils.training.model_setup import ModelSetup, model_setup
 
 GENES = "longnetvit_gene_adapter"
 EVERYTHING = "longnetvit_gene_clinical_vectors_adapter"
@@ -15,7 +14,7 @@ TRAINED = {
     "mil_name": EVERYTHING,
     "model_config": {"output_dim": 3},
     "missing_modalities": "learned",
-    "shapes": {"vectors": [None, 5]},
+    "structures": {"vectors": [None, 5]},
     "num_tasks": 3,
     "protocol": "published",
 }
@@ -37,21 +36,22 @@ def parse(cohort, tmp_path):
 
 
 def test_the_flags_decide_a_training(parse):
-    config = model_config(parse(missing_modalities="learned"), {})
-    assert config == {"mil_name": GENES, "model_config": MODEL_CONFIG, "missing_modalities": "learned"}
+    setup = model_setup(parse(missing_modalities="learned"), {})
+    assert setup == ModelSetup(GENES, MODEL_CONFIG, 3, "learned") and set(setup.modalities) == {"genes"}
 
 
 def test_trained_weights_win_over_flags(parse, caplog):
     with caplog.at_level(logging.INFO):
-        config = model_config(parse(True), TRAINED)
-    assert config == {name: TRAINED[name] for name in config} and "shapes" in config
+        setup = model_setup(parse(True), TRAINED)
+    assert setup.plain() == {name: TRAINED[name] for name in setup.plain()}
+    assert list(setup.modalities) == ["clinical", "vectors", "genes"]
     assert f"the model is that of the trained weights ({EVERYTHING}), not of the flags" in caplog.text
     assert "no --vectors_location: learned tokens stand for the precomputed vectors of all" in caplog.text
 
 
 def test_weights_from_before_there_was_a_choice_left_patients_out(parse):
     old = {name: TRAINED[name] for name in ("model_config", "num_tasks", "protocol")} | {"mil_name": GENES}
-    assert model_config(parse(True), old)["missing_modalities"] == "drop"
+    assert model_setup(parse(True), old).missing_modalities == "drop"
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,17 @@ def test_weights_from_before_there_was_a_choice_left_patients_out(parse):
         ({}, {"missing_modalities": "drop"}, f"{EVERYTHING} needs --clinical_location, which was not given"),
         ({"num_tasks": 2}, {}, "the weights have 3 tasks, --num_tasks says 2"),
         ({"mil_name": "titan_gene_adapter"}, {}, "on the slide encoder gigapath; pass that --mil_name"),
-        ({}, {"mil_name": "longnetvit_adapter"}, "unknown --mil_name 'longnetvit_adapter'"),
+        ({}, {"mil_name": "longnetvit_x_adapter"}, "unknown --mil_name 'longnetvit_x_adapter'"),
     ],
 )
 def test_what_does_not_fit_is_refused(parse, changes, trained, message):
     with pytest.raises(ValueError, match=message):
-        model_config(parse(True, **changes), {**TRAINED, **trained})
+        model_setup(parse(True, **changes), {**TRAINED, **trained})
 
 
-def test_the_spec_of_stored_shapes():
-    spec = model_spec(TRAINED, PathwayGroups(("P",), ("A", "B"), ((0, 1),)), 2)
-    assert (spec.pathways, spec.num_tasks) == (((0, 1),), 2)
-    assert (spec.shapes, spec.missing) == ({"vectors": (None, 5)}, "learned")
+def test_what_patients_need():
+    options = ModelSetup(EVERYTHING, {}, 3, "drop").options(0.25)
+    assert options.needed == ("clinical", "vectors", "genes") and options.dropout == 0.25
+    assert options.nouns["genes"] == "RNA" and not options.always
+    assert ModelSetup(EVERYTHING, {}, 3, "learned").options().needed == ()
+    assert ModelSetup("titan_adapter", {}, 3, "drop").options().needed == ()

@@ -16,6 +16,7 @@ from tests.small_cohort import MODEL_CONFIG, PATHWAYS, make_small_cohort
 from tests.small_runs import save_as_published, small_model
 from utils import constants
 from utils.evaluation.embeddings import Embeddings
+from utils.run_config import RunConfig
 from utils.training import checkpoint
 from utils.training import run as run_module
 from utils.training.run import find_weights, git_commit, versions
@@ -96,12 +97,14 @@ def test_best_weights_hold_projector_pathways_and_settings(trained):
     content = checkpoint.load_weights(trained / "seed_0" / BEST_WEIGHTS)
     run = content["run"]
     assert content["objective"]["projector.0.weight"].shape == (6, 512)
-    assert run["pathways"]["names"] == list(PATHWAYS)
-    assert [len(group) for group in run["pathways"]["indices"]] == [len(g) for g in PATHWAYS.values()]
+    assert run["structures"]["genes"]["names"] == list(PATHWAYS)
+    assert [len(group) for group in run["structures"]["genes"]["indices"]] == [
+        len(g) for g in PATHWAYS.values()
+    ]
     assert run["model_config"] == MODEL_CONFIG and run["mil_name"] == "longnetvit_gene_adapter"
     assert (run["seed"], run["num_tasks"], run["protocol"]) == (0, 3, "published")
     assert run["train_cases"] == [f"case-{i}" for i in range(8)] and run["epoch"] in (0, 1)
-    assert len(run["gene_scaler"]["all"]["mean"]) == len(run["gene_scaler"]["all"]["genes"])
+    assert len(run["fitted"]["genes"]["all"]["mean"]) == len(run["fitted"]["genes"]["all"]["genes"])
 
 
 def test_adapters_learned_and_the_slide_encoder_did_not(trained):
@@ -114,11 +117,12 @@ def test_adapters_learned_and_the_slide_encoder_did_not(trained):
 
 def test_the_configuration_is_recorded(trained, cohort):
     config = json.loads((trained / "config.json").read_text())
-    assert config["arguments"]["lr"] == 1e-3 and config["arguments"]["train_json"] == str(
-        cohort.split("train")
-    )
+    arguments = config["arguments"]
+    assert arguments["training"]["lr"] == 1e-3
+    assert arguments["data"]["train_json"] == str(cohort.split("train"))
+    assert RunConfig.read(trained).plain() == arguments
     assert config["model"]["model_config"] == MODEL_CONFIG
-    assert (config["pathways"], config["genes"]) == (4, 10)
+    assert config["inputs"] == {"genes": {"cases": 16, "pathways": 4, "genes": 10}}
     assert config["versions"] == versions() and config["git_commit"] == git_commit()
 
 
@@ -173,7 +177,7 @@ def test_a_compiled_training_gives_the_same_numbers(trained, cohort, tmp_path, m
         train_modaltune.main(cohort.flags(tmp_path, compile=True))
     train_modaltune.main(cohort.flags(tmp_path, compile=True))
     assert epochs == [0, 1] and built == [True, True]
-    assert json.loads((tmp_path / "config.json").read_text())["arguments"]["compile"] is True
+    assert json.loads((tmp_path / "config.json").read_text())["arguments"]["compute"]["compile"] is True
     train_modaltune.main(cohort.flags(tmp_path))  # not another run
     assert epochs == [0, 1]
 
@@ -207,9 +211,9 @@ def test_a_lost_report_is_written_again_without_training(trained, cohort, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"lr": 2e-3}, r"'arguments\.lr': \(0\.001, 0\.002\)"),
-        ({"num_epochs": 3, "gc": 2}, r"'arguments\.gc': \(1, 2\), 'arguments\.num_epochs': \(2, 3\)"),
-        ({"protocol": "strict"}, r"'arguments\.protocol'"),
+        ({"lr": 2e-3}, r"'arguments\.training\.lr': \(0\.001, 0\.002\)"),
+        ({"num_epochs": 3, "gc": 2}, r"training\.gc': \(1, 2\), 'arguments\.training\.num_epochs': \(2, 3\)"),
+        ({"protocol": "strict"}, r"'arguments\.data\.protocol'"),
     ],
 )
 def test_other_arguments_on_the_same_folder_are_refused(trained, cohort, changes, difference):
@@ -232,7 +236,7 @@ def test_other_data_under_the_same_name_is_refused(trained, cohort):
     kept = cohort.genes.read_bytes()
     try:
         cohort.genes.write_bytes(kept + b"\n")
-        with pytest.raises(ValueError, match=r"other arguments or data.*'data\.genomics_csv_path'"):
+        with pytest.raises(ValueError, match=r"other arguments or data.*data\.files\.genes"):
             train_modaltune.main(cohort.flags(trained))
     finally:
         cohort.genes.write_bytes(kept)
@@ -394,8 +398,8 @@ def test_strict_protocol_with_few_patches(cohort, tmp_path):
     train_modaltune.main(cohort.flags(tmp_path / "run", **flags))
     run = checkpoint.load_weights(tmp_path / "run" / "seed_0" / BEST_WEIGHTS)["run"]
     table = pd.read_csv(cohort.genes, index_col=0).loc[[f"TCGA-AA-{i:04d}" for i in range(8)]]
-    assert run["gene_scaler"]["all"]["mean"] == pytest.approx(
-        table[run["gene_scaler"]["all"]["genes"]].mean().tolist(), rel=1e-5
+    assert run["fitted"]["genes"]["all"]["mean"] == pytest.approx(
+        table[run["fitted"]["genes"]["all"]["genes"]].mean().tolist(), rel=1e-5
     )
     evaluation = {**flags, "eval_only": True, "eval_weights": tmp_path / "run"}
     train_modaltune.main(cohort.flags(tmp_path / "eval", **evaluation))
@@ -409,7 +413,7 @@ def test_flags_decide_how_patches_are_prepared(cohort, tmp_path, monkeypatch, pr
 
     seen = []
 
-    def record(self, patients, scaler, patches, modalities, codes):
+    def record(self, patients, fitted, patches, modalities):
         seen.append(patches)
         raise Enough
 
@@ -424,7 +428,7 @@ def test_flags_decide_how_patches_are_prepared(cohort, tmp_path, monkeypatch, pr
 def test_flags_reach_the_trainer_of_every_seed(trained, cohort, tmp_path, monkeypatch):
     seen = []
 
-    def copy_report(trainer, datasets, job, save_embeddings):
+    def copy_report(trainer, datasets, job, config):
         job.folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(trained / "seed_0" / "report.csv", job.folder)
 

@@ -67,17 +67,20 @@ def test_the_name_implies_files_and_numbers(name, encoder, threshold, monkeypatc
     monkeypatch.setattr(constants, "SPLITS_ROOT", Path("/splits"))
     args = parse("--mil_name", name)
     suffix = "" if encoder == "gigapath" else f"_{encoder}"
-    assert args.train_json == Path(f"/splits/tcga_rcc/train_rcc_cls_feat{suffix}.json")
-    assert args.threshold == threshold and args.patch_size_lv0 is None
-    assert args.model_config.name == f"modaltune_{encoder}_config.json" and args.model_config.is_file()
-    assert args.backbone_weights == constants.SLIDE_ENCODERS[encoder].weights
+    assert args.data.train_json == Path(f"/splits/tcga_rcc/train_rcc_cls_feat{suffix}.json")
+    assert args.data.threshold == threshold and args.data.patch_size_lv0 is None
+    assert (
+        args.model.model_config.name == f"modaltune_{encoder}_config.json"
+        and args.model.model_config.is_file()
+    )
+    assert args.model.backbone_weights == constants.SLIDE_ENCODERS[encoder].weights
 
 
 def test_flags_win_over_what_the_name_implies():
     words = ["--threshold", "7", "--model_config", "m.json", "--backbone_weights", "w", "--test_json", "t"]
     args = parse("--mil_name", NAME, *words, "--patch_size_lv0", "512")
-    assert (args.threshold, args.model_config, args.backbone_weights) == (7, Path("m.json"), Path("w"))
-    assert args.test_json == Path("t") and args.patch_size_lv0 == 512
+    assert (args.model.model_config, args.model.backbone_weights) == (Path("m.json"), Path("w"))
+    assert (args.data.test_json, args.data.patch_size_lv0, args.data.threshold) == (Path("t"), 512, 7)
 
 
 def test_a_patch_size_below_one_stops_with_usage(capsys):

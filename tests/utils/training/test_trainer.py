@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from utils.run_config import TrainingConfig
 from utils.training import checkpoint
 from utils.training.objectives import TextDistillation
 from utils.training.precision import Precision
@@ -20,7 +21,7 @@ from utils.training.sampling import epoch_order
 from utils.training.schedule import WarmupCosine
 from utils.training.signals import STOP_SIGNALS, Interrupted
 from utils.training.tracking import Tracker
-from utils.training.trainer import BEST_WEIGHTS, LAST_CHECKPOINT, Trainer, TrainingOptions, set_seed
+from utils.training.trainer import BEST_WEIGHTS, LAST_CHECKPOINT, Trainer, set_seed
 
 CPU = torch.device("cpu")
 
@@ -96,13 +97,14 @@ def cases(make_case):
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    def make(folder="run", scores=(), dropout=0.3, use_amp=False, **options):
-        options = TrainingOptions(**{"num_epochs": 3, "lr": 1e-2, **options})
+    def make(folder="run", scores=(), dropout=0.3, use_amp=False, workers=0, **options):
+        options = TrainingConfig(**{"num_epochs": 3, "lr": 1e-2, **options})
         set_seed(options.seed)
         model, objective = Toy(dropout), TextDistillation(5)
         precision = Precision(CPU, use_amp)
         folder = tmp_path / folder
-        return Trainer(model, objective, Scripted(scores), folder, options, CPU, precision, {"name": "toy"})
+        run, evaluator = {"name": "toy"}, Scripted(scores)
+        return Trainer(model, objective, evaluator, folder, options, CPU, precision, run, workers=workers)
 
     return make
 

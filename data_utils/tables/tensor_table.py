@@ -1,0 +1,93 @@
+"""What a cohort's file knows of one modality, and the plain case of it: tensors by patient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.files import read_tensors
+from utils.findings import Finding
+
+
+class ModalityTable(ABC):
+    """The data of one modality for the patients of a cohort.
+
+    Attributes:
+        path: the file they come from.
+    """
+
+    path: Path
+
+    @property
+    @abstractmethod
+    def ids(self) -> Collection[str]:
+        """Whom the table holds, by barcode or GDC identifier."""
+
+    @property
+    def structure(self) -> Any:
+        """What decides the parameters of an encoder for these data, in plain values; None where nothing does.
+
+        A trained model keeps the structure of its training cohort.
+        """
+        return None
+
+    def fit(self, only: Collection[str] | None = None) -> dict[str, Any] | None:
+        """What has to be learned of the data before they can be encoded, in plain values; stored with the weights.
+
+        Args:
+            only: ids of the cases to learn from; all cases where None.
+        """
+        return None
+
+    @abstractmethod
+    def encode(self, fitted: Mapping[str, Any] | None) -> Mapping[str, Tensor]:
+        """The input of every case, float32, by what :meth:`fit` gave."""
+
+    def describe(self, fitted: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What ``config.json`` should say of the data, in plain values."""
+        return {"cases": len(self.ids)}
+
+    def check(self) -> Iterator[Finding]:
+        """What the doctor should say about the content; who is in the table is checked elsewhere."""
+        yield from ()
+
+
+class TensorTable(ModalityTable):
+    """Tensors that a model takes as they are."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        self.path, self.tensors = path, tensors
+
+    @property
+    def ids(self) -> Collection[str]:
+        return self.tensors.keys()
+
+    def encode(self, fitted: Mapping[str, Any] | None) -> Mapping[str, Tensor]:
+        return self.tensors
+
+
+def read_tensor_table(path: str | Path, shape: tuple[int, ...], remedy: str) -> dict[str, Tensor]:
+    """Reads ``{case_id: tensor}`` (texts, clinical features).
+
+    Raises:
+        FileNotFoundError: there is no such file; the message ends with ``remedy``.
+        ValueError: the file is damaged or holds something else, an entry has another shape or holds
+            values that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {remedy}")
+    table = read_tensors(path, "table {case_id: tensor}")
+    if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
+        raise ValueError(f"{path} should hold {{case_id: tensor}}; {remedy}")
+    for case_id, value in table.items():
+        if tuple(value.shape) != shape:
+            raise ValueError(f"{path}: case {case_id} is {tuple(value.shape)}, should be {shape}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{path}: case {case_id} holds NaN or infinite values; {remedy}")
+    return {str(case_id): value.float() for case_id, value in table.items()}
