@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.clinical import AGE, ClinicalCodes, codes_path
-from data_utils.tables.gdc import AJCC_COLUMNS, read_split_cases, split_paths
+from data_utils.tables.gdc import read_split_cases, split_paths
 from utils import constants
 from utils.files import atomic_path, read_json, setup_logging, write_json, write_tensors
 
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         learned_from = cases[cases["split"] == "train"] if args.protocol == "strict" else cases
         origin = {"protocol": args.protocol, "cases": len(learned_from)}
-        codes = ClinicalCodes.fit(learned_from)
+        codes = ClinicalCodes.fit(learned_from, args.protocol)
     features = codes.transform(cases)
     if not torch.isfinite(features).all():
         raise ValueError(f"clinical features of {args.onco} are not finite")

@@ -20,8 +20,9 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from data_utils.features.store import FeatureFileError, num_patches
+from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.cohorts import Cohort, load_cohort, read_cohort
-from data_utils.tables.gdc import AJCC_COLUMNS, clean_cases, read_clinical, read_slides, split_paths
+from data_utils.tables.gdc import clean_cases, read_clinical, read_slides, split_paths
 from data_utils.tables.genes import read_gene_table
 from utils import constants
 from utils.files import atomic_path, setup_logging, write_json

@@ -3,7 +3,8 @@
 Reads the split files, builds four sentences per case and embeds each different sentence once with CONCH's
 text tower. Beside the embeddings lie the sentences (``sentences_{onco}.csv``), the quartile edges of survival
 they were written with (``survival_edges_{onco}.json``) and the embedded candidate sentences of zero-shot
-evaluation (``candidates_{onco}.pt``: ``{cohort: {class_<i>: [k, 512], died: [4, 512], censored: [4, 512]}}``).
+evaluation (``candidates_{onco}.pt``: ``{cohort: {class_<i>: [k, 512], other: [k, 512], died: [4, 512],
+censored: [4, 512]}}``, where ``other`` are the diagnoses of class -1 that occur).
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.cohorts import load_cohort, read_cohort
 from data_utils.tables.gdc import read_split_cases, split_paths
-from data_utils.tables.label_sentences import build_sentences, candidate_sentences, survival_edges
+from data_utils.tables.label_sentences import (
+    build_sentences,
+    candidate_sentences,
+    survival_edges,
+    words_of,
+)
 from models.conch.text_tower import encode_tokens, load_text_tower, read_text_config
 from models.conch.tokenizer import ConchTokenizer
 from utils import constants
@@ -62,6 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     cases = read_split_cases(split_paths(args.onco, args.features_encoder, args.splits_dir))
     learned_from = cases[cases["split"] == "train"] if args.protocol == "strict" else cases
     edges = survival_edges(learned_from["durations"].tolist())
+    _report_strange_texts(cases)
     case_rows: list[dict[str, Any]] = cases.to_dict("records")  # type: ignore[assignment] # columns are str
     sentences = pd.DataFrame([build_sentences(row, cohort.site, edges) for row in case_rows])
 
@@ -70,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     device = pick_device(args.device)
     tower = load_text_tower(config, args.conch_checkpoint or constants.CONCH_CHECKPOINT).to(device)
-    candidates = candidate_sentences(cohort, edges)
+    candidates = candidate_sentences(cohort, edges, _diagnoses(cases))
     different = sorted({*sentences.to_numpy().ravel(), *(s for group in candidates.values() for s in group)})
     embeddings = embed(different, tokenizer, tower, device, args.batch_size)
     row_of = {sentence: row for row, sentence in enumerate(different)}
@@ -94,6 +102,27 @@ def main(argv: list[str] | None = None) -> None:
         args.protocol,
         output,
     )
+
+
+def _diagnoses(cases: pd.DataFrame) -> set[tuple[int, str]]:
+    """Class and diagnosis of the cases that have both."""
+    if "primary_class" not in cases:
+        return set()
+    known = cases[["primary_class", "primary_diagnosis"]].dropna()
+    return {(int(label), str(diagnosis)) for label, diagnosis in known.itertuples(index=False)}
+
+
+def _report_strange_texts(cases: pd.DataFrame) -> None:
+    """Names the AJCC texts that the sentences have no words for and leave out."""
+    for column in AJCC_COLUMNS:
+        strange = [text for text in cases[column].dropna() if words_of(text, column) is None]
+        if strange:
+            logger.warning(
+                "%s of %d cases names no category and is left out of their sentences: %s",
+                column,
+                len(strange),
+                sorted(set(strange)),
+            )
 
 
 def embed(

@@ -1,9 +1,15 @@
 """Clinical features: raw values of a cohort, and the codes that turn them into numbers.
 
-Five numbers per case: age / largest age, then a code each for stage, T, N and M. Codes number the texts of
-a column in alphabetical order; "unknown" comes last and stands for a missing text and for one that no case
-had when the codes were learned. A trained model keeps its codes: on another cohort the same text must be
-the same number.
+Five numbers per case: age / largest age, then a code each for stage, T, N and M. Texts are reduced to their
+category first (data_utils.tables.ajcc); codes number the categories of a column in byte order. The protocol
+decides the rest:
+
+- ``published``: learned from all cases; a missing text is the category "Nan", which takes its place in the
+  alphabet: before "Stage ..." and "T...", after "N..." and "M...". Where every case has a text there is none.
+- ``strict``: learned from the training split; the last code is "unknown", for a missing text and for a
+  category that no training case had.
+
+A trained model keeps its codes: on another cohort the same text must be the same number.
 """
 
 from __future__ import annotations
@@ -19,13 +25,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from data_utils.tables.gdc import AJCC_COLUMNS, is_missing
+from data_utils.tables.ajcc import AJCC_COLUMNS, is_category, reduce_text
+from data_utils.tables.gdc import is_missing
 from data_utils.tables.tensor_table import read_tensor_table
 from utils.files import read_json
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
+NAN = "Nan"
 AGE = "age_at_index"
 SHAPE = (1 + len(AJCC_COLUMNS),)
 _REMEDY = "write it with python -m data_utils.make_clinical"
@@ -39,45 +47,70 @@ class ClinicalCodes:
         max_age: divides ages, in years; older cases get a number above 1.
         median_age: stands in for a missing age, in years.
         codes: ``{column: {text: code}}`` for every column of ``AJCC_COLUMNS``.
+        missing: the text that stands for a missing one, ``NAN`` (published) or ``UNKNOWN`` (strict).
+        reduced: whether the texts are categories; codes saved by older versions number raw texts.
     """
 
     max_age: float
     median_age: float
     codes: dict[str, dict[str, int]]
+    missing: str = UNKNOWN
+    reduced: bool = True
 
     @classmethod
-    def fit(cls, cases: pd.DataFrame) -> ClinicalCodes:
-        """Learns ages and codes from ``cases`` (columns ``age_at_index`` and ``AJCC_COLUMNS``)."""
+    def fit(cls, cases: pd.DataFrame, protocol: str = "published") -> ClinicalCodes:
+        """Learns ages and codes from ``cases`` (columns ``age_at_index`` and ``AJCC_COLUMNS``, raw texts)."""
         ages = cases[AGE].dropna()
         usable = not ages.empty and ages.max() > 0
         if not usable:
             logger.warning("no case has an age: the feature is 0 for all who have none")
         codes = {}
         for column in AJCC_COLUMNS:
-            texts = sorted(set(cases[column].dropna()))
-            if not texts:
+            present = cases[column].dropna()
+            categories = sorted({reduce_text(text, column) for text in present})
+            if not categories:
                 logger.warning("no case has %s: the feature is the same for all", column)
-            codes[column] = {text: code for code, text in enumerate([*texts, UNKNOWN])}
-        return cls(float(ages.max()) if usable else 1.0, float(ages.median()) if usable else 0.0, codes)
+            if strange := [text for text in categories if not is_category(text, column)]:
+                logger.warning("%s: %s name no AJCC category; each has a code of its own", column, strange)
+            if protocol == "strict":
+                texts = [*categories, UNKNOWN]
+            else:
+                texts = sorted({*categories, NAN}) if len(present) < len(cases) else categories
+            codes[column] = {text: code for code, text in enumerate(texts)}
+        return cls(
+            float(ages.max()) if usable else 1.0,
+            float(ages.median()) if usable else 0.0,
+            codes,
+            UNKNOWN if protocol == "strict" else NAN,
+        )
 
     def transform(self, cases: pd.DataFrame) -> Tensor:
-        """Features ``[n, 5]``, float32, finite: age, stage, T, N, M."""
+        """Features ``[n, 5]``, float32, finite: age, stage, T, N, M.
+
+        A text without a code gets that of a missing one; where no case lacked the text when the codes were
+        learned (published), the number after the last code.
+        """
         ages = cases[AGE]
         if ages.isna().any():
             logger.warning("%d missing ages set to the median %g", ages.isna().sum(), self.median_age)
         columns = [ages.fillna(self.median_age) / self.max_age]
         for column, codes in self.codes.items():
-            texts = cases[column].where(cases[column].notna(), UNKNOWN)
+            texts = cases[column]
+            if self.reduced:
+                texts = texts.map({text: reduce_text(text, column) for text in set(texts.dropna())})
+            texts = texts.astype(object).where(texts.notna(), self.missing)
+            fallback = codes.get(self.missing, len(codes))
             strange = ~texts.isin(list(codes))
             if strange.any():
                 logger.warning(
-                    "%s: %s get the code of unknown (%d of %d cases)",
+                    "%s: %s get the number %d of unknown (%d of %d cases)",
                     column,
                     sorted(set(texts[strange])),
+                    fallback,
                     strange.sum(),
                     len(cases),
                 )
-            columns.append(texts.where(~strange, UNKNOWN).map(codes))
+            columns.append(texts.map(codes).fillna(fallback))
         table = pd.concat(columns, axis=1).astype("float32")
         return torch.from_numpy(table.to_numpy(copy=True))
 
@@ -87,7 +120,7 @@ class ClinicalCodes:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], where: str | Path) -> ClinicalCodes:
-        """Inverse of :meth:`to_dict`; other keys are ignored.
+        """Inverse of :meth:`to_dict`; other keys are ignored. Without ``missing`` they are codes of raw texts.
 
         Raises:
             ValueError: something is missing or impossible; the message begins with ``where``.
@@ -95,15 +128,19 @@ class ClinicalCodes:
         try:
             codes = {c: {str(t): int(n) for t, n in value["codes"][c].items()} for c in AJCC_COLUMNS}
             max_age, median_age = float(value["max_age"]), float(value["median_age"])
+            missing, reduced = value.get("missing", UNKNOWN), bool(value.get("reduced", False))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{where} holds no clinical codes ({error!r}); {_REMEDY}") from error
         lacking = [column for column, numbers in codes.items() if UNKNOWN not in numbers]
-        if lacking or not max_age > 0 or not np.isfinite([max_age, median_age]).all():
+        if missing not in (NAN, UNKNOWN) or (missing == UNKNOWN and lacking):
             raise ValueError(
-                f"{where}: impossible clinical codes: max_age {max_age}, median_age {median_age}, without "
-                f'"{UNKNOWN}" {lacking}'
+                f'{where}: impossible clinical codes: missing texts are {missing!r}, without "{UNKNOWN}" {lacking}'
             )
-        return cls(max_age, median_age, codes)
+        if not max_age > 0 or not np.isfinite([max_age, median_age]).all():
+            raise ValueError(
+                f"{where}: impossible clinical codes: max_age {max_age}, median_age {median_age}"
+            )
+        return cls(max_age, median_age, codes, missing, reduced)
 
 
 # ---------------------------------------------------------------------------- tables of a cohort
@@ -123,7 +160,7 @@ class RawClinical:
         return list(self.values.index)
 
     def fit(self, only: Collection[str] | None = None) -> ClinicalCodes:
-        """The codes of all cases, or of those with the ids given.
+        """The codes of all cases (published), or of those with the ids given (strict).
 
         Raises:
             ValueError: no case has one of the ids.
@@ -131,7 +168,7 @@ class RawClinical:
         cases = self.values if only is None else self.values[self.values.index.isin(list(only))]
         if cases.empty:
             raise ValueError("no training case has clinical features to learn codes from")
-        return ClinicalCodes.fit(cases)
+        return ClinicalCodes.fit(cases, "published" if only is None else "strict")
 
     def encode(self, codes: ClinicalCodes | None) -> dict[str, Tensor]:
         """``{case: [5]}`` by the codes given.

@@ -1,4 +1,4 @@
-"""Reading GDC tables and split files; what a raw clinical value means.
+"""Reading GDC tables and split files.
 
 Nothing in here depends on the cohort: that is data, see ``data_utils.tables.cohorts``.
 """
@@ -6,12 +6,12 @@ Nothing in here depends on the cohort: that is data, see ``data_utils.tables.coh
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.cohorts import Cohort
 from utils import constants
 from utils.files import read_json
@@ -19,12 +19,6 @@ from utils.files import read_json
 logger = logging.getLogger(__name__)
 
 DAYS_PER_MONTH = 30.44
-AJCC_COLUMNS = (
-    "ajcc_pathologic_stage",
-    "ajcc_pathologic_t",
-    "ajcc_pathologic_n",
-    "ajcc_pathologic_m",
-)
 _CASE_COLUMNS = (
     "case_id",
     "case_submitter_id",
@@ -161,37 +155,6 @@ def _numbers(table: pd.DataFrame, column: str, source: str | Path) -> pd.Series:
             f"{source}: {column} of case {row['case_submitter_id']} is no number: {row[column]!r}"
         )
     return numbers
-
-
-_STAGE = re.compile(r"(?:stage\s+)?(IV|III|II|I|X|0)(?:[ABCD]\d?)?", re.IGNORECASE)
-_TNM = {
-    "t": re.compile(r"[cpyra]*T(is|a(?!\w)|[0-4X])", re.IGNORECASE),
-    "n": re.compile(r"[cpyra]*N([0-3X])", re.IGNORECASE),
-    "m": re.compile(r"[cpyra]*M([01X])", re.IGNORECASE),
-}
-
-
-def reduce_stage(raw: str | None) -> str | None:
-    """Overall stage without its substage: "Stage IIIA" -> "III"; None where the text names none."""
-    match = _STAGE.fullmatch(raw.strip()) if isinstance(raw, str) else None
-    return match.group(1).upper() if match else None
-
-
-def reduce_tnm(raw: str | None, letter: str) -> str | None:
-    """T, N or M category without its subdivision: "T1c" -> "1", "N0 (i-)" -> "0", "cM0 (i+)" -> "0".
-
-    Args:
-        raw: AJCC text.
-        letter: "t", "n" or "m".
-
-    Returns:
-        A digit, "X", "is" or "a" (both T only), or None where the text names none.
-    """
-    match = _TNM[letter].match(raw.strip()) if isinstance(raw, str) else None
-    if match is None:
-        return None
-    category = match.group(1)
-    return category.lower() if category.lower() in ("is", "a") else category.upper()
 
 
 def is_missing(texts: pd.Series) -> pd.Series:

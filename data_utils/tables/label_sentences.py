@@ -1,63 +1,55 @@
 """Label sentences: what the clinical table says of a case, in English.
 
-Spellings of the categories (:data:`STAGE_WORDS`, :data:`T_WORDS`, :data:`N_WORDS`, :data:`M_WORDS`):
-
-=====  =================================  ====================================================
-part   category, examples of raw texts    words
-=====  =================================  ====================================================
-stage  0, I, II (Stage IIA), III, IV      stage zero, stage one, ... stage four
-stage  X                                  stage cannot be assessed
-T      0, 1 (T1c), 2, 3, 4 (T4b)          tumor stage zero, ... tumor stage four
-T      is                                 carcinoma in situ
-T      a                                  noninvasive papillary carcinoma
-T      X                                  tumor cannot be assessed
-N      0 (N0 (i-), N0 (mol+))             cancer has not spread to lymph nodes
-N      1 (N1mi), 2, 3                     cancer has spread to lymph nodes, node stage one, ...
-N      X                                  lymph nodes cannot be assessed
-M      0 (cM0 (i+))                       no metastasis detected
-M      1 (M1a)                            metastasis detected
-M      X                                  metastasis cannot be assessed
-=====  =================================  ====================================================
-
-The published work gives stage two, tumor stage two, N0, M0 and "cannot be assessed" in these words; the
-others follow their pattern. A text that names no category counts as missing.
+The words of each category (:data:`WORDS`) are those of the published text embeddings, but for "Stage 0" and
+"Ta", which the published preparation does not know and which are ours. A raw text is reduced to its category
+first (data_utils.tables.ajcc: "Stage IIA" is "Stage II", "Tis" is "T0"); one that names no category counts as
+missing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from data_utils.tables.ajcc import AJCC_COLUMNS, STAGE, M, N, T, reduce_text
 from data_utils.tables.cohorts import Cohort
-from data_utils.tables.gdc import reduce_stage, reduce_tnm
 from utils import constants
 
-_NUMBERS = {"0": "zero", "1": "one", "2": "two", "3": "three", "4": "four"}
-STAGE_WORDS = {
-    **{
-        roman: f"stage {word}"
-        for roman, word in zip(("0", "I", "II", "III", "IV"), _NUMBERS.values(), strict=True)
+_NUMBERS = ("one", "two", "three", "four")
+WORDS = {
+    STAGE: {
+        **{
+            f"Stage {roman}": f"stage {n}"
+            for roman, n in zip(("I", "II", "III", "IV"), _NUMBERS, strict=True)
+        },
+        "Stage X": "stage cannot be determined",
+        "Stage 0": "stage zero",
     },
-    "X": "stage cannot be assessed",
+    T: {
+        "T0": "no tumor detected",
+        **{f"T{number}": f"tumor stage {word}" for number, word in enumerate(_NUMBERS, start=1)},
+        "TX": "tumor stage cannot be assessed",
+        "Ta": "noninvasive papillary carcinoma",
+    },
+    N: {
+        "N0": "cancer has not spread to lymph nodes",
+        **{f"N{number}": f"node stage {word}" for number, word in enumerate(_NUMBERS[:3], start=1)},
+        "NX": "node spread cannot be assessed",
+    },
+    M: {
+        "M0": "no metastasis detected",
+        "M1": "cancer has spread to distant organs",
+        "MX": "metastasis status cannot be assessed",
+    },
 }
-T_WORDS = {
-    **{digit: f"tumor stage {word}" for digit, word in _NUMBERS.items()},
-    "is": "carcinoma in situ",
-    "a": "noninvasive papillary carcinoma",
-    "X": "tumor cannot be assessed",
-}
-N_WORDS = {
-    "0": "cancer has not spread to lymph nodes",
-    **{digit: f"cancer has spread to lymph nodes, node stage {_NUMBERS[digit]}" for digit in "123"},
-    "X": "lymph nodes cannot be assessed",
-}
-M_WORDS = {
-    "0": "no metastasis detected",
-    "1": "metastasis detected",
-    "X": "metastasis cannot be assessed",
+_LABELS = {
+    STAGE: "Overall stage",
+    T: "Tumor stage status",
+    N: "Lymph node status",
+    M: "Distant metastasis status",
 }
 
 
@@ -74,11 +66,11 @@ def survival_edges(months: Sequence[float]) -> tuple[float, ...]:
 
 
 def survival_interval(months: float, edges: Sequence[float]) -> str:
-    """Words for the quartile ``months`` lies in; an edge belongs to the quartile below it.
+    """Words for the quartile ``months`` lies in; an edge belongs to the quartile above it.
 
-    Times beyond the last edge (a test case, with edges of the training split) fall into the last quartile.
+    Times beyond the outer edges (a test case, with edges of the training split) fall into the outer quartiles.
     """
-    quartile = int(np.searchsorted(np.asarray(edges[1:4]), months, side="left"))
+    quartile = int(np.searchsorted(np.asarray(edges[1:4]), months, side="right"))
     return _interval_words(edges)[quartile]
 
 
@@ -111,12 +103,7 @@ def build_sentences(row: Mapping[str, Any], site: str, edges: Sequence[float]) -
         raise ValueError(f"case {row.get('case_submitter_id')} has no survival time")
     location = _part("Cancer location", site)
     diagnosis = _part("Cancer diagnosis", row["primary_diagnosis"])
-    spread = [
-        _part("Overall stage", STAGE_WORDS.get(reduce_stage(row["ajcc_pathologic_stage"]))),
-        _part("Tumor stage status", T_WORDS.get(reduce_tnm(row["ajcc_pathologic_t"], "t"))),
-        _part("Lymph node status", N_WORDS.get(reduce_tnm(row["ajcc_pathologic_n"], "n"))),
-        _part("Distant metastasis status", M_WORDS.get(reduce_tnm(row["ajcc_pathologic_m"], "m"))),
-    ]
+    spread = [_part(_LABELS[column], words_of(row[column], column)) for column in AJCC_COLUMNS]
     fate = _fate(int(row["vital_status"]) == 1, survival_interval(months, edges))
     sentences = {
         "general": [location, diagnosis, *spread, fate],
@@ -127,19 +114,44 @@ def build_sentences(row: Mapping[str, Any], site: str, edges: Sequence[float]) -
     return {name: " ".join(sentences[name]) for name in constants.TEXT_ROWS}
 
 
-def candidate_sentences(cohort: Cohort, edges: Sequence[float]) -> dict[str, list[str]]:
+def words_of(raw: str | None, column: str) -> str | None:
+    """Words for a raw AJCC text; None where it is missing or names no category."""
+    return WORDS[column].get(reduce_text(raw, column)) if isinstance(raw, str) else None
+
+
+def candidate_sentences(
+    cohort: Cohort, edges: Sequence[float], diagnoses: Collection[tuple[int, str]] = ()
+) -> dict[str, list[str]]:
     """Sentences that zero-shot evaluation compares a patient with; what nobody knows stays empty.
 
+    Args:
+        cohort: names the location and the diagnoses of its classes.
+        edges: five quartile edges in months, see :func:`survival_edges`.
+        diagnoses: class and diagnosis of the patients at hand. Those that the definition of the cohort does
+            not name (split files that others made) become candidates of their class, too.
+
     Returns:
-        Under ``class_<i>`` one diagnosis sentence for every diagnosis of the class, under ``died`` and
-        ``censored`` one survival sentence for every quartile, the earliest first.
+        Under ``class_<i>`` one diagnosis sentence for every diagnosis of the class, under ``other`` for those
+        of class -1 (left out where there are none), under ``died`` and ``censored`` one survival sentence for
+        every quartile, the earliest first.
+
+    Raises:
+        ValueError: a patient is of a class that the cohort does not have.
     """
     location = _part("Cancer location", cohort.site)
+    members = {f"class_{index}": dict.fromkeys(names) for index, names in enumerate(cohort.classes)}
+    for label, diagnosis in sorted(diagnoses):
+        if label >= len(cohort.classes):
+            raise ValueError(
+                f"{diagnosis!r} is of class {label} in the split files; cohort {cohort.name} has "
+                f"{len(cohort.classes)} classes, numbered from 0: edit its definition or the split files"
+            )
+        members.setdefault(f"class_{label}" if label >= 0 else "other", {})[diagnosis] = None
     sentences = {
-        f"class_{index}": [f"{location} {_part('Cancer diagnosis', diagnosis)}" for diagnosis in members]
-        for index, members in enumerate(cohort.classes)
+        name: [f"{location} {_part('Cancer diagnosis', diagnosis)}" for diagnosis in group]
+        for name, group in members.items()
     }
-    unknown = [""] * 4  # stage, T, N, M
+    unknown = [""] * len(AJCC_COLUMNS)
     for name, died in (("died", True), ("censored", False)):
         fates = [_fate(died, interval) for interval in _interval_words(edges)]
         sentences[name] = [" ".join([location, *unknown, fate]) for fate in fates]

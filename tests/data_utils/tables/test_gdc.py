@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from data_utils.tables import gdc as tcga
 from data_utils.tables.cohorts import load_cohort
@@ -165,64 +163,6 @@ def test_clean_cases_gives_reasons(tmp_path: Path) -> None:
 def test_number_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"clinical.tsv: age_at_index of case TCGA-AA-0001 .*'old'"):
         cleaned(tmp_path, [clinical_row(0), clinical_row(1, age_at_index="old")])
-
-
-@pytest.mark.parametrize(
-    ("raw", "stage"),
-    [
-        ("Stage I", "I"),
-        ("Stage IA", "I"),
-        ("Stage IB2", "I"),
-        ("Stage IIC", "II"),
-        ("stage iiia", "III"),
-        ("Stage IVB", "IV"),
-        ("Stage X", "X"),
-        ("Stage 0", "0"),
-        ("IV", "IV"),
-        ("Stage IS", None),
-        ("Stage", None),
-        ("", None),
-        (None, None),
-        (float("nan"), None),
-    ],
-)
-def test_reduce_stage(raw: str | None, stage: str | None) -> None:
-    assert tcga.reduce_stage(raw) == stage
-
-
-@pytest.mark.parametrize(
-    ("letter", "raw", "category"),
-    [
-        ("t", "T1c", "1"),
-        ("t", "T4d", "4"),
-        ("t", "TX", "X"),
-        ("t", "Tis", "is"),
-        ("t", "Ta", "a"),
-        ("t", "T0", "0"),
-        ("t", "T5", None),
-        ("t", "Total", None),
-        ("n", "N0 (i-)", "0"),
-        ("n", "N0 (mol+)", "0"),
-        ("n", "N1mi", "1"),
-        ("n", "N3c", "3"),
-        ("n", "NX", "X"),
-        ("n", "N4", None),
-        ("m", "cM0 (i+)", "0"),
-        ("m", "M1b", "1"),
-        ("m", "MX", "X"),
-        ("m", "T1", None),
-        ("m", None, None),
-    ],
-)
-def test_reduce_tnm(letter: str, raw: str | None, category: str | None) -> None:
-    assert tcga.reduce_tnm(raw, letter) == category
-
-
-@settings(deadline=None)
-@given(st.text(max_size=12))
-def test_reductions_never_fail(text: str) -> None:
-    assert tcga.reduce_stage(text) in {None, "0", "I", "II", "III", "IV", "X"}
-    assert tcga.reduce_tnm(text, "t") in {None, *"01234X", "is", "a"}
 
 
 # ---------------------------------------------------------------------------- split files

@@ -84,28 +84,11 @@ def test_candidates_are_the_sentences_of_patients_of_whom_nothing_else_is_known(
 @pytest.mark.parametrize(
     ("column", "raw", "words"),
     [
-        ("ajcc_pathologic_stage", "Stage IB", "Overall stage: stage one;"),
-        ("ajcc_pathologic_stage", "Stage III", "Overall stage: stage three;"),
-        ("ajcc_pathologic_stage", "Stage IVA", "Overall stage: stage four;"),
-        ("ajcc_pathologic_stage", "Stage X", "Overall stage: stage cannot be assessed;"),
         ("ajcc_pathologic_stage", "Stage 0", "Overall stage: stage zero;"),
-        ("ajcc_pathologic_t", "T1c", "Tumor stage status: tumor stage one;"),
-        ("ajcc_pathologic_t", "T0", "Tumor stage status: tumor stage zero;"),
-        ("ajcc_pathologic_t", "Tis", "Tumor stage status: carcinoma in situ;"),
         ("ajcc_pathologic_t", "Ta", "Tumor stage status: noninvasive papillary carcinoma;"),
-        ("ajcc_pathologic_t", "TX", "Tumor stage status: tumor cannot be assessed;"),
-        (
-            "ajcc_pathologic_n",
-            "N1mi",
-            "Lymph node status: cancer has spread to lymph nodes, node stage one;",
-        ),
-        ("ajcc_pathologic_n", "NX", "Lymph node status: lymph nodes cannot be assessed;"),
-        ("ajcc_pathologic_m", "cM0 (i+)", "Distant metastasis status: no metastasis detected;"),
-        ("ajcc_pathologic_m", "M1a", "Distant metastasis status: metastasis detected;"),
-        ("ajcc_pathologic_m", "MX", "Distant metastasis status: metastasis cannot be assessed;"),
     ],
 )
-def test_spelling(column: str, raw: str, words: str) -> None:
+def test_words_of_our_own(column: str, raw: str, words: str) -> None:
     sentences = build_sentences(ROW | {column: raw}, "breast", EDGES)
     assert all((words in sentences[name]) == (name != "diagnosis") for name in sentences)
 
@@ -114,10 +97,10 @@ def test_spelling(column: str, raw: str, words: str) -> None:
     ("months", "words"),
     [
         (0.0, "before 12 months"),
-        (11.6, "before 12 months"),
-        (11.7, "between 12 and 24 months"),
-        (24.2, "between 12 and 24 months"),
-        (48.6, "between 48 and 120 months"),
+        (11.5, "before 12 months"),
+        (11.6, "between 12 and 24 months"),
+        (24.2, "between 24 and 48 months"),
+        (48.5, "between 48 and 120 months"),
         (120.4, "between 48 and 120 months"),
         (500.0, "between 48 and 120 months"),
     ],
@@ -135,8 +118,8 @@ def test_edges_are_quartiles() -> None:
 def test_quartiles_hold_equal_shares(months: list[float]) -> None:
     edges = survival_edges(months)
     assert list(edges) == sorted(edges)
-    below = sum(value <= edges[1] for value in months)
-    assert below >= len(months) / 4  # the first quartile, its edge included
+    below = sum(value < edges[1] for value in months)
+    assert below <= len(months) / 4 <= sum(value <= edges[1] for value in months)
     for value in months:
         assert survival_interval(value, edges).endswith("months")
 
