@@ -103,10 +103,9 @@ class ClinicalCodes:
             strange = ~texts.isin(list(codes))
             if strange.any():
                 logger.warning(
-                    "%s: %s get the number %d of unknown (%d of %d cases)",
+                    "%s: %s get the code of unknown (%d of %d cases)",
                     column,
                     sorted(set(texts[strange])),
-                    fallback,
                     strange.sum(),
                     len(cases),
                 )

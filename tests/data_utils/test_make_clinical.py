@@ -51,13 +51,13 @@ def load(folder: Path) -> tuple[dict[str, list[float]], dict]:
 def test_published(tmp_path: Path, flags: list[str], caplog: pytest.LogCaptureFixture) -> None:
     make_clinical.main(flags)
     features, codes = load(tmp_path)
-    # Stages I, II, IV, unknown; median age of 40, 80 and 100.
+    # Stages Nan, I, II, IV; median age of 40, 80 and 100.
     assert features == {
-        "a": [0.4, 1, 0, 0, 0],
-        "b": [0.8, 0, 0, 0, 0],
-        "c": [0.8, 3, 0, 0, 0],
-        "d": [1.0, 2, 1, 0, 0],
-        "e": [0.8, 1, 0, 0, 0],
+        "a": [0.4, 2, 0, 0, 0],
+        "b": [0.8, 1, 0, 0, 0],
+        "c": [0.8, 0, 0, 0, 0],
+        "d": [1.0, 3, 1, 0, 0],
+        "e": [0.8, 2, 0, 0, 0],
     }
     assert (codes["protocol"], codes["max_age"], codes["median_age"], codes["cases"]) == (
         "published",
@@ -65,7 +65,8 @@ def test_published(tmp_path: Path, flags: list[str], caplog: pytest.LogCaptureFi
         80,
         5,
     )
-    assert codes["codes"]["ajcc_pathologic_t"] == {"T1": 0, "T2": 1, "unknown": 2}
+    assert codes["codes"]["ajcc_pathologic_t"] == {"T1": 0, "T2": 1}
+    assert codes["codes"]["ajcc_pathologic_n"] == {"Nan": 0}
     assert "2 missing ages set to the median 80" in caplog.text
     assert "no case has ajcc_pathologic_n" in caplog.text
 

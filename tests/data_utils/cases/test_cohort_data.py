@@ -94,7 +94,7 @@ def test_whose_clinical_values_decide_the_codes(read, cohort, protocol):
     everyone = protocol == "published"
     ages = values["age_at_index"] if everyone else values["age_at_index"][:8]
     assert (codes.max_age, codes.median_age) == (ages.max(), ages.median())
-    names = ["M0", "M1", "unknown"] if everyone else ["M0", "unknown"]
+    names = ["M0", "M1"] if everyone else ["M0", "unknown"]
     assert list(codes.codes["ajcc_pathologic_m"]) == names
     case = datasets(data, ("clinical", "genes"))["test"][0]
     assert case.case_id == "case-12" and case.inputs["clinical"][0] == pytest.approx(90 / ages.max())

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_utils.cases.datasets import input_of
 from data_utils.cases.splits import Patient
 from data_utils.tables.vectors import read_vectors
 
@@ -20,19 +21,21 @@ def test_what_was_saved_is_read(tmp_path_factory, numbers, width):
     path = tmp_path_factory.mktemp("vectors") / "v.pt"
     torch.save(saved, path)
     table = read_vectors(path)
-    assert table.shape == (numbers[0] if len(set(numbers)) == 1 else None, width)
-    assert table.ids == list(saved)
+    assert table.structure == [numbers[0] if len(set(numbers)) == 1 else None, width]
+    assert list(table.ids) == list(saved) and table.fit() is None
+    inputs = table.encode(None)
     for i in range(len(numbers)):
-        found = table.get(patient(i))
+        found = input_of(patient(i), inputs)
         assert found.dtype == torch.float32 and torch.equal(found, saved[f"case-{i}"].float())
-    assert table.get(patient(99)) is None
+    assert input_of(patient(99), inputs) is None
 
 
 def test_one_vector_and_barcodes(tmp_path):
     torch.save({"TCGA-0003": torch.ones(6), "case-4": torch.zeros(1, 6)}, tmp_path / "v.pt")
     table = read_vectors(tmp_path / "v.pt")
-    assert table.shape == (1, 6) and table.get(patient(3)).tolist() == [[1.0] * 6]
-    assert table.get(patient(4)).tolist() == [[0.0] * 6]
+    inputs = table.encode(None)
+    assert table.structure == [1, 6] and input_of(patient(3), inputs).tolist() == [[1.0] * 6]
+    assert input_of(patient(4), inputs).tolist() == [[0.0] * 6]
 
 
 @pytest.mark.parametrize(
