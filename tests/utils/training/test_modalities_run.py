@@ -141,7 +141,8 @@ def test_a_new_cohort_is_encoded_with_the_codes_of_the_training(
     for case, row in pd.read_csv(new_cohort.clinical_values, index_col=0).iterrows():
         age, *texts = (None if pd.isna(value) else value for value in row)
         numbers = [
-            table.get(text, len(table)) for text, table in zip(texts, codes.codes.values(), strict=True)
+            table.get(text or "Nan", len(table))
+            for text, table in zip(texts, codes.codes.values(), strict=True)
         ]
         tensors[case] = torch.tensor([(codes.median_age if age is None else age) / codes.max_age, *numbers])
     assert tensors["case-112"].tolist() == pytest.approx([95 / codes.max_age, 3, 1, 2, 1])
