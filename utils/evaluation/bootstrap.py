@@ -94,19 +94,24 @@ def macro_auc(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray 
 
 
 def concordance(
-    durations: np.ndarray, events: np.ndarray, risk: np.ndarray, counts: np.ndarray | None = None
+    durations: np.ndarray,
+    events: np.ndarray,
+    risk: np.ndarray,
+    counts: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """Harrell's concordance index ``[B]`` of a risk (higher dies earlier), as lifelines counts it.
 
     Comparable are pairs of which one is known to have died before the other: a death and any later
-    time, or a death and a censoring at the same time. Equal risks count one half.
+    time, or a death and a censoring at the same time. Equal risks count one half. With ``weights [n]`` a
+    pair counts as much as the weight of its earlier death, which gives other indices (Uno's).
     """
     counts = _counts(counts, len(durations))
     died = events == 1
     first, second = durations[died][:, None], durations[None, :]
     comparable = (first < second) | ((first == second) & ~died[None, :])  # [deaths, n]
     won = comparable * _wins(risk[died][:, None], risk[None, :])
-    deaths = counts[:, died]
+    deaths = counts[:, died] if weights is None else counts[:, died] * weights[died]
     pairs = ((deaths @ comparable.astype(float)) * counts).sum(axis=1)
     return _ratio(((deaths @ won) * counts).sum(axis=1), pairs)
 
