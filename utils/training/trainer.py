@@ -200,7 +200,7 @@ class Trainer:
         """Adds the gradient of a case, unless it is not finite; returns the loss."""
         case = case.to(self.device)
         with self.precision.autocast():
-            loss = self.objective(self.model(case), case.text)
+            loss = self.objective(self.model(case), case)
         value = loss.item()
         if not math.isfinite(value):
             self._skip(f"the loss of case {case.case_id} is {value} in epoch {epoch}")

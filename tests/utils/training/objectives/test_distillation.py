@@ -64,34 +64,34 @@ def test_equals_the_formula(num_tasks, temperature, width, seed):
     objective, outputs, text = example(num_tasks, width, seed, temperature=temperature)
     rows = [0, 1, 3][:num_tasks]
     expected = loss_by_hand(outputs, text, objective.state_dict(), rows, temperature)
-    assert float(objective(outputs, text)) == pytest.approx(expected, rel=1e-10, abs=1e-12)
+    assert float(objective.divergence(outputs, text)) == pytest.approx(expected, rel=1e-10, abs=1e-12)
 
 
 def test_the_stage_sentence_is_not_learned():
     assert constants.TASK_TEXT_ROW == {"General": 0, "Diagnosis": 1, "Survival": 3}
     objective, outputs, text = example()
-    before = objective(outputs, text)
+    before = objective.divergence(outputs, text)
     for row in range(4):
         changed = text.clone()
         changed[row] += torch.linspace(-1, 1, 512, dtype=torch.float64)
-        assert (objective(outputs, changed) == before) == (row == 2)
+        assert (objective.divergence(outputs, changed) == before) == (row == 2)
 
 
 def test_is_zero_where_outputs_are_the_targets_and_blind_to_their_length():
     objective, _, text = example()
     targets = objective.targets(text)
     torch.testing.assert_close(targets.norm(dim=1), torch.ones(3, dtype=torch.float64))
-    assert float(objective(targets * 7, text)) == pytest.approx(0, abs=1e-12)
-    assert float(objective(-targets, text)) > 0.1
+    assert float(objective.divergence(targets * 7, text)) == pytest.approx(0, abs=1e-12)
+    assert float(objective.divergence(-targets, text)) > 0.1
 
 
 def test_only_the_outputs_receive_a_gradient():
     objective, outputs, text = example()
     outputs.requires_grad_(), text.requires_grad_()
-    objective(outputs, text).backward()
+    objective.divergence(outputs, text).backward()
     assert outputs.grad.abs().min() > 0 and text.grad is None
     assert all(not p.requires_grad and p.grad is None for p in objective.parameters())
-    torch.autograd.gradcheck(lambda x: objective(x, text.detach()), outputs)
+    torch.autograd.gradcheck(lambda x: objective.divergence(x, text.detach()), outputs)
 
 
 def test_the_state_dict_is_the_projector(tmp_path):
@@ -99,9 +99,9 @@ def test_the_state_dict_is_the_projector(tmp_path):
     names = {f"projector.{layer}.{kind}" for layer in (0, 1, 3) for kind in ("weight", "bias")}
     assert set(objective.state_dict()) == names
     other = TextDistillation(5, 3).double()
-    assert other(outputs, text) != objective(outputs, text)
+    assert other.divergence(outputs, text) != objective.divergence(outputs, text)
     other.load_state_dict(objective.state_dict())
-    assert other(outputs, text) == objective(outputs, text)
+    assert other.divergence(outputs, text) == objective.divergence(outputs, text)
 
 
 def test_the_projector_is_the_published_one():
@@ -116,9 +116,9 @@ def test_the_projector_is_the_published_one():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_keeps_the_loss(dtype):
     objective, outputs, text = (x.float() for x in example(width=32))
-    expected = objective(outputs, text)
+    expected = objective.divergence(outputs, text)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = objective(outputs.to(dtype), text)
+        loss = objective.divergence(outputs.to(dtype), text)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected, rtol=1e-6 if dtype == torch.float32 else 2e-2, atol=1e-6)
 
@@ -133,4 +133,4 @@ def test_texts_exist_for_one_to_three_tasks(num_tasks):
 def test_a_wrong_number_of_outputs_is_not_broadcast(outputs):
     objective, _, text = example()
     with pytest.raises(ValueError, match=f"{outputs} task outputs for 3 texts"):
-        objective(torch.zeros(outputs, 5, dtype=torch.float64), text)
+        objective.divergence(torch.zeros(outputs, 5, dtype=torch.float64), text)

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data_utils.cases.case import Case
 from utils import constants
+from utils.training.objectives.base import Labelled, Objective
 
 TEXT_DIM = 512
 LOSS_SCALE = 10.0
@@ -28,7 +30,7 @@ class TextProjector(nn.Sequential):
         self.requires_grad_(False)
 
 
-class TextDistillation(nn.Module):
+class TextDistillation(Objective):
     """``10 tau^2 KL(softmax(text / tau) || softmax(output / tau))``, summed over tasks and width.
 
     Args:
@@ -36,6 +38,8 @@ class TextDistillation(nn.Module):
         num_tasks: ``T``; task ``i`` learns from the text row that ``constants.TASK_TEXT_ROW`` gives it.
         temperature: ``tau``.
     """
+
+    needs_text = True
 
     def __init__(self, output_dim: int, num_tasks: int = 3, temperature: float = 1.0) -> None:
         super().__init__()
@@ -54,8 +58,18 @@ class TextDistillation(nn.Module):
         """What the tasks learn, ``[T, O]``, from the sentences ``[4, 512]`` of a case."""
         return self.project(text[self.text_rows])
 
-    def forward(self, outputs: Tensor, text: Tensor) -> Tensor:
-        """The loss of one case from its outputs ``[T, O]`` and sentences ``[4, 512]``."""
+    def learns_from(self, patient: Labelled) -> bool:
+        """Always: every patient has sentences."""
+        return True
+
+    def forward(self, outputs: Tensor, case: Case) -> Tensor:
+        """The loss of one case with sentences from its outputs ``[T, O]``."""
+        if case.text is None:
+            raise ValueError(f"case {case.case_id} has no text embedding to learn from")
+        return self.divergence(outputs, case.text)
+
+    def divergence(self, outputs: Tensor, text: Tensor) -> Tensor:
+        """How far outputs ``[T, O]`` are from sentences ``[4, 512]``."""
         if len(outputs) != len(self.text_rows):
             raise ValueError(f"{len(outputs)} task outputs for {len(self.text_rows)} texts")
         # Softmax over small differences: always in single precision or better.

@@ -1,0 +1,69 @@
+"""Trained heads, evaluated as they are: what a model predicts itself, beside the probes fitted on its outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from data_utils.tables.survival_bins import SurvivalBins
+from utils.evaluation.embeddings import Embeddings
+from utils.evaluation.probes import SubtypeResult, SurvivalResult, score_subtype, score_survival
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A linear head on one task token.
+
+    Attributes:
+        task: index of the task token.
+        weight: ``[K, O]``.
+        bias: ``[K]``.
+        bins: the intervals of a survival head.
+    """
+
+    task: int
+    weight: np.ndarray
+    bias: np.ndarray
+    bins: SurvivalBins | None = None
+
+    @classmethod
+    def of(cls, layer: nn.Linear, task: int, bins: SurvivalBins | None = None) -> Head:
+        """A copy of a layer as it is now."""
+        weight, bias = (p.detach().double().cpu().numpy().copy() for p in (layer.weight, layer.bias))
+        return cls(task, weight, bias, bins)
+
+    def logits(self, cases: Embeddings) -> np.ndarray:
+        """``[n, K]`` in float64."""
+        return cases.task(self.task).astype(np.float64) @ self.weight.T + self.bias
+
+    def probabilities(self, cases: Embeddings) -> np.ndarray:
+        """Class probabilities ``[n, K]`` of a subtype head."""
+        logits = self.logits(cases)
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return shares / shares.sum(axis=1, keepdims=True)
+
+    def alive(self, cases: Embeddings) -> np.ndarray:
+        """Probability to live on after each interval ``[n, K]`` of a survival head."""
+        return np.cumprod(1 / (1 + np.exp(np.clip(self.logits(cases), -500, 500))), axis=1)
+
+    def subtype(self, cases: Embeddings) -> SubtypeResult:
+        """A subtype head scored on the cases of known class."""
+        known = cases.labels >= 0
+        probabilities = self.probabilities(cases)[known]
+        return score_subtype(
+            self.task,
+            cases.select_ids(known),
+            cases.labels[known],
+            probabilities.argmax(axis=1),
+            probabilities,
+        )
+
+    def survival(self, cases: Embeddings) -> SurvivalResult:
+        """A survival head scored on the cases of known survival; the risk is ``-sum`` of the survival curve."""
+        known = ~np.isnan(cases.durations)
+        risk = -self.alive(cases)[known].sum(axis=1)
+        return score_survival(
+            self.task, cases.select_ids(known), cases.durations[known], cases.events[known], risk
+        )

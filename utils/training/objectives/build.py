@@ -1,0 +1,112 @@
+"""From the name of an objective to the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from data_utils.tables.survival_bins import SurvivalBins
+from utils import constants
+from utils.training.objectives.base import Objective
+from utils.training.objectives.distillation import TextDistillation
+from utils.training.objectives.multitask import MultiTask
+from utils.training.objectives.subtype import SubtypeObjective
+from utils.training.objectives.survival import ALPHA, SurvivalObjective
+
+# What each objective is made of.
+OBJECTIVES = {
+    "distill": ("distill",),
+    "subtype": ("subtype",),
+    "survival": ("survival",),
+    "multitask": ("subtype", "survival"),
+    "distill+multitask": ("distill", "subtype", "survival"),
+}
+# The task token that a head reads, where the model has it; else the first.
+_TOKENS = {"subtype": constants.TASKS.index("Diagnosis"), "survival": constants.TASKS.index("Survival")}
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What decides an objective.
+
+    Attributes:
+        name: one of :data:`OBJECTIVES`.
+        num_classes: subtype classes.
+        bins: survival intervals; needed where survival is learned.
+        alpha: see :func:`utils.training.objectives.survival.survival_nll`.
+        weights: of the parts, in the order of :data:`OBJECTIVES`; empty learns them.
+
+    Raises:
+        ValueError: the name is unknown, or the weights do not fit it.
+    """
+
+    name: str = "distill"
+    num_classes: int = 2
+    bins: SurvivalBins | None = None
+    alpha: float = ALPHA
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in OBJECTIVES:
+            raise ValueError(f"unknown objective {self.name!r}; there are {sorted(OBJECTIVES)}")
+        if self.weights and len(self.weights) != len(self.parts):
+            raise ValueError(
+                f"--task_weights {list(self.weights)}: objective {self.name} has the parts {', '.join(self.parts)}"
+            )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it is made of."""
+        return OBJECTIVES[self.name]
+
+
+def build_objective(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:
+    """The objective for the outputs ``[num_tasks, model.output_dim]`` of a model.
+
+    A model may initialise the heads itself, by a method ``init_head(linear)``.
+
+    Raises:
+        ValueError: survival is learned and there are no intervals.
+    """
+    parts = {name: _PARTS[name](config, model, num_tasks) for name in config.parts}
+    if init := getattr(model, "init_head", None):
+        for part in parts.values():
+            if isinstance(part, (SubtypeObjective, SurvivalObjective)):
+                init(part.classifier)
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    weights = dict(zip(parts, config.weights, strict=True)) if config.weights else None
+    return MultiTask(parts, weights)
+
+
+def distillation_of(objective: Objective) -> TextDistillation | None:
+    """The text distillation of an objective, or None where it has none."""
+    parts = objective.parts.values() if isinstance(objective, MultiTask) else (objective,)
+    return next((part for part in parts if isinstance(part, TextDistillation)), None)
+
+
+def _token(part: str, num_tasks: int) -> int:
+    return _TOKENS[part] if _TOKENS[part] < num_tasks else 0
+
+
+def _distill(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:
+    return TextDistillation(model.output_dim, num_tasks)
+
+
+def _subtype(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:
+    return SubtypeObjective(model.output_dim, config.num_classes, _token("subtype", num_tasks))
+
+
+def _survival(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:
+    if config.bins is None:
+        raise ValueError(f"objective {config.name} needs survival intervals")
+    return SurvivalObjective(model.output_dim, config.bins, _token("survival", num_tasks), config.alpha)
+
+
+_PARTS: dict[str, Callable[[ObjectiveConfig, nn.Module, int], Objective]] = {
+    "distill": _distill,
+    "subtype": _subtype,
+    "survival": _survival,
+}
