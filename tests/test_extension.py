@@ -49,7 +49,8 @@ def cohorts(tmp_path_factory):
 def call(package, *words):
     """Runs a Python command with the package as a plugin, as a user would."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith("MODALTUNE_")}
-    variables |= {"MODALTUNE_PLUGINS": "my_lab", "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    variables |= {"MODALTUNE_PLUGINS": "my_lab", "PYTHONPATH": str(package), "COLUMNS": "200"}
+    variables["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, *map(str, words)]
     done = subprocess.run(
         command, cwd=constants.REPO_ROOT, env=variables, capture_output=True, text=True, check=False

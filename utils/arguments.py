@@ -14,10 +14,13 @@ from pathlib import Path
 from data_utils.cases.folds import count_folds
 from data_utils.features.source import CACHES
 from data_utils.tables.cohorts import load_cohort
-from models.aggregators import MISSING_MODALITIES, available_aggregators, modalities_of
+from models.aggregators import MISSING_MODALITIES, Aggregator, aggregator, available_aggregators
+from models.aggregators.registry import DISTILL
 from models.modalities import all_modalities
 from utils import constants
 from utils.run_config import ComputeConfig, DataConfig, ModelConfig, OutputConfig, RunConfig, TrainingConfig
+from utils.training.objectives import OBJECTIVES
+from utils.training.objectives.survival import ALPHA
 from utils.training.sampling import SITE_SAMPLING
 
 # In place of the file of a modality: the cohort that is evaluated has none of it.
@@ -37,6 +40,10 @@ _COUNTS = (
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
+
+
+def _weights(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
 
 
 def build_parser(description: str, output_required: bool = True) -> argparse.ArgumentParser:
@@ -102,7 +109,9 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     model = parser.add_argument_group("model")
     model.add_argument("--mil_name", default="longnetvit_gene_adapter", help="which model")
     model.add_argument(
-        "--model_config", type=Path, help="JSON file; if not given, the published one of the slide encoder"
+        "--model_config",
+        type=Path,
+        help="JSON file; if not given, the published one of the slide encoder, or baseline_<mil_name>.json",
     )
     model.add_argument(
         "--num_classes",
@@ -110,7 +119,9 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         help="subtype classes, of every site in pan-cancer runs (2,2,2,3); default: those of the cohorts, else 2",
     )
     model.add_argument(
-        "--num_tasks", type=int, default=3, help="task tokens, of General, Diagnosis, Survival"
+        "--num_tasks",
+        type=int,
+        help="task tokens, of General, Diagnosis, Survival; if not given, 3, or 1 for models without task tokens",
     )
     model.add_argument(
         "--backbone_weights",
@@ -132,6 +143,24 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         const=3,
         default=1,
         help="number of seeds (seed, seed + 1, ...); 3 where the flag has no number",
+    )
+    training.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        help="what the model learns from: label sentences (distill), subtype classes, survival times, or several "
+        "at once (multitask is the last two); if not given, distill for ModalTune and multitask for baselines",
+    )
+    training.add_argument(
+        "--task_weights",
+        type=_weights,
+        help="factors of the parts of an objective in the order distill,subtype,survival; if not given, they are "
+        "learned",
+    )
+    training.add_argument(
+        "--nll_alpha",
+        type=float,
+        default=ALPHA,
+        help="of the survival objective: 1 ignores censored patients, 0 counts them in full",
     )
     training.add_argument(
         "--site_sampling",
@@ -209,9 +238,15 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
     """Fills in what ``--mil_name`` and ``--onco`` imply; a usage message says what is missing."""
     encoder = constants.encoder_of(args.mil_name)
     defaults = constants.SLIDE_ENCODERS[encoder]
+    chosen = aggregator(args.mil_name) if args.mil_name in available_aggregators() else None
+    if chosen is not None:
+        _complete_objective(parser, args, chosen)
+    own_config = constants.CONFIGS_ROOT / f"baseline_{args.mil_name}.json"
     for name, value in (
         ("threshold", defaults.threshold),
-        ("model_config", defaults.config),
+        ("model_config", own_config if own_config.is_file() else defaults.config),
+        ("objective", DISTILL),
+        ("num_tasks", len(constants.TASKS)),
         ("backbone_weights", defaults.weights),
     ):
         if getattr(args, name) is None:
@@ -221,9 +256,9 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
         for split in constants.SPLITS
     }
     known = all_modalities()
-    if args.mil_name in available_aggregators():  # an unknown model is refused when it is built
-        wanted |= {known[name].flag: known[name].locate for name in modalities_of(args.mil_name)}
-    if not args.eval_only:
+    if chosen is not None:  # an unknown model is refused when it is built
+        wanted |= {known[name].flag: known[name].locate for name in chosen.modalities}
+    if not args.eval_only and DISTILL in OBJECTIVES[args.objective]:
         wanted["text_location"] = constants.text_table
     for name, locate in wanted.items():
         if getattr(args, name) is None:
@@ -244,6 +279,20 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
         args.candidate_location = table if table.is_file() else None
     _complete_classes(parser, args)
     return _run_config(args)
+
+
+def _complete_objective(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, chosen: Aggregator
+) -> None:
+    """What the model can be trained under, and how many task tokens it has."""
+    if args.objective is None:
+        args.objective = chosen.objectives[0]
+    elif args.objective not in chosen.objectives:
+        parser.error(
+            f"--objective {args.objective}: {chosen.name} can be trained under {', '.join(chosen.objectives)}"
+        )
+    if args.num_tasks is None and DISTILL not in chosen.objectives:
+        args.num_tasks = 1
 
 
 def _complete_classes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -267,7 +316,7 @@ def _run_config(args: argparse.Namespace) -> RunConfig:
         for name, entry in known.items()
     }
     values |= {"files": files, "options": {name: own for name, own in options.items() if own}}
-    for name in ("sites", "num_classes"):
+    for name in ("sites", "num_classes", "task_weights"):
         values[name] = tuple(values.get(name) or ())
     parts = []
     for group in (DataConfig, ModelConfig, TrainingConfig, ComputeConfig, OutputConfig):
@@ -288,6 +337,10 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1")
+    if not 0 <= args.nll_alpha <= 1:
+        parser.error("--nll_alpha must be between 0 and 1")
+    if args.task_weights and min(args.task_weights) <= 0:
+        parser.error("--task_weights must be positive")
     if not 0 <= args.modality_dropout < 1:
         parser.error("--modality_dropout must be a probability below 1")
     if args.modality_dropout and args.missing_modalities != "learned":

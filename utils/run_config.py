@@ -71,6 +71,9 @@ class TrainingConfig:
     gc: int = 1
     seed: int = 0
     multi_seed: int = field(default=1, metadata=_FREE)
+    objective: str = "distill"
+    task_weights: tuple[float, ...] = ()
+    nll_alpha: float = 0.5
     site_sampling: str = "natural"
     modality_dropout: float = 0.0
     eval_interval: int = 1

@@ -17,6 +17,7 @@ import pandas as pd
 
 from utils.evaluation import bootstrap, plots
 from utils.evaluation.embeddings import Embeddings, name_cases, same_split
+from utils.evaluation.heads import Head
 from utils.evaluation.probes import (
     SubtypeResult,
     SurvivalProbe,
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 FIGURE_SPLIT = "test"
 RESAMPLES = 1000
 ZERO_SHOT = "zero_shot_"
+HEAD = "head_"
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class CohortEvaluator:
         output_dir: str | Path,
         seed: int,
         candidates: Mapping[str, Candidates] | None = None,
+        heads: Mapping[str, Head] | None = None,
     ) -> pd.DataFrame:
         """Scores every split with probes fitted on ``train``, and without probes.
 
@@ -135,6 +138,7 @@ class CohortEvaluator:
             output_dir: gets ``predictions/<split>.csv`` and, for the test split, ``figures/``.
             seed: seed of the run; seeds the bootstrap.
             candidates: those of the cohort under its name; nothing is evaluated zero-shot without.
+            heads: trained heads by what they predict, evaluated beside the probes.
 
         Returns:
             One row for a metric of a task token on a split (:data:`utils.evaluation.results.COLUMNS`).
@@ -151,10 +155,14 @@ class CohortEvaluator:
             survival = fit_survival(splits["train"], task)
             for split, cases in splits.items():
                 scores = _Scores(subtype.score(cases), survival.score(cases))
-                found = _rows(scores, seed)
+                found = _rows([scores.subtype, scores.survival], seed)
                 if zero_shot is not None:
-                    unfitted = _Scores(zero_shot.subtype(cases, task), zero_shot.survival(cases, task))
+                    unfitted: list[SubtypeResult | SurvivalResult] = [
+                        zero_shot.subtype(cases, task),
+                        zero_shot.survival(cases, task),
+                    ]
                     found += _rows(unfitted, seed, ZERO_SHOT)
+                found += _rows(_of_heads(heads or {}, task, cases), seed, HEAD)
                 rows += [{"seed": seed, "task": name, "split": split, **row} for row in found]
                 predictions[split].append(self._predictions(cases, scores, name))
                 if split == FIGURE_SPLIT:
@@ -229,21 +237,26 @@ class CohortEvaluator:
                 )
 
 
-def _rows(scores: _Scores, seed: int, prefix: str = "") -> list[dict]:
+_Arrays = tuple[np.ndarray, ...]
+
+
+def _rows(results: Sequence[SubtypeResult | SurvivalResult], seed: int, prefix: str = "") -> list[dict]:
     """Metrics of a task token on a split, with bootstrap intervals over its patients."""
-    subtype, survival = scores.subtype, scores.survival
     absent = "a class has no case here"
-    intervals: dict[str, tuple[bootstrap.CountMetric, tuple[np.ndarray, ...]]] = {
-        "balanced_accuracy": (bootstrap.balanced_accuracy, (subtype.labels, subtype.predictions)),
-        "accuracy": (bootstrap.accuracy, (subtype.labels, subtype.predictions)),
-        "auc": (bootstrap.macro_auc, (subtype.labels, subtype.probabilities)),
-        "concordance_index": (bootstrap.concordance, (survival.durations, survival.events, survival.risk)),
-    }
+    found: list[tuple[str, SubtypeResult | SurvivalResult, bootstrap.CountMetric, _Arrays]] = []
+    for result in results:
+        if isinstance(result, SurvivalResult):
+            fates: _Arrays = (result.durations, result.events, result.risk)
+            found.append(("concordance_index", result, bootstrap.concordance, fates))
+            continue
+        hard: _Arrays = (result.labels, result.predictions)
+        found.append(("balanced_accuracy", result, bootstrap.balanced_accuracy, hard))
+        found.append(("accuracy", result, bootstrap.accuracy, hard))
+        if prefix != ZERO_SHOT:  # similarities order cases, they are no probabilities
+            soft: _Arrays = (result.labels, result.probabilities)
+            found.append(("auc", result, bootstrap.macro_auc, soft))
     rows = []
-    if prefix:  # similarities order cases, they are no probabilities
-        del intervals["auc"]
-    for metric, (function, arrays) in intervals.items():
-        result = survival if metric == "concordance_index" else subtype
+    for metric, result, function, arrays in found:
         value = getattr(result, metric)
         rows.append(
             {
@@ -251,11 +264,22 @@ def _rows(scores: _Scores, seed: int, prefix: str = "") -> list[dict]:
                 "value": value,
                 **interval_columns(function, arrays, value, seed),
                 "n": len(result.case_ids),
-                "events": int(survival.events.sum()) if result is survival else math.nan,
+                "events": int(result.events.sum()) if isinstance(result, SurvivalResult) else math.nan,
                 "reason": "" if not math.isnan(value) else result.reason or absent,
             }
         )
     return rows
+
+
+def _of_heads(
+    heads: Mapping[str, Head], task: int, cases: Embeddings
+) -> list[SubtypeResult | SurvivalResult]:
+    """The heads on a task token, scored."""
+    return [
+        head.subtype(cases) if kind == "subtype" else head.survival(cases)
+        for kind, head in heads.items()
+        if head.task == task
+    ]
 
 
 def interval_columns(

@@ -20,6 +20,7 @@ from sklearn.decomposition import PCA
 
 from utils.evaluation import bootstrap, plots
 from utils.evaluation.embeddings import Embeddings, name_cases
+from utils.evaluation.heads import Head
 from utils.evaluation.probes import SurvivalResult, fit_subtype, fit_survival
 from utils.evaluation.results import OVERALL
 from utils.evaluation.zero_shot import Candidates
@@ -90,6 +91,7 @@ class PanCancerEvaluator:
         output_dir: str | Path,
         seed: int,
         candidates: Mapping[str, Candidates] | None = None,
+        heads: Mapping[str, Head] | None = None,
     ) -> pd.DataFrame:
         """Scores every split and site; see :meth:`CohortEvaluator.report`.
 
@@ -97,6 +99,10 @@ class PanCancerEvaluator:
             The rows of every site under its name in the column ``site``, and those of all sites together
             under ``overall``. Predictions and figures of a site lie in ``sites/<site>/``.
         """
+        if heads:
+            raise ValueError(
+                "trained heads of several sites cannot be evaluated: they have no common classes"
+            )
         self._check(splits)
         output_dir = Path(output_dir)
         frames = []

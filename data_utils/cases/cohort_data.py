@@ -109,9 +109,14 @@ class CohortData:
         return {name: self.tables[name].fit(only) for name in names}
 
     def datasets(
-        self, patients: Splits, fitted: Fitted, patches: PatchOptions, modalities: ModalityOptions
+        self,
+        patients: Splits,
+        fitted: Fitted,
+        patches: PatchOptions,
+        modalities: ModalityOptions,
+        trained_on: Sequence[Patient] = (),
     ) -> dict[str, CaseDataset]:
-        """One dataset per split, plus ``fit``: the training split with fresh patch subsets every epoch.
+        """One dataset per split, plus ``fit``: patients to train on, with fresh patch subsets every epoch.
 
         Splits in which no patient has the modalities of the model are left out; with learned absent tokens,
         empty ones only.
@@ -121,6 +126,7 @@ class CohortData:
             fitted: what :meth:`fit` gave, or what a trained model holds.
             patches: how patches are prepared.
             modalities: what the model reads, and what happens to patients who lack some of it.
+            trained_on: the training patients whom the objective can learn from; empty in an evaluation.
         """
         inputs: Inputs = {
             name: self.tables[name].encode(fitted.get(name)) if name in self.tables else {}
@@ -136,10 +142,10 @@ class CohortData:
             else:
                 nouns = " and ".join(modalities.nouns.values()) or "a slide"
                 logger.warning("no patient of the %s split has %s: nothing is evaluated on it", split, nouns)
-        if self.texts is not None:
+        if trained_on:
             resampling = replace(patches, resample=True)
             datasets["fit"] = CaseDataset(
-                patients["train"], inputs, self.texts, resampling, name="train", modalities=modalities
+                trained_on, inputs, self.texts, resampling, name="train", modalities=modalities
             )
         return datasets
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
+from models.aggregators.registry import DataSpec, register
+from models.aggregators.single_vector import LABEL_OBJECTIVES, SingleVector, built
 from models.layers.gated_attention import GatedAttention
 
 
@@ -35,3 +40,10 @@ class ABMIL(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``[L, D] -> [O]``."""
         return self.rho(self.attention(self.patch(features)))
+
+
+@register("abmil", modalities=[], objectives=LABEL_OBJECTIVES)
+def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
+    """``--mil_name abmil``: patches only."""
+    network = built(lambda: ABMIL(**config), "abmil")
+    return SingleVector(network, ["patches"], spec.num_tasks)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
+
+from models.aggregators.registry import DataSpec, register
+from models.aggregators.single_vector import LABEL_OBJECTIVES, SingleVector, built
 
 
 class ClinicalMLP(nn.Module):
@@ -23,3 +29,10 @@ class ClinicalMLP(nn.Module):
     def forward(self, clinical: Tensor) -> Tensor:
         """``[5] -> [O]``."""
         return self.net(clinical)
+
+
+@register("clinical_mlp", modalities=["clinical"], objectives=LABEL_OBJECTIVES)
+def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
+    """``--mil_name clinical_mlp``: clinical features only."""
+    network = built(lambda: ClinicalMLP(**config), "clinical_mlp")
+    return SingleVector(network, ["clinical"], spec.num_tasks)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from models.aggregators.registry import DataSpec, register
+from models.aggregators.single_vector import LABEL_OBJECTIVES, SingleVector, built, needed
 from models.genomic_utils.gene_mixer import GeneMixer
 
 
@@ -27,3 +30,12 @@ class GeneMixerModel(nn.Module):
     def forward(self, genes: Tensor) -> Tensor:
         """``[n_genes] -> [O]``."""
         return self.final_norm(self.gene_encoder(genes)[0].mean(dim=0))
+
+
+@register("gene_mixer", modalities=["genes"], objectives=LABEL_OBJECTIVES)
+def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
+    """``--mil_name gene_mixer``: genes only."""
+    network = built(
+        lambda: GeneMixerModel(needed(spec.structures, "genes")["indices"], **config), "gene_mixer"
+    )
+    return SingleVector(network, ["genes"], spec.num_tasks)

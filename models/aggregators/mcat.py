@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from models.aggregators.registry import DataSpec, register
+from models.aggregators.single_vector import LABEL_OBJECTIVES, SingleVector, built, needed
 from models.genomic_utils.gene_mixer import PathwayNetworks
 from models.layers.gated_attention import GatedAttention
 
@@ -66,3 +71,41 @@ class MCAT(nn.Module):
         patches = self.patch(features)
         image, _ = self.coattention(groups, patches, patches, need_weights=False)
         return self.fusion(torch.cat([self.image(image), self.genes(groups)]))
+
+
+def read_groups(path: str | Path, genes: Sequence[str]) -> list[list[int]]:
+    """Positions in the gene vector of the members of every group.
+
+    Args:
+        path: signature table: one column for each group, gene symbols below its name.
+        genes: symbols of the gene vector.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a group keeps no gene; the message names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"signature table {path} does not exist; MCAT needs one (a column for each functional group with its gene "
+            "symbols): name it under signatures in the model config"
+        )
+    table, place = pd.read_csv(path, dtype=str), {gene: index for index, gene in enumerate(genes)}
+    groups = [[place[gene] for gene in sorted(set(table[name].dropna())) if gene in place] for name in table]
+    if empty := [name for name, group in zip(table, groups, strict=True) if not group]:
+        raise ValueError(
+            f"{path}: no gene of the groups {empty} is in the gene table; leave these columns out"
+        )
+    return groups
+
+
+@register("mcat", modalities=["genes"], objectives=LABEL_OBJECTIVES)
+def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
+    """``--mil_name mcat``; ``signatures`` of the config names the table of functional groups."""
+    if "signatures" not in config:
+        raise ValueError("model config of mcat: signatures is missing, the table of functional gene groups")
+    rest = {name: value for name, value in config.items() if name != "signatures"}
+    groups = read_groups(config["signatures"], needed(spec.structures, "genes")["genes"])
+    return SingleVector(
+        built(lambda: MCAT(groups=groups, **rest), "mcat"), ["patches", "genes"], spec.num_tasks
+    )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
+
+from models.aggregators.registry import DataSpec, register
+from models.aggregators.single_vector import LABEL_OBJECTIVES, SingleVector, built, number_of_genes
 
 
 class GeneMLP(nn.Module):
@@ -29,3 +35,10 @@ class GeneMLP(nn.Module):
     def forward(self, genes: Tensor) -> Tensor:
         """``[n_genes] -> [O]``."""
         return self.net(genes)
+
+
+@register("mlp", modalities=["genes"], objectives=LABEL_OBJECTIVES)
+def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
+    """``--mil_name mlp``: genes only."""
+    network = built(lambda: GeneMLP(number_of_genes(spec.structures), **config), "mlp")
+    return SingleVector(network, ["genes"], spec.num_tasks)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_utils.cases.case import Case
-from models.aggregators.registry import DataSpec, register
+from models.aggregators.registry import EVERY_OBJECTIVE, DataSpec, register
 from models.configuration import from_mapping
 from models.frozen import freeze
 from models.modalities import Modality, ModalityEncoder, all_modalities, modality
@@ -299,7 +299,7 @@ def _register_all() -> None:
                 words = [prefix, *(known[name].word for name in chosen), "adapter"]
                 modalities = [name for name in order if name in chosen]
                 build = partial(build_modaltune, encoder, modalities)
-                register("_".join(words), modalities, encoder=encoder)(build)
+                register("_".join(words), modalities, EVERY_OBJECTIVE, encoder)(build)
 
 
 _register_all()

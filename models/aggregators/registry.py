@@ -15,6 +15,8 @@ from models.plugins import load_plugins
 MISSING_MODALITIES = ("drop", "learned")
 # What ModalTune learns from, and every model unless it says otherwise: label sentences.
 DISTILL = "distill"
+# What a model with one output for each task can be trained under.
+EVERY_OBJECTIVE = (DISTILL, "distill+multitask", "multitask", "subtype", "survival")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Aggregator:
         name: its ``--mil_name``.
         build: ``(config, spec) -> model`` with random weights.
         modalities: what the model reads of a case besides its slides.
-        objectives: what it can be trained under.
+        objectives: what it can be trained under; the first one unless a flag says otherwise.
         encoder: the slide encoder whose patch features it takes; None for any.
     """
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
+from models.aggregators.registry import DataSpec, register
+from models.aggregators.single_vector import LABEL_OBJECTIVES, SingleVector, built, number_of_genes
 from models.layers.snn import init_self_normalising, snn
 
 
@@ -29,3 +34,10 @@ class GeneSNN(nn.Module):
     def forward(self, genes: Tensor) -> Tensor:
         """``[n_genes] -> [O]``."""
         return self.fc_omic(genes)
+
+
+@register("snn", modalities=["genes"], objectives=LABEL_OBJECTIVES)
+def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
+    """``--mil_name snn``: genes only."""
+    network = built(lambda: GeneSNN(number_of_genes(spec.structures), **config), "snn")
+    return SingleVector(network, ["genes"], spec.num_tasks)

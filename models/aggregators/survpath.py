@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.aggregators.registry import DataSpec, register
+from models.aggregators.single_vector import LABEL_OBJECTIVES, SingleVector, built, needed
 from models.genomic_utils.gene_mixer import PathwayNetworks
 
 
@@ -66,3 +69,12 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One head over ``[n, d]``; fused kernels want the dimensions of batch and heads."""
     q, k, v = (t[None, None] for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v)[0, 0]
+
+
+@register("survpath", modalities=["genes"], objectives=LABEL_OBJECTIVES)
+def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
+    """``--mil_name survpath``: patches and pathways."""
+    network = built(
+        lambda: SurvPath(pathways=needed(spec.structures, "genes")["indices"], **config), "survpath"
+    )
+    return SingleVector(network, ["patches", "genes"], spec.num_tasks)

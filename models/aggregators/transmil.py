@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.aggregators.registry import DataSpec, register
+from models.aggregators.single_vector import LABEL_OBJECTIVES, SingleVector, built
 from models.layers.nystrom import NystromAttention
 
 
@@ -62,3 +66,10 @@ class TransMIL(nn.Module):
         tokens = self.positions(tokens)
         tokens = tokens + self.attentions[1](self.norms[1](tokens))
         return self.norm(tokens[0])
+
+
+@register("transmil", modalities=[], objectives=LABEL_OBJECTIVES)
+def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
+    """``--mil_name transmil``: patches only."""
+    network = built(lambda: TransMIL(**config), "transmil")
+    return SingleVector(network, ["patches"], spec.num_tasks)

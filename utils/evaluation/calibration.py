@@ -30,8 +30,10 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     interval = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     cases = np.bincount(interval, minlength=bins)
     with np.errstate(invalid="ignore"):
-        sums = (np.bincount(interval, weights=values, minlength=bins) for values in (confidence, right))
-        return Reliability(*(total / cases for total in sums), cases)
+        mean_confidence, accuracy = (
+            np.bincount(interval, weights=values, minlength=bins) / cases for values in (confidence, right)
+        )
+    return Reliability(mean_confidence, accuracy, cases)
 
 
 def expected_calibration_error(

@@ -76,7 +76,7 @@ def delong(labels: np.ndarray, one: Sequence[np.ndarray], other: Sequence[np.nda
     parts = []
     for runs in (one, other):
         found = [_area_and_influence(labels, probabilities) for probabilities in runs]
-        parts.append([np.mean([f[i] for f in found], axis=0) for i in range(2)])
+        parts.append([np.mean(np.array([f[i] for f in found]), axis=0) for i in range(2)])
     difference = float(parts[0][0] - parts[1][0])
     deviation = float(np.sqrt(((parts[0][1] - parts[1][1]) ** 2).sum()))
     if math.isnan(deviation):

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from utils.evaluation.embeddings import Embeddings
+from utils.evaluation.heads import Head
 from utils.evaluation.zero_shot import Candidates
 from utils.files import atomic_path
 
@@ -29,6 +30,10 @@ METRIC_NAMES = {
     "zero_shot_balanced_accuracy": "Balanced accuracy, zero-shot",
     "zero_shot_accuracy": "Accuracy, zero-shot",
     "zero_shot_concordance_index": "Concordance index, zero-shot",
+    "head_balanced_accuracy": "Balanced accuracy, trained head",
+    "head_accuracy": "Accuracy, trained head",
+    "head_auc": "AUC, trained head",
+    "head_concordance_index": "Concordance index, trained head",
     "pooled_concordance_index": "Concordance index, pooled Cox model",
     "site_balanced_accuracy": "Balanced accuracy of the cancer site",
     "site_accuracy": "Accuracy of the cancer site",
@@ -64,10 +69,12 @@ class Evaluator(Protocol):
         output_dir: Path,
         seed: int,
         candidates: Mapping[str, Candidates] | None = None,
+        heads: Mapping[str, Head] | None = None,
     ) -> pd.DataFrame:
         """Writes predictions and figures of a finished run; returns its table (:data:`COLUMNS`).
 
-        ``candidates`` of the cohorts, where given, are evaluated zero-shot beside the probes.
+        ``candidates`` of the cohorts, where given, are evaluated zero-shot beside the probes, and so are
+        trained ``heads`` (by what they predict: ``subtype``, ``survival``).
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ from torch import nn
 
 from data_utils.cases.cohort_data import CohortData, Fitted, Splits
 from data_utils.cases.datasets import ModalityOptions
+from data_utils.tables.survival_bins import SurvivalBins
 from data_utils.tables.tensor_table import ModalityTable
 from models.aggregators import DataSpec, build_aggregator, modalities_of
+from models.aggregators.registry import DISTILL
 from models.modalities import Modality, modality, read_tables
 from utils import constants
 from utils.files import read_json
 from utils.run_config import DataConfig, RunConfig
 from utils.training.checkpoint import TrainedWeights
+from utils.training.objectives import ObjectiveConfig
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +138,32 @@ def fitted_inputs(weights: TrainedWeights | None, patients: Splits, data: Cohort
     stored = weights.run.get("fitted", {})
     anew = [name for name in data.tables if modality(name).per_cohort]
     return {name: stored.get(name) for name in data.tables} | data.fit(patients, anew)
+
+
+def objective_setup(config: RunConfig, weights: TrainedWeights | None, patients: Splits) -> ObjectiveConfig:
+    """The objective of a training on ``patients``, or that of trained weights.
+
+    Survival intervals come from all patients (published) or the training split (strict).
+
+    Raises:
+        ValueError: a pan-cancer run has no common subtype classes to learn.
+    """
+    if weights is not None:
+        stored = weights.run.get("objective")
+        return ObjectiveConfig() if stored is None else ObjectiveConfig.from_dict(stored)
+    training, data = config.training, config.data
+    plain = ObjectiveConfig(
+        training.objective, data.num_classes[0], None, training.nll_alpha, training.task_weights
+    )
+    if data.sites and plain.parts != (DISTILL,):
+        raise ValueError(f"--objective {plain.name}: the sites of a pan-cancer run have no common classes")
+    if "survival" not in plain.parts:
+        return plain
+    strict = data.protocol == "strict"
+    known = patients["train"] if strict else [p for split in patients.values() for p in split]
+    where = data.onco or str(data.train_json)
+    durations, events = [p.duration for p in known], [p.event for p in known]
+    return replace(plain, bins=SurvivalBins.fit(durations, events, where, open_ended=strict))
 
 
 def build_model(config: RunConfig, setup: ModelSetup, structures: Mapping[str, Any]) -> nn.Module:

@@ -42,9 +42,11 @@ from utils.training.model_setup import (
     build_model,
     fitted_inputs,
     model_setup,
+    objective_setup,
     read_modalities,
 )
-from utils.training.objectives import TextDistillation
+from utils.training.objectives import build_objective
+from utils.training.objectives.build import distillation_of
 from utils.training.precision import Precision
 from utils.training.run_lock import LOCK_FILE, run_lock
 from utils.training.tracking import Tracker
@@ -155,7 +157,8 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator) -> None:
     config, setup, data, group = shared.config, shared.setup, shared.data, shared.group
     set_seed(job.seed)
     model = build_model(config, setup, shared.structures)
-    objective = TextDistillation(model.output_dim, setup.num_tasks)
+    learned = objective_setup(config, job.weights, job.patients)
+    objective = build_objective(learned, model, setup.num_tasks)
     fitted = fitted_inputs(job.weights, job.patients, data)
     backbone = getattr(model, "backbone", None)
     patches = PatchOptions(
@@ -167,8 +170,15 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator) -> None:
         seed=job.seed,
         source=shared.source,
     )
-    datasets = data.datasets(job.patients, fitted, patches, setup.options(config.training.modality_dropout))
-    needed = {"train"} if job.weights else {"train", "val"}
+    training = [] if job.weights else [p for p in job.patients["train"] if objective.learns_from(p)]
+    if left_out := 0 if job.weights else len(job.patients["train"]) - len(training):
+        logger.info(
+            "%d training patients have no label that --objective %s learns from", left_out, learned.name
+        )
+    datasets = data.datasets(
+        job.patients, fitted, patches, setup.options(config.training.modality_dropout), training
+    )
+    needed = {"train"} if job.weights else {"train", "val", "fit"}
     if missing := needed - datasets.keys():
         raise ValueError(f"no patient to run on in the splits {sorted(missing)}, which this run needs")
     device = pick_device(config.compute.device, group.local_rank if group.size > 1 else None)
@@ -189,6 +199,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator) -> None:
             "train_cases": [p.case_id for p in job.patients["train"]],
             "structures": dict(shared.structures),
             "fitted": dict(fitted),
+            "objective": learned.to_dict(),
         },
         fingerprint={**shared.fingerprint, "seed": job.seed, "patients": patients_digest(job.patients)},
         group=group,
@@ -216,7 +227,9 @@ def _report(trainer: Trainer, datasets: Mapping[str, CaseDataset], job: Job, con
             for split, embedded in embeddings.items():
                 embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
         candidates = _candidates(trainer, job, config.data.candidate_location)
-        frame = trainer.evaluator.report(with_complete_parts(embeddings), job.folder, job.seed, candidates)
+        frame = trainer.evaluator.report(
+            with_complete_parts(embeddings), job.folder, job.seed, candidates, trainer.objective.heads()
+        )
         with atomic_path(job.folder / REPORT) as temporary:
             frame.to_csv(temporary, index=False)
 
@@ -224,13 +237,16 @@ def _report(trainer: Trainer, datasets: Mapping[str, CaseDataset], job: Job, con
 
 
 def _candidates(trainer: Trainer, job: Job, location: Path | None) -> dict[str, Candidates] | None:
+    distillation = distillation_of(trainer.objective)
+    if distillation is None:
+        return None
     if location is None:
         logger.info("no candidate sentences (--candidate_location): nothing is evaluated zero-shot")
         return None
     if job.weights is not None and not job.weights.have_projector:
         logger.warning("%s holds no text projector: nothing is evaluated zero-shot", job.weights.path)
         return None
-    return read_candidates(location, trainer.objective)
+    return read_candidates(location, distillation)
 
 
 # ---------------------------------------------------------------------------- jobs
@@ -343,6 +359,7 @@ def _header(shared: Run, jobs: Sequence[Job]) -> dict[str, Any]:
         "cohort": ", ".join(sorted({p.project_id for p in everyone})),
         "model": shared.setup.mil_name,
         "protocol": config.data.protocol,
+        "objective": shared.config.training.objective,
         "missing_modalities": about_missing(shared.setup, config.data),
         "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),
         "weights" if config.output.eval_only else "epochs": made_from,

@@ -26,6 +26,7 @@ from utils.run_config import TrainingConfig
 from utils.training import checkpoint
 from utils.training.distributed import Group
 from utils.training.fingerprint import differences
+from utils.training.objectives import Objective
 from utils.training.precision import Precision
 from utils.training.progress import Progress, random_state, set_random_state
 from utils.training.readers import dead_readers_explained, obey_the_trainer_alone
@@ -56,7 +57,7 @@ class Trainer:
 
     Args:
         model: maps a case to outputs ``[T, O]``.
-        objective: maps outputs and a case's texts to a loss; saved with the weights.
+        objective: maps outputs and a case to a loss; saved with the weights.
         evaluator: scores embeddings; decides which epoch is best.
         output_dir: where checkpoints go.
         options: the numbers of the training.
@@ -71,7 +72,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        objective: nn.Module,
+        objective: Objective,
         evaluator: Evaluator,
         output_dir: Path,
         options: TrainingConfig,
@@ -87,7 +88,7 @@ class Trainer:
         self.device, self.precision, self.run = device, precision, run
         self.group, self.workers = group or Group(), workers
         self.fingerprint = {"processes": self.group.size, **(fingerprint or {})}
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters = [p for part in (model, objective) for p in part.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=options.lr, weight_decay=options.weight_decay)
         self.best: dict[str, Any] = {"epoch": -1, "score": None}
         self.progress = Progress()
@@ -134,7 +135,9 @@ class Trainer:
                     self._leave()
         tracker.plot()
         path = self.output_dir / BEST_WEIGHTS
-        checkpoint.load_trainable(self.model, checkpoint.load_weights(path)["model"], path)
+        best = checkpoint.load_weights(path)
+        checkpoint.load_trainable(self.model, best["model"], path)
+        self.objective.load_state_dict(best["objective"])
 
     @dead_readers_explained()
     def embed(self, dataset: CaseDataset) -> Embeddings:

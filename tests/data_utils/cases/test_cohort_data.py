@@ -42,7 +42,8 @@ def options(*names, missing="drop", dropout=0.0):
 def datasets(data, names=("genes",), missing="drop", dropout=0.0):
     fitted = data.fit(data.patients, data.tables)
     modalities = options(*names, missing=missing, dropout=dropout)
-    return data.datasets(data.patients, fitted, PatchOptions(threshold=4), modalities)
+    train = () if data.texts is None else data.patients["train"]
+    return data.datasets(data.patients, fitted, PatchOptions(threshold=4), modalities, train)
 
 
 def test_everything_is_read(read):

@@ -72,8 +72,14 @@ def test_self_normalising_initialisation():
 
 
 @pytest.mark.parametrize(
-    "model", [GeneMLP(GENES), GeneSNN(GENES), GeneMixerModel(PATHWAYS, 24, hidden_dim=6), ClinicalMLP(GENES)]
+    "build",
+    [
+        lambda: GeneMLP(GENES),
+        lambda: GeneSNN(GENES),
+        lambda: GeneMixerModel(PATHWAYS, 24, hidden_dim=6),
+        lambda: ClinicalMLP(GENES),
+    ],
 )
-def test_every_parameter_learns(model):
+def test_every_parameter_learns(build):
     torch.manual_seed(1)
-    assert gradients_reach_everything(model.eval(), torch.randn(GENES)) == []
+    assert gradients_reach_everything(build().eval(), torch.randn(GENES)) == []

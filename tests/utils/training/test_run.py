@@ -413,7 +413,7 @@ def test_flags_decide_how_patches_are_prepared(cohort, tmp_path, monkeypatch, pr
 
     seen = []
 
-    def record(self, patients, fitted, patches, modalities):
+    def record(self, patients, fitted, patches, modalities, trained_on):
         seen.append(patches)
         raise Enough
 

@@ -69,10 +69,8 @@ def test_the_name_implies_files_and_numbers(name, encoder, threshold, monkeypatc
     suffix = "" if encoder == "gigapath" else f"_{encoder}"
     assert args.data.train_json == Path(f"/splits/tcga_rcc/train_rcc_cls_feat{suffix}.json")
     assert args.data.threshold == threshold and args.data.patch_size_lv0 is None
-    assert (
-        args.model.model_config.name == f"modaltune_{encoder}_config.json"
-        and args.model.model_config.is_file()
-    )
+    config = "baseline_abmil.json" if name == "abmil" else f"modaltune_{encoder}_config.json"
+    assert args.model.model_config.name == config and args.model.model_config.is_file()
     assert args.model.backbone_weights == constants.SLIDE_ENCODERS[encoder].weights
 
 

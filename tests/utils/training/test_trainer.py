@@ -146,7 +146,7 @@ def test_the_optimizer_is_the_published_one(make_trainer):
 def gradient(trainer, case):
     """Gradient of the loss of one case."""
     parameters = list(trainer.model.head.parameters())
-    return torch.autograd.grad(trainer.objective(trainer.model(case), case.text), parameters)
+    return torch.autograd.grad(trainer.objective(trainer.model(case), case), parameters)
 
 
 @pytest.mark.parametrize("gc", [1, 2, 3])
@@ -177,7 +177,7 @@ def test_every_case_contributes_to_a_step(make_trainer, cases, gc, steps):
 def test_the_reported_loss_is_the_mean_over_cases(make_trainer, cases):
     trainer = make_trainer(dropout=0.0)
     trainer.optimizer = torch.optim.SGD(trainer.model.head.parameters(), lr=0.0)
-    expected = np.mean([trainer.objective(trainer.model(c), c.text).item() for c in cases])
+    expected = np.mean([trainer.objective(trainer.model(c), c).item() for c in cases])
     assert trainer._train_epoch(cases, 0) == pytest.approx(expected, rel=1e-6)
 
 
@@ -240,7 +240,7 @@ def test_a_case_that_is_not_finite_contributes_nothing(make_trainer, cases, kind
     for start in range(0, 6, gc):
         shadow.model.head.weight.data, shadow.model.head.bias.data = expected
         sound = [cases[i] for i in order[start : start + gc] if i != 3]
-        losses += [shadow.objective(shadow.model(case), case.text).item() for case in sound]
+        losses += [shadow.objective(shadow.model(case), case).item() for case in sound]
         gradients = [gradient(shadow, case) for case in sound]
         expected = [p - 0.1 * sum(g[k] for g in gradients) / gc for k, p in enumerate(expected)]
     spoil(trainer, cases, kind)

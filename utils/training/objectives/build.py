@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -60,6 +61,17 @@ class ObjectiveConfig:
     def parts(self) -> tuple[str, ...]:
         """What it is made of."""
         return OBJECTIVES[self.name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and checkpoints."""
+        bins = None if self.bins is None else self.bins.to_dict()
+        return {**vars(self), "bins": bins, "weights": list(self.weights)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ObjectiveConfig:
+        """Inverse of :meth:`to_dict`."""
+        bins = None if value["bins"] is None else SurvivalBins.from_dict(value["bins"])
+        return cls(**{**value, "bins": bins, "weights": tuple(value["weights"])})
 
 
 def build_objective(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:

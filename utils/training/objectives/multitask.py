@@ -36,7 +36,7 @@ class MultiTask(Objective):
             self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in parts})
 
     @property
-    def needs_text(self) -> bool:  # type: ignore[override]
+    def needs_text(self) -> bool:
         return any(part.needs_text for part in self.parts.values())
 
     def forward(self, outputs: Tensor, case: Case) -> Tensor:

@@ -32,7 +32,7 @@ def test_cases_of_no_class_do_not_count():
 
 def test_the_head_predicts_as_the_layer_does():
     torch.manual_seed(1)
-    cases = make_embeddings(np.random.default_rng(0), 14, tasks=2, width=6)
+    cases = make_embeddings(14, tasks=2, width=6)
     objective = SubtypeObjective(6, 2, task=1)
     expected = objective.classifier(torch.from_numpy(cases.vectors[:, 1])).softmax(1).detach().numpy()
     head = objective.heads()["subtype"]

@@ -1,0 +1,72 @@
+"""What the baselines share: a network that makes one vector of a case, whatever the number of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from data_utils.cases.case import Case
+from models.modalities import modality
+
+# Baselines have no task tokens; labels teach them, not sentences.
+LABEL_OBJECTIVES = ("multitask", "subtype", "survival")
+PATCHES = "patches"
+
+
+class SingleVector(nn.Module):
+    """Feeds a network with what it takes of a case; the task tokens are copies of its vector.
+
+    Args:
+        network: ``(inputs...) -> [O]`` with an ``output_dim``.
+        inputs: what it takes, in order: ``PATCHES`` for the patch features, else names of modalities.
+        num_tasks: ``T``.
+    """
+
+    def __init__(self, network: nn.Module, inputs: Sequence[str], num_tasks: int) -> None:
+        super().__init__()
+        self.network, self.inputs, self.num_tasks = network, tuple(inputs), num_tasks
+        self.output_dim = int(network.output_dim)
+
+    def init_head(self, head: nn.Linear) -> None:
+        """Initialises a head as the original does, where that differs from PyTorch's way."""
+        if hasattr(self.network, "init_head"):
+            self.network.init_head(head)
+
+    def forward(self, case: Case, tasks: Sequence[int] | None = None) -> Tensor:
+        """``[len(tasks), O]``, for all tasks unless told otherwise."""
+        count = self.num_tasks if tasks is None else len(tasks)
+        return self.network(*(self._input(name, case) for name in self.inputs)).expand(count, -1)
+
+    def _input(self, name: str, case: Case) -> Tensor:
+        return case.features if name == PATCHES else modality(name).input_of(case)
+
+
+def number_of_genes(structures: Any) -> int:
+    """Length of the gene vector of the training cohort."""
+    return len(needed(structures, "genes")["genes"])
+
+
+def needed(structures: Any, name: str) -> Any:
+    """The structure of a modality.
+
+    Raises:
+        ValueError: its file was not given.
+    """
+    if name not in structures:
+        entry = modality(name)
+        raise ValueError(f"this model needs {entry.noun} (--{entry.flag}), which were not given")
+    return structures[name]
+
+
+def built(network: Callable[[], nn.Module], where: str) -> nn.Module:
+    """The network; unknown or impossible arguments of its config are named.
+
+    Raises:
+        ValueError: instead of a TypeError.
+    """
+    try:
+        return network()
+    except TypeError as error:
+        raise ValueError(f"model config of {where}: {error}") from error
