@@ -1,8 +1,7 @@
-"""What the Modal Adapter needs from a frozen slide encoder, and which encoders there are."""
+"""What the Modal Adapter needs from a frozen slide encoder (see :mod:`models.encoders` for which there are)."""
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.cases.case import Case
+from models.encoders import slide_encoder
 from models.pretrained import load_strict
-
-# A new slide encoder is one folder and one line here. Modules are imported on demand, so that
-# running one encoder needs nothing of the others.
-BACKBONES = {
-    "gigapath": "models.prov_gigapath.backbone:GigaPathBackbone",
-    "titan": "models.titan.backbone:TitanBackbone",
-}
 
 
 class SlideBackbone(nn.Module, ABC):
@@ -99,7 +92,4 @@ def build_backbone(name: str, config: Mapping[str, Any]) -> SlideBackbone:
     Raises:
         ValueError: no such encoder.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"unknown slide encoder {name!r}; there are {sorted(BACKBONES)}")
-    module, attribute = BACKBONES[name].split(":")
-    return getattr(importlib.import_module(module), attribute)(**config)
+    return slide_encoder(name).load("backbone")(**config)

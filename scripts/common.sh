@@ -3,19 +3,15 @@
 # functions read in capitals are the variables at the top of those scripts.
 set -euo pipefail
 
-# per_encoder GIGAPATH TITAN: prints the one of its two arguments that belongs to ENCODER.
-per_encoder() {
-  case "$ENCODER" in
-    gigapath) echo "$1" ;;
-    titan) echo "$2" ;;
-    *) echo "unknown ENCODER=$ENCODER; there are gigapath and titan" >&2; exit 2 ;;
-  esac
+# encoder_fact FACT: prints what models/encoders.py knows of ENCODER; a misspelt ENCODER ends the script.
+encoder_fact() {
+  "${MODALTUNE_PYTHON:-python3}" -m models.encoders "$ENCODER" "$@" || exit 2
 }
 
 # Prints the --mil_name of ENCODER with the modalities of TYPE.
 mil_name() {
-  local encoder
-  encoder="$(per_encoder longnetvit titan)" && echo "${encoder}_${TYPE}_adapter"
+  local prefix
+  prefix="$(encoder_fact prefix)" && echo "${prefix}_${TYPE}_adapter"
 }
 
 # run_root [SUFFIX]: prints the folder RUN_NAME below OUTPUT_ROOT (utils/constants.py); every cohort has its own in
@@ -42,7 +38,7 @@ pick_cohorts() {
 set_training_flags() {
   local extra
   read -r -a extra <<<"$EXTRA_ARGS"
-  training_flags=(--mil_name "$(mil_name)" --model_config "$MODEL_CONFIG" --protocol "$PROTOCOL"
+  training_flags=(--mil_name "$(mil_name)" --model_config "${MODEL_CONFIG:-$(encoder_fact config)}" --protocol "$PROTOCOL"
     --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT"
     --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
     --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
@@ -55,5 +51,5 @@ check_files() {
   fi
 }
 
-per_encoder "" "" >/dev/null # a misspelt ENCODER stops here, not after minutes of installing
+encoder_fact >/dev/null # a misspelt ENCODER stops here, not after minutes of installing
 source scripts/setup_env.sh

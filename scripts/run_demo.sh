@@ -34,7 +34,7 @@ fi
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$REPO"
 source scripts/common.sh
-patch_config="demo_$(per_encoder gigapath_tile_encoder conch_v1_5)"
+patch_config="$(encoder_fact demo_tile_config)"
 
 DEMO_ROOT="${DEMO_ROOT:-$REPO/demo_data}"
 export MODALTUNE_DATA_ROOT="$DEMO_ROOT/data"
@@ -55,14 +55,14 @@ python -m data_utils.make_demo_cohort --root "$DEMO_ROOT" --seed 0 --scale "$SCA
   --cohorts "${sites[@]}" BLCA
 
 step "2/5 extract patch features (one slide is corrupt on purpose)"
-COHORTS="${sites[*]} BLCA" ENCODER_CONFIG="model_configs/$patch_config.json" ALLOW_FAILURES=1 \
+COHORTS="${sites[*]} BLCA" ENCODER_CONFIG="$patch_config" ALLOW_FAILURES=1 \
   BATCH_SIZE=64 WORKERS=1 EXTRA_ARGS="" bash scripts/submit_extract_patches.sh
 
 step "3/5 gene tables, splits, clinical features and label sentences"
 COHORTS="${sites[*]} BLCA" CONCH_CONFIG=model_configs/demo_conch_text.json bash scripts/submit_get_dataset.sh
 
 step "4/5 train on ${sites[*]} and evaluate"
-COHORTS=BRCA SITES="${sites[*]}" MODEL_CONFIG="model_configs/demo_modaltune_${ENCODER}_config.json" EXTRA_ARGS="" \
+COHORTS=BRCA SITES="${sites[*]}" MODEL_CONFIG="$(encoder_fact demo_config)" EXTRA_ARGS="" \
   bash "scripts/$submit"
 
 step "5/5 apply to BLCA, which the model has never seen"

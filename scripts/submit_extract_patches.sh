@@ -32,7 +32,7 @@ source scripts/common.sh
 
 pick_cohorts
 read -r -a extra <<<"$EXTRA_ARGS"
-module="data_utils.TCGA_extract_feats_$(per_encoder GIGAPATH TITAN)"
+module="$(encoder_fact extraction)"
 
 for onco in "${cohorts[@]}"; do
   echo "== $onco ($ENCODER)"

@@ -20,10 +20,9 @@ PAGE = constants.REPO_ROOT / "docs" / "extend.md"
 def package(tmp_path_factory):
     """The code blocks of the page as files."""
     root = tmp_path_factory.mktemp("packages")
-    blocks = re.findall(
-        r'```python title="(my_lab/\w+\.py)"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL
-    )
-    assert len(blocks) == len(dict(blocks)) >= 3
+    pattern = r'```\w+ title="(my_lab/\w+\.\w+)"\n(.*?)```'
+    blocks = re.findall(pattern, PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == len(dict(blocks)) >= 5
     for name, code in blocks:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(code, encoding="utf-8")
@@ -51,6 +50,7 @@ def call(package, *words):
     variables = {k: v for k, v in os.environ.items() if not k.startswith("MODALTUNE_")}
     variables |= {"MODALTUNE_PLUGINS": "my_lab", "PYTHONPATH": str(package), "COLUMNS": "200"}
     variables["OMP_NUM_THREADS"] = "1"
+    variables["MODALTUNE_PYTHON"] = sys.executable
     command = [sys.executable, *map(str, words)]
     done = subprocess.run(
         command, cwd=constants.REPO_ROOT, env=variables, capture_output=True, text=True, check=False
@@ -100,6 +100,26 @@ def test_train_evaluate_deploy_and_doctor(name, package, cohorts, tmp_path):
     )
     table.write_text(table.read_text().replace("P,Q,R,X", "P,Q,R,S"))
     assert status == 1 and "the model was trained on ['P', 'Q', 'R', 'S']" in " ".join(log.split()), log
+
+
+def test_the_encoder_works_with_its_own_config_and_weights(package, cohorts, tmp_path):
+    """Its model config comes from its declaration, its weights from a file; the scripts know it, too."""
+    cohort, script = cohorts[0], "import my_lab.small_vit as m, torch; torch.manual_seed(0)"
+    script += "; torch.save(m.SmallViT(10, 24, 2, 3).state_dict(), 'PATH')".replace(
+        "PATH", f"{tmp_path}/vit.pt"
+    )
+    assert call(package, "-c", script)[0] == 0
+    changes = {"model_config": None, "random_backbone": None, "backbone_weights": tmp_path / "vit.pt"}
+    words = cohort.flags(tmp_path / "run", mil_name="smallvit_gene_adapter", num_epochs=1, **changes)
+    status, log = call(package, "-m", "utils.doctor", *words)
+    assert status == 0 and "smallvit_gene_adapter: " in log, log
+    status, log = call(package, "train_modaltune.py", *words)
+    assert status == 0, log
+    arguments = json.loads((tmp_path / "run" / "config.json").read_text())["arguments"]
+    assert arguments["model"]["model_config"].endswith("my_lab/small_vit.json")
+    assert call(package, "-m", "models.encoders", "small_vit", "prefix") == (0, "smallvit\n")
+    status, log = call(package, "train_modaltune.py", *cohort.flags(tmp_path / "no", mil_name="smallvit_x"))
+    assert status != 0 and "unknown --mil_name 'smallvit_x'" in log
 
 
 def test_without_the_plugin_nothing_of_it_is_known(package, cohorts, tmp_path):

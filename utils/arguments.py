@@ -16,6 +16,7 @@ from data_utils.features.source import CACHES
 from data_utils.tables.cohorts import load_cohort
 from models.aggregators import MISSING_MODALITIES, Aggregator, aggregator, available_aggregators
 from models.aggregators.registry import DISTILL
+from models.encoders import encoder_of, slide_encoders
 from models.modalities import all_modalities
 from utils import constants
 from utils.run_config import ComputeConfig, DataConfig, ModelConfig, OutputConfig, RunConfig, TrainingConfig
@@ -77,7 +78,7 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         type=Path,
         help="embedded candidate sentences; where there are none, nothing is evaluated zero-shot",
     )
-    thresholds = ", ".join(f"{e.threshold} for {name}" for name, e in constants.SLIDE_ENCODERS.items())
+    thresholds = ", ".join(f"{e.threshold} for {name}" for name, e in slide_encoders().items())
     data.add_argument(
         "--threshold", type=int, help=f"sub-sample cases with more patches; if not given, {thresholds}"
     )
@@ -236,23 +237,22 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
 
 def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> RunConfig:
     """Fills in what ``--mil_name`` and ``--onco`` imply; a usage message says what is missing."""
-    encoder = constants.encoder_of(args.mil_name)
-    defaults = constants.SLIDE_ENCODERS[encoder]
+    encoder = encoder_of(args.mil_name)
     chosen = aggregator(args.mil_name) if args.mil_name in available_aggregators() else None
     if chosen is not None:
         _complete_objective(parser, args, chosen)
     own_config = constants.CONFIGS_ROOT / f"baseline_{args.mil_name}.json"
     for name, value in (
-        ("threshold", defaults.threshold),
-        ("model_config", own_config if own_config.is_file() else defaults.config),
+        ("threshold", encoder.threshold),
+        ("model_config", own_config if own_config.is_file() else encoder.config),
         ("objective", DISTILL),
         ("num_tasks", len(constants.TASKS)),
-        ("backbone_weights", defaults.weights),
+        ("backbone_weights", encoder.weights()),
     ):
         if getattr(args, name) is None:
             setattr(args, name, value)
     wanted = {
-        f"{split}_json": partial(constants.split_file, split=split, encoder=encoder)
+        f"{split}_json": partial(constants.split_file, split=split, encoder=encoder.name)
         for split in constants.SPLITS
     }
     known = all_modalities()

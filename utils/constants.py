@@ -7,7 +7,6 @@ here: ``MODALTUNE_DATA_ROOT=/scratch/tcga bash scripts/submit_modaltune.sh``.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
@@ -60,36 +59,6 @@ TITAN_SLIDE_ENCODER = _path("MODALTUNE_TITAN_SLIDE_ENCODER", WEIGHTS_ROOT / "tit
 
 # ---------------------------------------------------------------------------- model configs
 CONFIGS_ROOT = REPO_ROOT / "model_configs"
-
-
-@dataclass(frozen=True)
-class EncoderDefaults:
-    """What a slide encoder implies where no flag says otherwise.
-
-    Attributes:
-        weights: its official checkpoint.
-        config: model config of ModalTune on it.
-        threshold: cases with more patches are sub-sampled.
-    """
-
-    weights: Path
-    config: Path
-    threshold: int
-
-
-# By the name of the encoder, which is also the name of its folder of patch features.
-SLIDE_ENCODERS = {
-    "gigapath": EncoderDefaults(
-        GIGAPATH_SLIDE_ENCODER, CONFIGS_ROOT / "modaltune_gigapath_config.json", 25_000
-    ),
-    "titan": EncoderDefaults(TITAN_SLIDE_ENCODER, CONFIGS_ROOT / "modaltune_titan_config.json", 15_000),
-}
-
-
-def encoder_of(mil_name: str) -> str:
-    """The slide encoder of a ``--mil_name``: its first word, or GigaPath where that names none."""
-    first = mil_name.split("_")[0]
-    return first if first in SLIDE_ENCODERS else "gigapath"
 
 
 # ---------------------------------------------------------------------------- mappings

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from data_utils.cases.case import Case
 from models.aggregators.registry import EVERY_OBJECTIVE, DataSpec, register
 from models.configuration import from_mapping
+from models.encoders import slide_encoders
 from models.frozen import freeze
 from models.modalities import Modality, ModalityEncoder, all_modalities, modality
 from models.slide_backbone import SlideBackbone, build_backbone
@@ -293,13 +294,13 @@ def _register_all() -> None:
     known = all_modalities()
     # Tokens that follow the task token come last.
     order = sorted(known, key=lambda name: known[name].after_task)
-    for prefix, encoder in {"longnetvit": "gigapath", "titan": "titan"}.items():
+    for encoder in slide_encoders().values():
         for count in range(len(known) + 1):
             for chosen in combinations(known, count):
-                words = [prefix, *(known[name].word for name in chosen), "adapter"]
+                words = [encoder.prefix, *(known[name].word for name in chosen), "adapter"]
                 modalities = [name for name in order if name in chosen]
-                build = partial(build_modaltune, encoder, modalities)
-                register("_".join(words), modalities, EVERY_OBJECTIVE, encoder)(build)
+                build = partial(build_modaltune, encoder.name, modalities)
+                register("_".join(words), modalities, EVERY_OBJECTIVE, encoder.name)(build)
 
 
 _register_all()

@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from data_utils.cases.case import Case
 from models.aggregators import DataSpec, build_aggregator
 from models.compilation import compile_parts
+from models.encoders import slide_encoder
 from tests.benchmarks.measuring import Row, row
 from tests.benchmarks.straightforward import Straightforward
 from tests.structures import structures
-from utils import constants
 from utils.files import read_json
 
 NUM_PATHWAYS, NUM_GENES, NUM_MEMBERS = 331, 4999, 9745
@@ -65,7 +65,7 @@ def measure(step: Step, checkpointing: str, compiled: bool, repeats: int) -> Row
     not see inside TITAN's kernel); divided by the peak of the GPU that is the model FLOP utilisation.
     """
     torch.manual_seed(0)
-    config = read_json(constants.SLIDE_ENCODERS[step.encoder].config)
+    config = read_json(slide_encoder(step.encoder).config)
     pathways = published_size_pathways()
     model = build_aggregator(MODELS[step.encoder], config, DataSpec(structures(pathways)))
     model.activation_checkpointing = checkpointing

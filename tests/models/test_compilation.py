@@ -13,8 +13,8 @@ from torch import nn
 
 from models import compilation
 from models.aggregators import DataSpec, build_aggregator
+from models.encoders import slide_encoders
 from models.prov_gigapath import dropout
-from models.slide_backbone import BACKBONES
 from tests.structures import structures
 from utils import constants
 from utils.training.checkpoint import load_trainable, trainable_state
@@ -38,7 +38,7 @@ def compiler():
         pytest.skip(reason)
 
 
-@pytest.fixture(params=sorted(BACKBONES))
+@pytest.fixture(params=list(slide_encoders()))
 def encoder(request):
     return request.param
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from models.aggregators import DataSpec, available_aggregators, build_aggregator, modalities_of
+from models.encoders import encoder_of, slide_encoders
 from models.modalities import all_modalities
-from models.slide_backbone import BACKBONES
 from tests.structures import structures
-from utils import constants
 from utils.training.checkpoint import from_published, load_trainable, to_published, trainable_state
 
 EVERY = [name for name in available_aggregators() if name.endswith("_adapter")]
@@ -30,7 +29,7 @@ def build(name, tiny_configs, pathways):
     """``build(token_agg="cat")``: the model in evaluation mode, with changes to its config."""
 
     def make(missing="drop", **changes):
-        config = {**tiny_configs[constants.encoder_of(name)], **changes}
+        config = {**tiny_configs[encoder_of(name).name], **changes}
         spec = DataSpec(structures(pathways, (3, 6)), 3, missing)
         return build_aggregator(name, config, spec).eval()
 
@@ -38,11 +37,10 @@ def build(name, tiny_configs, pathways):
 
 
 def test_every_encoder_is_here(tiny_configs):
-    assert {constants.encoder_of(name) for name in NAMES} == set(BACKBONES) == set(tiny_configs)
-    assert set(BACKBONES) == set(constants.SLIDE_ENCODERS)
+    assert {encoder_of(name).name for name in NAMES} == set(slide_encoders()) == set(tiny_configs)
     sets = [frozenset(modalities_of(name)) for name in EVERY if name.startswith("titan")]
     assert len(sets) == len(set(sets)) == 2 ** len(MODALITIES)
-    assert frozenset(MODALITIES) in sets and len(EVERY) == len(sets) * len(BACKBONES)
+    assert frozenset(MODALITIES) in sets and len(EVERY) == len(sets) * len(slide_encoders())
 
 
 # ---------------------------------------------------------------------------- forward

@@ -11,6 +11,7 @@ import torch
 from packaging.requirements import Requirement
 
 from models.compilation import check_compiler
+from models.encoders import encoder_of
 from utils import constants
 from utils.devices import pick_device
 from utils.diagnosis.inputs import Inputs
@@ -80,7 +81,7 @@ def _check_compiler(device: torch.device) -> Finding:
 
 
 def _check_kernel(inputs: Inputs, device: torch.device) -> Iterator[Finding]:
-    if constants.encoder_of(inputs.config.model.mil_name) != "gigapath":
+    if not encoder_of(inputs.config.model.mil_name).dilated:
         return
     if device.type == "cpu":
         yield ok("attention runs on PyTorch's fused CPU kernel; flash-attn is for GPUs and not needed")

@@ -8,24 +8,23 @@ from pathlib import Path
 import torch
 
 from models.conch.text_tower import build_text_tower, read_text_config, read_text_state
+from models.encoders import encoder_of
 from models.pretrained import read_checkpoint
-from models.prov_gigapath.tile_encoder import build_tile_encoder
-from models.titan.conch_v1_5 import build_conch_v1_5
 from utils import constants
 from utils.diagnosis.inputs import Inputs
 from utils.diagnosis.weights import compare
 from utils.files import read_json
-from utils.findings import Finding, error
+from utils.findings import Finding, error, ok
 
 
 def check_other_weights(inputs: Inputs) -> Iterator[Finding]:
     """The encoders of patches and label sentences."""
-    encoder = constants.encoder_of(inputs.config.model.mil_name)
-    tile_file, tile_config, build = {
-        "gigapath": ("GIGAPATH_TILE_ENCODER", "gigapath_tile_encoder.json", build_tile_encoder),
-        "titan": ("CONCH_V1_5", "conch_v1_5.json", build_conch_v1_5),
-    }[encoder]
-    tile_config = inputs.tile_config or constants.CONFIGS_ROOT / tile_config
+    encoder = encoder_of(inputs.config.model.mil_name)
+    tile_file, tile_config = encoder.tile_weights, inputs.tile_config or encoder.tile_config
+    if tile_file is None or tile_config is None:
+        yield ok(f"slide encoder {encoder.name} declares no patch encoder to check")
+        return
+    build = encoder.load("tile_builder")
     text_config = inputs.text_config or constants.CONFIGS_ROOT / "conch_text.json"
     for constant, config, read, make in (
         (

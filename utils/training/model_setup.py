@@ -16,8 +16,8 @@ from data_utils.tables.survival_bins import SurvivalBins
 from data_utils.tables.tensor_table import ModalityTable
 from models.aggregators import DataSpec, build_aggregator, modalities_of
 from models.aggregators.registry import DISTILL
+from models.encoders import encoder_of
 from models.modalities import Modality, modality, read_tables
-from utils import constants
 from utils.files import read_json
 from utils.run_config import DataConfig, RunConfig
 from utils.training.checkpoint import TrainedWeights
@@ -81,7 +81,7 @@ def model_setup(config: RunConfig, trained: Mapping[str, Any]) -> ModelSetup:
         config.data.missing_modalities,
     )
     setup = ModelSetup(**{name: trained.get(name, value) for name, value in flags.plain().items()})
-    trained_on, wanted = (constants.encoder_of(s.mil_name) for s in (setup, flags))
+    trained_on, wanted = (encoder_of(s.mil_name).name for s in (setup, flags))
     if trained_on != wanted:  # split files and weights of the encoder were chosen by the flag
         raise ValueError(
             f"--eval_weights are of {setup.mil_name}, on the slide encoder {trained_on}; pass that --mil_name, "

@@ -11,11 +11,11 @@ from torch import nn
 
 from models.aggregators import DataSpec, build_aggregator
 from models.aggregators.modaltune import ModalTune, check_stages
+from models.encoders import encoder_of
 from models.modalities import Modality, ModalityEncoder, registry
 from tests import oracle
 from tests.models.prov_gigapath.test_dilated_attention import oracle as dilated_oracle
 from tests.structures import structures
-from utils import constants
 from utils.training.checkpoint import to_published, trainable_state
 
 GENES = "longnetvit_gene_adapter"
@@ -54,7 +54,7 @@ def with_exact_positions(model):
 @pytest.mark.parametrize("token_agg", ["sum", "cat"])
 @pytest.mark.parametrize("length", [1, 11])
 def test_equals_oracle(name, token_agg, length, tiny_configs, pathways, make_case, randomise):
-    config = {**tiny_configs[constants.encoder_of(name)], "token_agg": token_agg}
+    config = {**tiny_configs[encoder_of(name).name], "token_agg": token_agg}
     model = with_exact_positions(randomise(build(name, config, pathways)).double())
     case = on_grid(make_case, length, torch.float64)
     state = to_published(model.state_dict(), structures(pathways))
@@ -70,7 +70,7 @@ def test_further_and_absent_modalities_equal_oracle(
     encoder_name, token_agg, absent, tiny_configs, pathways, make_case, randomise
 ):
     name = f"{encoder_name}_gene_clinical_vectors_adapter"
-    config = {**tiny_configs[constants.encoder_of(name)], "token_agg": token_agg}
+    config = {**tiny_configs[encoder_of(name).name], "token_agg": token_agg}
     spec = DataSpec(structures(pathways, (3, 6)), 3, "learned")
     model = with_exact_positions(randomise(build_aggregator(name, config, spec).eval()).double())
     case = on_grid(make_case, 11, torch.float64)
@@ -144,7 +144,7 @@ def test_the_adapter_takes_any_modality(tiny_config, pathways, make_case, random
 @pytest.mark.parametrize("clinical", [False, True])
 def test_without_genes_equals_oracle(encoder_name, token_agg, clinical, tiny_configs, make_case, randomise):
     name = f"{encoder_name}{'_clinical' if clinical else ''}_adapter"
-    config = {**tiny_configs[constants.encoder_of(name)], "token_agg": token_agg}
+    config = {**tiny_configs[encoder_of(name).name], "token_agg": token_agg}
     model = with_exact_positions(randomise(build_aggregator(name, config, DataSpec())).double().eval())
     case = replace(on_grid(make_case, 11, torch.float64), inputs=make_case(dtype=torch.float64).inputs)
     state = to_published(model.state_dict(), {})
@@ -156,7 +156,7 @@ def test_without_genes_equals_oracle(encoder_name, token_agg, clinical, tiny_con
 
 @pytest.mark.parametrize("name", NAMES[::2])
 def test_single_precision_and_computed_positions(name, tiny_configs, pathways, make_case, randomise):
-    config = tiny_configs[constants.encoder_of(name)]
+    config = tiny_configs[encoder_of(name).name]
     model = randomise(build(name, config, pathways), scale=0.2)
     case = on_grid(make_case, 50, torch.float32)
     state = {k: v.double() for k, v in to_published(model.state_dict(), structures(pathways)).items()}
@@ -169,7 +169,7 @@ def test_single_precision_and_computed_positions(name, tiny_configs, pathways, m
 
 @pytest.mark.parametrize("name", NAMES[::2])
 def test_gradients_equal_oracle(name, tiny_configs, pathways, make_case, randomise):
-    config = tiny_configs[constants.encoder_of(name)]
+    config = tiny_configs[encoder_of(name).name]
     model = with_exact_positions(randomise(build(name, config, pathways)).double())
     case = on_grid(make_case, 11, torch.float64)
     probe = torch.randn(3, 7, dtype=torch.float64)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from models.aggregators import DataSpec, build_aggregator
+from models.encoders import slide_encoder
 from models.titan.vision_encoder import AttentionalPooler, Block, SelfAttention, TitanVisionEncoder
 from tests import oracle
 from tests.models.titan.test_alibi_attention import LargestTensor
 from tests.structures import of_sizes, structures
-from utils import constants
 from utils.files import read_json
 from utils.training.checkpoint import to_published
 
@@ -74,7 +74,7 @@ def test_names_and_shapes_are_the_published_ones():
 )
 def test_the_published_model(name, trainable, joined):
     pathways = tuple(tuple(range(size)) for size in SIZES)
-    config = read_json(constants.SLIDE_ENCODERS["titan"].config)
+    config = read_json(slide_encoder("titan").config)
     with torch.device("meta"):
         model = build_aggregator(name, config, DataSpec(structures(pathways), 3))
     counts = [sum(p.numel() for p in model.parameters() if p.requires_grad is kind) for kind in (True, False)]

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import train_modaltune
 from data_utils.features.store import FeatureMeta, read_features, write_features
+from models.encoders import slide_encoder
 from models.slide_backbone import build_backbone
 from tests.small_cohort import make_small_cohort
 from tests.small_runs import TITAN_CONFIG, TITAN_ENCODER
@@ -71,7 +72,7 @@ def test_the_name_implies_files_and_numbers(name, encoder, threshold, monkeypatc
     assert args.data.threshold == threshold and args.data.patch_size_lv0 is None
     config = "baseline_abmil.json" if name == "abmil" else f"modaltune_{encoder}_config.json"
     assert args.model.model_config.name == config and args.model.model_config.is_file()
-    assert args.model.backbone_weights == constants.SLIDE_ENCODERS[encoder].weights
+    assert args.model.backbone_weights == slide_encoder(encoder).weights()
 
 
 def test_flags_win_over_what_the_name_implies():
