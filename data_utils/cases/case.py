@@ -49,8 +49,12 @@ class Case:
     complete: bool = True
 
     def to(self, device: torch.device | str) -> Case:
-        """The same case with every tensor on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same case with every tensor on ``device`` but ``coords``.
+
+        Models turn coordinates into cells and check them on the way: on a GPU every check would wait for it.
+        """
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, coords=self.coords)
 
     def pin_memory(self) -> Case:
         """The same case in page-locked memory; data loaders call this for faster copies to a GPU."""

@@ -188,7 +188,8 @@ class ModalTune(nn.Module):
     def modality_tokens(self, case: Case, tasks: Sequence[int]) -> tuple[Tensor, dict[str, slice]]:
         """The modality tokens ``[T, M, E]`` and where in ``M`` each modality and the task lie."""
         count = len(tasks)
-        one_hot = torch.eye(self.num_tasks, dtype=self.gene_pe.dtype, device=self.gene_pe.device)[list(tasks)]
+        one_hot = torch.eye(self.num_tasks, dtype=self.gene_pe.dtype)[list(tasks)]
+        one_hot = one_hot.to(self.gene_pe.device, non_blocking=True)
         before = [name for name in self.modality_encoders if name != self.behind]
         groups = {name: self._encode(name, case, count) for name in before}
         groups[TASK] = self.task_weight(one_hot).unsqueeze(1)
@@ -242,7 +243,8 @@ class ModalTune(nn.Module):
             return False
         if self.activation_checkpointing == "on":
             return True
-        saved = patches.numel() * 4 * _SAVED_PER_BLOCK * len(self.backbone.blocks)
+        size = 2 if torch.is_autocast_enabled(patches.device.type) else 4
+        saved = patches.numel() * size * _SAVED_PER_BLOCK * len(self.backbone.blocks)
         return saved > 0.5 * _free_memory(patches.device)
 
 
@@ -264,7 +266,10 @@ def check_stages(indexes: Sequence[Sequence[int]], num_blocks: int) -> list[rang
 def _free_memory(device: torch.device) -> int:
     """Bytes that are free now on ``device``."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # by PyTorch, for reuse
+        return torch.cuda.mem_get_info(device)[0] + kept
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

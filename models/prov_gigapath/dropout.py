@@ -65,5 +65,5 @@ class DropPath(nn.Module):
             return x
         if len(kept) == len(x):
             return torch.add(x, branch(x), alpha=1 / keep)
-        kept = kept.to(x.device)
+        kept = kept.to(x.device, non_blocking=True)
         return x.index_add(0, kept, branch(x[kept]).to(x.dtype), alpha=1 / keep)

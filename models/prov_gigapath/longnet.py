@@ -204,7 +204,8 @@ class LongNetViT(nn.Module):
     def positions(self, coords: Tensor) -> Tensor:
         """Position code ``[L, E]`` of level-0 coordinates ``[L, 2]``; outside the grid, of its border.
 
-        The first half encodes y and the second half x.
+        The first half encodes y and the second half x. Coordinates may stay on the CPU.
         """
         cells = self.grid_cells(coords).clamp_(0, self.grid_size - 1)
+        cells = cells.to(self.axis_positions.device, non_blocking=True)
         return torch.cat([self.axis_positions[cells[:, 1]], self.axis_positions[cells[:, 0]]], dim=1)

@@ -28,22 +28,26 @@ def scatter_to_grid(features: Tensor, coords: Tensor, patch_size: int) -> tuple[
 
     Args:
         features: ``[L, D]``.
-        coords: level-0 coordinates ``[L, 2]`` (x, y).
+        coords: level-0 coordinates ``[L, 2]`` (x, y); on the CPU, a GPU only has to wait once here.
         patch_size: level-0 distance between neighbouring patches.
 
     Returns:
-        Features ``[N, D]`` and cells ``[N, 2]`` of the occupied cells, x by x and therein by y. Features
-        on one cell are added up; a cell whose features are all zero is background and left out.
+        Features ``[N, D]`` and cells ``[N, 2]`` of the occupied cells, x by x and therein by y, both on the
+        device of the features. Features on one cell are added up; a cell whose features are all zero is
+        background and left out.
     """
+    device = features.device
     cells = grid_cells(coords, patch_size)
     columns = cells[:, 1].max() + 1
     keys, owner = torch.unique(cells[:, 0] * columns + cells[:, 1], return_inverse=True)  # sorted
     wide = torch.promote_types(features.dtype, torch.float32)
     summed = features.new_zeros(len(keys), features.shape[1], dtype=wide)
-    summed.index_add_(0, owner, features.to(wide))
+    summed.index_add_(0, owner.to(device, non_blocking=True), features.to(wide))
+    occupied = torch.stack([keys // columns, keys % columns], dim=1).to(device, non_blocking=True)
     keep = (summed != 0).any(dim=1)
-    keys = keys[keep]
-    return summed[keep], torch.stack([keys // columns, keys % columns], dim=1)
+    if keep.all():
+        return summed, occupied
+    return summed[keep], occupied[keep]
 
 
 def likely_patch_size(coords: Tensor) -> int | None:
