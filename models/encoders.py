@@ -36,6 +36,7 @@ class SlideEncoder:
         source: where people get that.
         config: model config of ModalTune on it.
         demo_config: of a small ModalTune on it, for the demo.
+        balanced_config, demo_balanced_config: the same with every modality at one scale (docs/modality_balance.md).
         threshold: cases with more patches are sub-sampled.
         extraction: module that makes its patch features.
         tile_builder: ``module:function`` from a config to its patch encoder.
@@ -53,6 +54,8 @@ class SlideEncoder:
     config: Path
     threshold: int
     demo_config: Path | None = None
+    balanced_config: Path | None = None
+    demo_balanced_config: Path | None = None
     extraction: str | None = None
     tile_builder: str | None = None
     tile_weights: str | None = None

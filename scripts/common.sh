@@ -38,7 +38,7 @@ pick_cohorts() {
 set_training_flags() {
   local extra
   read -r -a extra <<<"$EXTRA_ARGS"
-  training_flags=(--mil_name "$(mil_name)" --model_config "${MODEL_CONFIG:-$(encoder_fact config)}" --protocol "$PROTOCOL"
+  training_flags=(--mil_name "$(mil_name)" --model_config "${MODEL_CONFIG:-$(encoder_fact "$([[ "${BALANCED:-0}" == 1 ]] && echo balanced_config || echo config)")}" --protocol "$PROTOCOL"
     --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT"
     --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
     --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})

@@ -22,6 +22,7 @@ SCALE="${SCALE:-1}"                                     # factor on the number o
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
 MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
 MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
+BALANCED="${BALANCED:-0}"                               # 1: every modality at one scale
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 # ----
 
@@ -62,7 +63,7 @@ step "3/5 gene tables, splits, clinical features and label sentences"
 COHORTS="${sites[*]} BLCA" CONCH_CONFIG=model_configs/demo_conch_text.json bash scripts/submit_get_dataset.sh
 
 step "4/5 train on ${sites[*]} and evaluate"
-COHORTS=BRCA SITES="${sites[*]}" MODEL_CONFIG="$(encoder_fact demo_config)" EXTRA_ARGS="" \
+COHORTS=BRCA SITES="${sites[*]}" MODEL_CONFIG="$(encoder_fact "$([[ "$BALANCED" == 1 ]] && echo demo_balanced_config || echo demo_config)")" EXTRA_ARGS="" \
   bash "scripts/$submit"
 
 step "5/5 apply to BLCA, which the model has never seen"

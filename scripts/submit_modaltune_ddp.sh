@@ -26,6 +26,7 @@ TYPE="${TYPE:-gene}"                                    # gene | gene_clinical |
 MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
 MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 MODEL_CONFIG="${MODEL_CONFIG:-}"                        # empty: the published one of the encoder
+BALANCED="${BALANCED:-0}"                               # 1: every modality at one scale instead
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 SEED="${SEED:-0}"
 NUM_SEEDS="${NUM_SEEDS:-3}"                             # SEED, SEED + 1, ...

@@ -51,6 +51,8 @@ class ModalTuneConfig:
         output_dim: width of the output.
         gene_encoder: arguments of the gene encoder.
         modalities: arguments of the encoders of other modalities, by name.
+        text_targets: arguments of the text distillation: ``centred`` and ``temperature`` (see
+            :class:`utils.training.objectives.TextDistillation`).
     """
 
     slide_encoder: dict[str, Any]
@@ -66,6 +68,7 @@ class ModalTuneConfig:
     output_dim: int = 256
     gene_encoder: dict[str, Any] = field(default_factory=dict)
     modalities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    text_targets: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value, allowed in (

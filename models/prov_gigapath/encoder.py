@@ -13,6 +13,8 @@ register_encoder(
         config=constants.CONFIGS_ROOT / "modaltune_gigapath_config.json",
         threshold=25_000,
         demo_config=constants.CONFIGS_ROOT / "demo_modaltune_gigapath_config.json",
+        balanced_config=constants.CONFIGS_ROOT / "modaltune_gigapath_balanced.json",
+        demo_balanced_config=constants.CONFIGS_ROOT / "demo_modaltune_gigapath_balanced.json",
         extraction="data_utils.TCGA_extract_feats_GIGAPATH",
         tile_builder="models.prov_gigapath.tile_encoder:build_tile_encoder",
         tile_weights="GIGAPATH_TILE_ENCODER",

@@ -13,6 +13,8 @@ register_encoder(
         config=constants.CONFIGS_ROOT / "modaltune_titan_config.json",
         threshold=15_000,
         demo_config=constants.CONFIGS_ROOT / "demo_modaltune_titan_config.json",
+        balanced_config=constants.CONFIGS_ROOT / "modaltune_titan_balanced.json",
+        demo_balanced_config=constants.CONFIGS_ROOT / "demo_modaltune_titan_balanced.json",
         extraction="data_utils.TCGA_extract_feats_TITAN",
         tile_builder="models.titan.conch_v1_5:build_conch_v1_5",
         tile_weights="CONCH_V1_5",

@@ -140,7 +140,9 @@ def fitted_inputs(weights: TrainedWeights | None, patients: Splits, data: Cohort
     return {name: stored.get(name) for name in data.tables} | data.fit(patients, anew)
 
 
-def objective_setup(config: RunConfig, weights: TrainedWeights | None, patients: Splits) -> ObjectiveConfig:
+def objective_setup(
+    config: RunConfig, setup: ModelSetup, weights: TrainedWeights | None, patients: Splits
+) -> ObjectiveConfig:
     """The objective of a training on ``patients``, or that of trained weights.
 
     Survival intervals come from all patients (published) or the training split (strict).
@@ -153,7 +155,12 @@ def objective_setup(config: RunConfig, weights: TrainedWeights | None, patients:
         return ObjectiveConfig() if stored is None else ObjectiveConfig.from_dict(stored)
     training, data = config.training, config.data
     plain = ObjectiveConfig(
-        training.objective, data.num_classes[0], None, training.nll_alpha, training.task_weights
+        training.objective,
+        data.num_classes[0],
+        None,
+        training.nll_alpha,
+        training.task_weights,
+        setup.model_config.get("text_targets", {}),
     )
     if data.sites and plain.parts != (DISTILL,):
         raise ValueError(f"--objective {plain.name}: the sites of a pan-cancer run have no common classes")

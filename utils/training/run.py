@@ -157,7 +157,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator) -> None:
     config, setup, data, group = shared.config, shared.setup, shared.data, shared.group
     set_seed(job.seed)
     model = build_model(config, setup, shared.structures)
-    learned = objective_setup(config, job.weights, job.patients)
+    learned = objective_setup(config, setup, job.weights, job.patients)
     objective = build_objective(learned, model, setup.num_tasks)
     fitted = fitted_inputs(job.weights, job.patients, data)
     backbone = getattr(model, "backbone", None)
@@ -178,6 +178,9 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator) -> None:
     datasets = data.datasets(
         job.patients, fitted, patches, setup.options(config.training.modality_dropout), training
     )
+    distillation = distillation_of(objective)
+    if distillation is not None and data.texts is not None and training:
+        distillation.fit_centre(torch.stack([data.texts[p.case_id] for p in datasets["fit"].patients]))
     needed = {"train"} if job.weights else {"train", "val", "fit"}
     if missing := needed - datasets.keys():
         raise ValueError(f"no patient to run on in the splits {sorted(missing)}, which this run needs")

@@ -203,3 +203,30 @@ def test_one_pathway_is_too_few_to_mix():
 def test_a_gene_vector_that_does_not_fit(pathways, shape):
     with pytest.raises(ValueError, match="vector of >= 10 genes, got shape"):
         PathwayNetworks(pathways, 4, 0.1)(torch.zeros(shape), 1)
+
+
+# ---------------------------------------------------------------------------- keys that are not published
+def test_lecun_keeps_the_variance_and_norm_the_length():
+    torch.manual_seed(0)
+    pathways = [range(5 * k, 5 * k + 20) for k in range(30)]
+    genes = torch.randn(200)
+    plain = PathwayNetworks(pathways, 64, 0.0)(genes, 1)
+    lecun = PathwayNetworks(pathways, 64, 0.0, "lecun")
+    assert plain.std() < 0.03 and 0.3 < lecun(genes, 1).std() < 1.2
+    assert lecun.weight2.std().item() == pytest.approx(1 / 8, rel=0.05) and not lecun.bias1.any()
+    options = {"hidden_dim": 16, "depth": 1, "num_tokens": 4, "dropout": 0.0}
+    tokens = {norm: GeneMixer(pathways, 96, **options, norm=norm)(genes) for norm in (False, True)}
+    lengths = {norm: value.norm(dim=-1).mean().item() for norm, value in tokens.items()}
+    assert lengths[True] == pytest.approx(96**0.5, rel=0.1) and lengths[False] < 2
+    with pytest.raises(ValueError, match="init is 'he', should be one of published, linear, lecun"):
+        GeneMixer(pathways, 8, init="he")
+
+
+def test_keys_at_their_defaults_change_nothing():
+    pathways = [range(5), range(3, 9)]
+    models = []
+    for keys in ({}, {"init": "published", "norm": False}):
+        torch.manual_seed(4)
+        models.append(GeneMixer(pathways, 8, hidden_dim=6, depth=1, num_tokens=4, **keys))
+    one, other = (model.state_dict() for model in models)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

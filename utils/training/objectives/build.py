@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -38,6 +38,7 @@ class ObjectiveConfig:
         bins: survival intervals; needed where survival is learned.
         alpha: see :func:`utils.training.objectives.survival.survival_nll`.
         weights: of the parts, in the order of :data:`OBJECTIVES`; empty learns them.
+        text_targets: arguments of :class:`TextDistillation`, from the model config.
 
     Raises:
         ValueError: the name is unknown, or the weights do not fit it.
@@ -48,6 +49,7 @@ class ObjectiveConfig:
     bins: SurvivalBins | None = None
     alpha: float = ALPHA
     weights: tuple[float, ...] = ()
+    text_targets: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name not in OBJECTIVES:
@@ -65,7 +67,12 @@ class ObjectiveConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and checkpoints."""
         bins = None if self.bins is None else self.bins.to_dict()
-        return {**vars(self), "bins": bins, "weights": list(self.weights)}
+        return {
+            **vars(self),
+            "bins": bins,
+            "weights": list(self.weights),
+            "text_targets": dict(self.text_targets),
+        }
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ObjectiveConfig:
@@ -104,7 +111,10 @@ def _token(part: str, num_tasks: int) -> int:
 
 
 def _distill(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:
-    return TextDistillation(model.output_dim, num_tasks)
+    try:
+        return TextDistillation(model.output_dim, num_tasks, **config.text_targets)
+    except TypeError as error:
+        raise ValueError(f"model config, text_targets: {error}") from error
 
 
 def _subtype(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:

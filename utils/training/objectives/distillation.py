@@ -37,26 +37,46 @@ class TextDistillation(Objective):
         output_dim: ``O``.
         num_tasks: ``T``; task ``i`` learns from the text row that ``constants.TASK_TEXT_ROW`` gives it.
         temperature: ``tau``.
+        centred: targets are projections less their mean over the training patients (:meth:`fit_centre`). The
+            sentences of a cohort share most of their words, so that published targets nearly coincide: what tells
+            patients apart is a small part of them.
     """
 
     needs_text = True
 
-    def __init__(self, output_dim: int, num_tasks: int = 3, temperature: float = 1.0) -> None:
+    def __init__(
+        self, output_dim: int, num_tasks: int = 3, temperature: float = 1.0, centred: bool = False
+    ) -> None:
         super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"model config, text_targets: temperature is {temperature}, should be positive")
         rows = list(constants.TASK_TEXT_ROW.values())
         if not 1 <= num_tasks <= len(rows):
             raise ValueError(f"num_tasks is {num_tasks}; texts exist for 1 to {len(rows)} tasks")
-        self.temperature = temperature
+        self.temperature, self.centred = temperature, centred
         self.projector = TextProjector(output_dim)
         self.register_buffer("text_rows", torch.tensor(rows[:num_tasks]), persistent=False)
+        if centred:
+            self.register_buffer("centre", torch.zeros(num_tasks, output_dim))
+
+    @torch.no_grad()
+    def fit_centre(self, texts: Tensor) -> None:
+        """Takes the mean projection over the sentences ``[n, 4, 512]`` of the training patients as the centre."""
+        if self.centred:
+            self.centre.copy_(self.projector(texts[:, self.text_rows]).mean(dim=0))
 
     def project(self, text: Tensor) -> Tensor:
-        """Normalised projections ``[..., O]`` of sentences ``[..., 512]``."""
-        return F.normalize(self.projector(text), dim=-1)
+        """Normalised projections ``[..., O]`` of sentences ``[..., 512]`` that belong to no task.
+
+        Where targets are centred, these are, too, on the mean over the tasks.
+        """
+        projected = self.projector(text)
+        return F.normalize(projected - self.centre.mean(dim=0) if self.centred else projected, dim=-1)
 
     def targets(self, text: Tensor) -> Tensor:
         """What the tasks learn, ``[T, O]``, from the sentences ``[4, 512]`` of a case."""
-        return self.project(text[self.text_rows])
+        projected = self.projector(text[self.text_rows])
+        return F.normalize(projected - self.centre if self.centred else projected, dim=-1)
 
     def learns_from(self, patient: Labelled) -> bool:
         """Always: every patient has sentences."""

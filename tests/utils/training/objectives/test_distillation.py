@@ -134,3 +134,30 @@ def test_a_wrong_number_of_outputs_is_not_broadcast(outputs):
     objective, _, text = example()
     with pytest.raises(ValueError, match=f"{outputs} task outputs for 3 texts"):
         objective.divergence(torch.zeros(outputs, 5, dtype=torch.float64), text)
+
+
+# ---------------------------------------------------------------------------- centred targets
+def test_centred_targets_are_what_tells_patients_apart():
+    objective, _, _ = example(centred=True)
+    texts = torch.randn(6, 4, 512, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    objective.fit_centre(texts)
+    state = objective.state_dict()
+    rows = list(constants.TASK_TEXT_ROW.values())
+    every = [[projected(text[row], state) for row in rows] for text in texts]
+    for task in range(3):
+        centre = [sum(patient[task][o] for patient in every) / 6 for o in range(5)]
+        assert state["centre"][task].tolist() == pytest.approx(centre)
+        expected = normalised([v - c for v, c in zip(every[2][task], centre, strict=True)])
+        assert objective.targets(texts[2])[task].tolist() == pytest.approx(expected)
+    mean = state["centre"].mean(0)
+    expected = normalised([v - float(c) for v, c in zip(every[0][0], mean, strict=True)])
+    assert objective.project(texts[0, 0]).tolist() == pytest.approx(expected)
+
+
+def test_published_targets_have_no_centre():
+    objective, _, text = example()
+    before = objective.targets(text)
+    objective.fit_centre(text[None])
+    assert torch.equal(objective.targets(text), before) and "centre" not in objective.state_dict()
+    with pytest.raises(ValueError, match="temperature is 0, should be positive"):
+        TextDistillation(5, temperature=0)
