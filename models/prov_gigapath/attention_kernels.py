@@ -115,19 +115,24 @@ def _package_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor
 # ---------------------------------------------------------------------------- the formula
 def textbook(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """The definition; holds all scores ``[B, H, M, N]``, at least in float32."""
-    scores = _scores(q, k)
-    weights = scores.softmax(dim=-1).to(v.dtype)
-    return weights @ v, scores.logsumexp(dim=-1)
+    with torch.autocast(q.device.type, enabled=False):  # it would take the scores back to half precision
+        scores = _scores(q, k)
+        weights = scores.softmax(dim=-1).to(v.dtype)
+        return weights @ v, scores.logsumexp(dim=-1)
 
 
 def textbook_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> Triple:
     """Its derivative; the weights are ``exp(score - lse)``."""
-    weights = (_scores(q, k) - lse.unsqueeze(-1)).exp()  # [B, H, M, N]
-    wide = [tensor.to(weights.dtype) for tensor in (grad, q, k, v, out)]
-    grad, wide_q, wide_k, wide_v, out = wide
-    grad_scores = grad @ wide_v.transpose(-2, -1) - (grad * out).sum(dim=-1, keepdim=True)
-    grad_scores = grad_scores * weights * q.shape[-1] ** -0.5
-    grads = (grad_scores @ wide_k, grad_scores.transpose(-2, -1) @ wide_q, weights.transpose(-2, -1) @ grad)
+    with torch.autocast(q.device.type, enabled=False):
+        weights = (_scores(q, k) - lse.unsqueeze(-1)).exp()  # [B, H, M, N]
+        grad, wide_q, wide_k, wide_v, out = (tensor.to(weights.dtype) for tensor in (grad, q, k, v, out))
+        grad_scores = grad @ wide_v.transpose(-2, -1) - (grad * out).sum(dim=-1, keepdim=True)
+        grad_scores = grad_scores * weights * q.shape[-1] ** -0.5
+        grads = (
+            grad_scores @ wide_k,
+            grad_scores.transpose(-2, -1) @ wide_q,
+            weights.transpose(-2, -1) @ grad,
+        )
     return tuple(gradient.to(tensor.dtype) for gradient, tensor in zip(grads, (q, k, v), strict=True))
 
 

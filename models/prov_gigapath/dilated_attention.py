@@ -12,133 +12,39 @@ value 0. They are never computed here: ``n`` of them add ``n`` to the denominato
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from models.prov_gigapath import dilated_kernels
 from models.prov_gigapath.attention import attend, attend_backward
+from models.prov_gigapath.dilated_parts import ABSENT, Part, plan
 
-# Stands for the log-sum-exp of a branch that has not seen a position.
-ABSENT = -1e8
-
-
-@dataclass(frozen=True)
-class Part:
-    """Segments of one branch that have the same length: all full ones, or the shorter last one.
-
-    Attributes:
-        branch: number of the branch.
-        start: first position.
-        count: number of segments, ``n``.
-        length: positions of a segment.
-        ratio: every ``ratio``-th position is seen.
-        heads: number of heads.
-        padding: zero keys that the published encoder appends to a segment, per head.
-    """
-
-    branch: int
-    start: int
-    count: int
-    length: int
-    ratio: int
-    heads: int
-    padding: int
-
-    @property
-    def positions(self) -> int:
-        """Positions of a segment that one head sees, ``M``; late heads may see one less."""
-        return -(-self.length // self.ratio)
-
-    def _diagonals(self) -> Iterator[tuple[int, int, int, int]]:
-        """First offset, number of offsets, heads of each and positions of each, of what is seen.
-
-        The heads of an offset are one group. The last group may be smaller; late offsets may see one position
-        less. So there are at most two strided views where ``ratio`` divides the heads.
-        """
-        group = -(-self.heads // self.ratio)
-        offsets = min(self.ratio, self.length, -(-self.heads // group))
-        full = min(offsets, self.heads // group)
-        longer = self.length - (self.positions - 1) * self.ratio  # offsets that see all positions
-        for first, last, heads in ((0, full, group), (full, offsets, self.heads - full * group)):
-            for start, stop, positions in (
-                (first, min(last, longer), self.positions),
-                (max(first, longer), last, self.positions - 1),
-            ):
-                if start < stop and positions:
-                    yield start, stop - start, heads, positions
-
-    def pairs(self, dense: Tensor, sparse: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of ``dense [..., L, H, D]`` beside the same elements of ``sparse [..., n, H, M, D]``.
-
-        Together the pairs cover every element of the part that is no padding, each once.
-        """
-        group = -(-self.heads // self.ratio)
-        *outer, along, across, inner = dense.stride()
-        for first, offsets, heads, positions in self._diagonals():
-            head = first * group
-            seen = dense.as_strided(
-                (*dense.shape[:-3], self.count, positions, offsets, heads, dense.shape[-1]),
-                (*outer, self.length * along, self.ratio * along, along + group * across, across, inner),
-                dense.storage_offset() + (self.start + first) * along + head * across,
-            )
-            taken = sparse[..., head : head + offsets * heads, :positions, :]
-            yield seen, taken.unflatten(-3, (offsets, heads)).movedim(-2, -4)
-
-    def empty(self, dense: Tensor) -> Tensor:
-        """Room for what the part sees of ``dense``, zeros where a head sees less than ``M``: ``[..., n, H, M, D]``.
-
-        In memory, heads come first: the kernels read rows in order.
-        """
-        new = dense.new_zeros if self.length % self.ratio else dense.new_empty
-        return new(*dense.shape[:-3], self.count, self.heads, self.positions, dense.shape[-1])
-
-    def gather(self, dense: Tensor) -> Tensor:
-        """What the part sees of ``dense [..., B, L, H, D]``: ``[..., B * n, H, M, D]``."""
-        sparse = self.empty(dense)
-        for source, target in self.pairs(dense, sparse):
-            target.copy_(source)
-        return sparse.flatten(-5, -4)
-
-    def spread(self, sparse: Tensor) -> Tensor:
-        """``[B * n, H, M, ...]``, what attention gives, as :meth:`pairs` takes it: ``[B, n, H, M, ...]``."""
-        return sparse.unflatten(0, (-1, self.count))
-
-    def attend(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention over ``[3, B, L, H, D]``; output ``[B * n, H, M, D]``, log-sum-exp ``[B * n, H, M]``."""
-        out, lse = attend(*self.gather(qkv))
-        if self.padding:
-            padded = torch.logaddexp(lse, lse.new_full((), math.log(self.padding)))
-            out = out * (lse - padded).exp().unsqueeze(-1).to(out.dtype)
-            lse = padded
-        return out, lse
+logger = logging.getLogger(__name__)
 
 
-@lru_cache(maxsize=64)
-def plan(segments: tuple[int, ...], ratios: tuple[int, ...], length: int, heads: int) -> tuple[Part, ...]:
-    """The parts of a sequence; segments longer than the sequence shrink to it."""
-    parts = []
-    for branch, (segment, ratio) in enumerate(zip(segments, ratios, strict=True)):
-        segment = min(segment, length)
-        full, rest = divmod(length, segment)
-        parts.append(Part(branch, 0, full, segment, ratio, heads, 0))
-        if rest:
-            padding = parts[-1].positions - -(-rest // ratio)
-            parts.append(Part(branch, full * segment, 1, rest, ratio, heads, padding))
-    return tuple(parts)
+def _attend(part: Part, qkv: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over ``[3, B, L, H, D]``; output ``[B * n, H, M, D]``, log-sum-exp ``[B * n, H, M]``."""
+    out, lse = attend(*part.gather(qkv))
+    if part.padding:
+        padded = torch.logaddexp(lse, lse.new_full((), math.log(part.padding)))
+        out = out * (lse - padded).exp().unsqueeze(-1).to(out.dtype)
+        lse = padded
+    return out, lse
 
 
-class _DilatedAttention(torch.autograd.Function):
+class StridedDilatedAttention(torch.autograd.Function):
     """Keeps ``q, k, v``, what the parts return and the weights; gathers again in the backward pass."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, qkv: Tensor, parts: tuple[Part, ...]) -> Tensor:
         dense = qkv.permute(2, 0, 1, 3, 4)  # [3, B, L, H, D]
-        outs, lses = zip(*(part.attend(dense) for part in parts), strict=True)
+        outs, lses = zip(*(_attend(part, dense) for part in parts), strict=True)
         total = torch.zeros(dense.shape[1:], dtype=qkv.dtype, device=qkv.device)  # [B, L, H, D]
         shape = (parts[-1].branch + 1, *total.shape[:3], 1)
         weights = torch.full(shape, ABSENT, dtype=lses[0].dtype, device=qkv.device)
@@ -189,4 +95,36 @@ def dilated_attention(qkv: Tensor, segments: Sequence[int], ratios: Sequence[int
         ``[B, L, H, D]``, differentiable once. The weights between the branches are constants for the gradient.
     """
     _, length, _, heads, _ = qkv.shape
-    return _DilatedAttention.apply(qkv, plan(tuple(segments), tuple(ratios), length, heads))
+    parts = plan(tuple(segments), tuple(ratios), length, heads)
+    if dilated_kernels.takes(qkv) and _fused_agrees(qkv.device, qkv.dtype, qkv.shape[-1]):
+        return dilated_kernels.FusedDilatedAttention.apply(qkv, parts)
+    return StridedDilatedAttention.apply(qkv, parts)
+
+
+@cache
+def _fused_agrees(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether the fused copies give the numbers of the strided ones on this device; tried once, on little."""
+    generator = torch.Generator().manual_seed(0)
+    parts = plan((16, 40, 100), (1, 2, 4), 61, 4)
+    values = torch.randn(2, 61, 3, 4, width, generator=generator).to(device, dtype)
+    grad = torch.randn(2, 61, 4, width, generator=generator).to(device, dtype)
+    results = []
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            for function in (dilated_kernels.FusedDilatedAttention, StridedDilatedAttention):
+                qkv = values.clone().requires_grad_()
+                out = function.apply(qkv, parts)
+                results.append((out, *torch.autograd.grad(out, qkv, grad)))
+    except Exception as error:  # whatever Triton, its compiler or the driver raise
+        logger.warning("the fused copies of dilated attention cannot be used on %s: %s", device, error)
+        return False
+    worst = max(((a - b).float().norm() / b.float().norm()).item() for a, b in zip(*results, strict=True))
+    good = worst < (1e-4 if dtype == torch.float32 else 2e-2)
+    logger.log(
+        logging.INFO if good else logging.WARNING,
+        "dilated attention on %s: %s copies (Triton against PyTorch: %.1g)",
+        device,
+        "fused" if good else "strided",
+        worst,
+    )
+    return good

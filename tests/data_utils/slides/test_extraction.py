@@ -375,7 +375,9 @@ def test_precisions(monkeypatch):
     with pytest.raises(ValueError, match="needs a GPU"):
         autocast_dtype("fp16", CPU)
     for supported, wanted in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported: supported)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, supported=supported: supported
+        )
         assert autocast_dtype("auto", torch.device("cuda")) is wanted
 
 
