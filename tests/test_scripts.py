@@ -14,7 +14,13 @@ from utils import constants
 SCRIPTS = constants.REPO_ROOT / "scripts"
 NASTY = "BRCA;touch${IFS}executed $(touch${IFS}executed) `touch${IFS}executed` ../../x a|b"
 
-PER_COHORT = ("submit_extract_patches", "submit_get_dataset", "submit_modaltune", "submit_modaltune_ddp")
+PER_COHORT = (
+    "submit_extract_patches",
+    "submit_get_dataset",
+    "submit_modaltune",
+    "submit_modaltune_ddp",
+    "submit_baselines",
+)
 ON_A_CLUSTER = (*PER_COHORT, "submit_modaltune_pancancer", "deploy_OOD_modaltune")
 
 
