@@ -221,7 +221,7 @@ def test_changed_data(cohort, whole, tmp_path):
     before, kept = path.read_bytes(), cohort.clinical.read_bytes()
     genes = cohort.genes.read_bytes()
     cohort.genes.write_bytes(genes.replace(b"0.", b"1.", 1))
-    with pytest.raises(ValueError, match=r"'data\.genomics_csv_path'.*--output_path"):
+    with pytest.raises(ValueError, match=r"data\.files\.genes'.*--output_path"):
         train_modaltune.main(flags(cohort, tmp_path))
     assert path.read_bytes() == before and kept == cohort.clinical.read_bytes()
     cohort.genes.write_bytes(genes)

@@ -71,13 +71,29 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is no JSON; the message names it and the place of the fault.
+        ValueError: the file is no JSON, is nested without end or names a key of an object twice; the message
+            names it and, where it can, the place of the fault.
     """
-    text = Path(path).read_text(encoding="utf-8")
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from error
+        text = Path(path).read_text(encoding="utf-8-sig")
+        return json.loads(text, object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise ValueError(f"{path} is no text in UTF-8 ({where}); save it as UTF-8") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is not valid JSON: brackets are nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({str(error)[:200]})") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different; of two equal ones Python would keep the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name[:60] for name in names if names.count(name) > 1})
+        raise ValueError(f"keys stand twice: {twice[:5]}")
+    return found
 
 
 def write_tensors(path: str | Path, value: Any) -> None:

@@ -135,7 +135,10 @@ def split_csvs(path: Path) -> list[Path]:
     """The file itself, or ``splits_<k>.csv`` of a folder in the order of ``k``."""
     if not path.is_dir():
         return [path]
-    numbers = {int(m[1]): file for file in path.iterdir() if (m := _SPLIT_CSV.fullmatch(file.name))}
+    numbers: dict[int, Path] = {}
+    for file in sorted(path.iterdir()):
+        if (match := _SPLIT_CSV.fullmatch(file.name)) and numbers.setdefault(int(match[1]), file) != file:
+            raise ValueError(f"{numbers[int(match[1])]} and {file} are the same fold; remove one of them")
     if not numbers:
         raise FileNotFoundError(f"--fold_json {path}: the folder holds no splits_0.csv, splits_1.csv, ...")
     return [numbers[k] for k in sorted(numbers)]
@@ -143,7 +146,8 @@ def split_csvs(path: Path) -> list[Path]:
 
 def _read_csv_fold(path: Path) -> dict[str, list[str]]:
     try:
-        table = pd.read_csv(path, dtype=str)
+        # Without index_col=False, a comma too many at the row ends shifts every column to the left.
+        table = pd.read_csv(path, dtype=str, index_col=False)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise ValueError(f"{path} is no CSV table: {error}") from error
     names = [name for name in constants.SPLITS if name in table]
@@ -152,7 +156,10 @@ def _read_csv_fold(path: Path) -> dict[str, list[str]]:
             f"{path} should have the columns train and val (and may have test) of case barcodes; it has "
             f"{list(table.columns)[:6]}"
         )
-    return {name: table[name].dropna().str.strip().tolist() for name in names}
+    fold = {name: table[name].dropna().str.strip().tolist() for name in names}
+    if empty := [name for name, cases in fold.items() if not cases]:
+        raise ValueError(f"{path}: nobody is in {' and '.join(empty)}; every column needs patients")
+    return fold
 
 
 def _json_folds(path: Path) -> list[object]:

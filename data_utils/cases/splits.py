@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_utils.cases.labels import read_labels
 from data_utils.features.folder import FeatureFolder
 from data_utils.features.store import HDF5_SUFFIXES
 from utils import constants
 from utils.files import read_json
 
 logger = logging.getLogger(__name__)
+
+# A row, and its class, months and event.
+LabelledRow = tuple[Mapping[str, Any], tuple[int, float, int]]
 
 _PLACEHOLDER = "PATHTODATABASE/"
 _REQUIRED = (
@@ -40,6 +44,7 @@ class Patient:
         duration: survival time in months.
         event: 1 dead, 0 censored.
         site: cohort of the patient, where the rows name it (pan-cancer splits), else empty.
+        slide_ids: ``slide_submitter_id`` of the slides.
     """
 
     case_id: str
@@ -50,6 +55,7 @@ class Patient:
     duration: float
     event: int
     site: str = ""
+    slide_ids: tuple[str, ...] = ()
 
 
 def resolve_features_path(path: str) -> Path:
@@ -75,8 +81,8 @@ def read_split(path: str | Path, folder: FeatureFolder | None = None) -> list[Pa
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file has another layout, a field is missing, a slide stands twice, or rows of
-            one patient contradict each other.
+        ValueError: the file has another layout, a field is missing, a label is impossible, a slide stands twice,
+            identifiers differ only in case, or rows of one patient contradict each other.
     """
     path = Path(path)
     if not path.is_file():
@@ -85,7 +91,7 @@ def read_split(path: str | Path, folder: FeatureFolder | None = None) -> list[Pa
     rows = content.get("data") if isinstance(content, Mapping) else None
     if not isinstance(rows, list):
         raise ValueError(f'{path} should hold {{"data": [one object per slide, ...]}}')
-    grouped: dict[str, list[Mapping[str, Any]]] = {}
+    grouped: dict[str, list[LabelledRow]] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise ValueError(
@@ -95,33 +101,52 @@ def read_split(path: str | Path, folder: FeatureFolder | None = None) -> list[Pa
         missing = [name for name in needed if row.get(name) is None]
         if missing:
             raise ValueError(f"{path}: row {number} ({row.get('slide_submitter_id')}) lacks {missing}")
-        grouped.setdefault(str(row["case_id"]), []).append(row)
+        case_id = str(row["case_id"]).strip()
+        labels = read_labels(row, f"{path}: row {number}, case {case_id}")
+        grouped.setdefault(case_id, []).append((row, labels))
+    _check_spelling(path, "case_id", grouped)
     patients = [_join(path, case_id, slides, folder) for case_id, slides in grouped.items()]
+    _check_spelling(path, "case_submitter_id", [p.submitter_id for p in patients])
     if folder and (absent := [s.name for p in patients for s in p.slides if not s.is_file()]):
         logger.warning("%s: %d slides are not in %s: %s", path, len(absent), folder.root, absent[:10])
     return patients
 
 
-def _join(
-    path: Path, case_id: str, rows: Sequence[Mapping[str, Any]], folder: FeatureFolder | None
-) -> Patient:
+def _check_spelling(path: Path, what: str, ids: Iterable[str]) -> None:
+    """Raises ValueError where two identifiers differ in case only: one of them is a slip."""
+    seen: dict[str, str] = {}
+    for own in ids:
+        if (other := seen.setdefault(own.casefold(), own)) != own:
+            raise ValueError(
+                f"{path}: {what} {other!r} and {own!r} differ in case only; write them alike or apart"
+            )
+
+
+def _join(path: Path, case_id: str, labelled: Sequence[LabelledRow], folder: FeatureFolder | None) -> Patient:
+    rows, labels = [row for row, _ in labelled], [found for _, found in labelled]
     first = rows[0]
-    for name in ("case_submitter_id", "project_id", "primary_class", "durations", "vital_status"):
-        values = {row[name] for row in rows}
+    found = {name: {str(row[name]).strip() for row in rows} for name in ("case_submitter_id", "project_id")}
+    found |= {
+        name: {str(of_row[k]) for of_row in labels}
+        for k, name in enumerate(("primary_class", "durations", "vital_status"))
+    }
+    for name, values in found.items():
         if len(values) > 1:
             raise ValueError(f"{path}: the slides of case {case_id} disagree on {name}: {sorted(values)}")
+    label, duration, event = labels[0]
     slides = tuple(_locate(row, folder) for row in rows)
     if len(set(slides)) < len(slides):
         raise ValueError(f"{path}: a slide of case {case_id} stands twice")
     return Patient(
         case_id=case_id,
-        submitter_id=str(first["case_submitter_id"]),
-        project_id=str(first["project_id"]),
+        submitter_id=str(first["case_submitter_id"]).strip(),
+        project_id=str(first["project_id"]).strip(),
         slides=slides,
-        label=int(first["primary_class"]),
-        duration=float(first["durations"]),
-        event=int(first["vital_status"]),
+        label=label,
+        duration=duration,
+        event=event,
         site=str(first.get("site") or ""),
+        slide_ids=tuple(str(row["slide_submitter_id"]).strip() for row in rows),
     )
 
 
@@ -134,10 +159,25 @@ def _locate(row: Mapping[str, Any], folder: FeatureFolder | None) -> Path:
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Patient]]) -> None:
-    """Raises ValueError where a patient is in more than one split."""
-    owner: dict[str, str] = {}
+    """Raises ValueError where a patient is in more than one split, or a slide belongs to two patients.
+
+    Patients are compared by case and barcode, slides by their names and files.
+    """
+    owner: dict[tuple[str, object], tuple[str, str]] = {}
     for name, patients in splits.items():
         for patient in patients:
-            other = owner.setdefault(patient.case_id, name)
-            if other != name:
-                raise ValueError(f"case {patient.case_id} is in the splits {other} and {name}")
+            keys: list[tuple[str, object]] = [("case", patient.case_id), ("barcode", patient.submitter_id)]
+            keys += [("slide", slide) for slide in patient.slide_ids]
+            keys += [("feature file", path) for path in patient.slides]
+            for kind, key in keys:
+                split, case = owner.setdefault((kind, key), (name, patient.case_id))
+                if split != name:
+                    raise ValueError(
+                        f"{kind} {key} is in the splits {split} and {name} (cases {case} and {patient.case_id}): "
+                        "leave every patient in one split"
+                    )
+                if case != patient.case_id and kind in ("slide", "feature file"):
+                    raise ValueError(
+                        f"{kind} {key} belongs to the cases {case} and {patient.case_id} of the split {name}; a slide "
+                        "is of one patient"
+                    )

@@ -115,3 +115,26 @@ def test_logging_is_set_up_twice_without_harm(caplog):
     setup_logging()
     setup_logging()
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1, "a": 2}', r"keys stand twice: \['a'\]"),
+        (b'[{"b": {"c": 1, "c": 1}}]', r"keys stand twice: \['c'\]"),
+        ('["\u00e9"]'.encode("latin-1"), "is no text in UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[" + b"9" * 5_000 + b"]", "is not valid JSON"),
+    ],
+)
+def test_odd_json_names_the_file(tmp_path, content, message):
+    path = tmp_path / "odd.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"odd\.json.*{message}") as stopped:
+        read_json(path)
+    assert len(str(stopped.value)) < 400
+
+
+def test_json_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_json(tmp_path / "a.json") == [1]

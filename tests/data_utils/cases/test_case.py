@@ -16,9 +16,11 @@ def test_moves_every_tensor_and_nothing_else(make_case):
     moved = case.to("meta")
     for field in fields(Case):
         before, after = getattr(case, field.name), getattr(moved, field.name)
-        if field.name in TENSORS:
+        if field.name in TENSORS - {"coords"}:
             assert after.device.type == "meta" and after.shape == before.shape and after.dtype == before.dtype
             assert before.device.type == "cpu"
+        elif field.name == "coords":
+            assert after is before  # models check coordinates on the CPU
         elif field.name == "inputs":
             assert set(after) == set(before) == {"genes", "clinical", "vectors"}
             assert all(value.device.type == "meta" for value in after.values())

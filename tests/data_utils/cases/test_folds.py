@@ -208,3 +208,24 @@ def test_no_csv_at_all(tmp_path):
     (tmp_path / "empty.csv").touch()
     with pytest.raises(ValueError, match=r"empty\.csv is no CSV"):
         read_folds(tmp_path / "empty.csv", [patient(0)], (), 0)
+
+
+# ---------------------------------------------------------------------------- files that could be misread
+def test_a_comma_at_every_row_end_shifts_nothing(tmp_path):
+    patients = [patient(i, i % 2) for i in range(8)]
+    rows = [
+        f"{i},{patients[i].submitter_id},{patients[6 + i].submitter_id if i < 2 else ''}" for i in range(6)
+    ]
+    (tmp_path / "splits_0.csv").write_text("\n".join([",train,val", *(f"{row}," for row in rows)]))
+    (fold,) = read_folds(tmp_path, patients, ids(patients), 0)
+    assert ids(fold["test"]) == ["case-6", "case-7"]
+    assert sorted(ids(fold["train"]) + ids(fold["val"])) == [f"case-{i}" for i in range(6)]
+
+
+def test_two_names_of_one_fold_and_empty_columns_are_refused(tmp_path):
+    (tmp_path / "splits_0.csv").write_text(",train,val\n0,TCGA-0001,\n")
+    with pytest.raises(ValueError, match=r"splits_0\.csv: nobody is in val"):
+        read_folds(tmp_path, [patient(1)], ["case-1"], 0)
+    (tmp_path / "splits_00.csv").write_text(",train,val\n0,TCGA-0001,TCGA-0002\n")
+    with pytest.raises(ValueError, match=r"splits_0\.csv and .*splits_00\.csv are the same fold"):
+        count_folds(tmp_path)

@@ -1,6 +1,7 @@
 """Split files, ours and published, become patients; what is wrong with a file is named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,7 +30,8 @@ def test_slides_of_a_patient_are_joined_in_order(tmp_path):
     two, one = read_split(write_split(tmp_path / "train.json", *rows))
     assert (two.case_id, one.case_id) == ("case-2", "case-1")
     assert [path.as_posix() for path in two.slides] == ["/features/b.h5", "/features/a.h5"]
-    assert one == Patient("case-1", "TCGA-AA-0001", "TCGA-TEST", one.slides, 0, 12.5, 1)
+    slide_ids = ("TCGA-AA-0001-01Z-00-DX0",)
+    assert one == Patient("case-1", "TCGA-AA-0001", "TCGA-TEST", one.slides, 0, 12.5, 1, "", slide_ids)
     assert isinstance(one.label, int) and isinstance(one.event, int) and isinstance(one.duration, float)
 
 
@@ -119,7 +121,9 @@ def test_missing_fields_name_row_and_slide(tmp_path, field, missing):
 @pytest.mark.parametrize("field", ["case_submitter_id", "primary_class", "durations", "vital_status"])
 def test_contradicting_slides_are_refused(tmp_path, field):
     other = split_row(1, 1, "/b.h5", 0)
-    other[field] = "TCGA-ZZ-9999" if field == "case_submitter_id" else 99
+    other[field] = {"case_submitter_id": "TCGA-ZZ-9999", "vital_status": 1 - other["vital_status"]}.get(
+        field, 99
+    )
     path = write_split(tmp_path / "s.json", split_row(1, 0, "/a.h5", 0), other)
     with pytest.raises(ValueError, match=rf"case case-1 disagree on {field}"):
         read_split(path)
@@ -129,6 +133,28 @@ def test_a_slide_twice_is_refused(tmp_path):
     row = split_row(1, 0, "/a.h5", 0)
     with pytest.raises(ValueError, match="a slide of case case-1 stands twice"):
         read_split(write_split(tmp_path / "s.json", row, row))
+
+
+def test_spellings_that_differ_in_case_only_are_refused(tmp_path):
+    rows = [split_row(1, 0, "/a.h5", 0), split_row(2, 0, "/b.h5", 0, case_id="CASE-1 ")]
+    with pytest.raises(ValueError, match="case_id 'case-1' and 'CASE-1' differ in case only"):
+        read_split(write_split(tmp_path / "s.json", *rows))
+    rows = [split_row(1, 0, "/a.h5", 0), split_row(1, 1, "/b.h5", 0, case_id=" case-1 ")]
+    assert [p.case_id for p in read_split(write_split(tmp_path / "s.json", *rows))] == ["case-1"]
+
+
+def test_a_slide_of_two_patients_or_splits_is_refused(tmp_path):
+    one = replace(patient(1), slides=(tmp_path / "a.h5",))
+    same_file = replace(patient(2), slides=one.slides)
+    same_name = replace(patient(2), slide_ids=("S",))
+    with pytest.raises(ValueError, match=r"feature file .* is in the splits train and test"):
+        check_disjoint({"train": [one], "val": [], "test": [same_file]})
+    with pytest.raises(ValueError, match="slide S belongs to the cases case-1 and case-2"):
+        check_disjoint({"train": [replace(one, slide_ids=("S",)), same_name]})
+    with pytest.raises(
+        ValueError, match=r"barcode .* is in the splits train and val \(cases case-1 and case-2\)"
+    ):
+        check_disjoint({"train": [one], "val": [replace(patient(2), submitter_id=one.submitter_id)]})
 
 
 def test_a_patient_in_two_splits_is_refused():

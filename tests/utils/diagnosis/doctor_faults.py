@@ -430,9 +430,9 @@ FAULTS = {
     "negative time": (
         lambda p: p.rows("val", lambda rows: rows[-1].update(durations=-3.0) or None),
         "splits",
-        "warning",
-        "case-37",
-        "durations",
+        "error",
+        "case-37: durations is '-3.0'",
+        "",
     ),
     "nobody validates": (
         lambda p: p.rows("val", lambda rows: []),

@@ -1,0 +1,52 @@
+"""Labels of a split file: what can be one, and what cannot be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+# Longer than any follow-up: such a time is in days, or a placeholder.
+MAX_MONTHS = 1_200
+MAX_AGE = 130
+
+
+def number(value: Any) -> float | None:
+    """The number that a value is, or that its text says; None for anything else, NaN and infinity included."""
+    if not isinstance(value, (bool, int, float, str)):
+        return None
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def read_labels(row: Mapping[str, Any], where: str) -> tuple[int, float, int]:
+    """Class, months and event of a row; ``True``, ``"1"`` and ``1.0`` are the number 1.
+
+    Args:
+        row: of a split file.
+        where: file, row and case, for messages.
+
+    Raises:
+        ValueError: a value is impossible; the message begins with ``where``.
+    """
+    label, months, event = (number(row[name]) for name in ("primary_class", "durations", "vital_status"))
+    if label is None or label != int(label) or label < -1:
+        _refuse(where, "primary_class", row, "a class is a whole number from 0, or -1 for none")
+    if months is None or not 0 <= months <= MAX_MONTHS:
+        _refuse(where, "durations", row, f"survival times are months from 0 to {MAX_MONTHS:,}")
+    if event not in (0, 1):
+        _refuse(where, "vital_status", row, "1 is dead, 0 is censored")
+    age = row.get("age_at_index")
+    if age is not None and not (isinstance(age, float) and math.isnan(age)):
+        years = number(age)
+        if years is None or not 0 <= years <= MAX_AGE:
+            _refuse(where, "age_at_index", row, f"ages are years from 0 to {MAX_AGE}, or null")
+    assert label is not None and months is not None and event is not None
+    return int(label), months, int(event)
+
+
+def _refuse(where: str, name: str, row: Mapping[str, Any], rule: str) -> None:
+    raise ValueError(f"{where}: {name} is {str(row[name])[:60]!r}; {rule}. Correct the row")
