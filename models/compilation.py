@@ -55,12 +55,17 @@ def compile_parts(model: Adapter, device_type: str) -> None:
         RuntimeError: this machine cannot compile; the message says why and what to do.
     """
     check_compiler(device_type)
-    config = torch._dynamo.config
-    config.cache_size_limit = max(RECOMPILE_LIMIT, config.cache_size_limit)  # its name in all versions
+    allow_versions()
     chosen = parts(model, device_type)
     for part in chosen:
         part.compile(dynamic=True, fullgraph=True)
     logger.info("%d parts of the model are compiled when they first run (--compile)", len(chosen))
+
+
+def allow_versions() -> None:
+    """Raises PyTorch's limit on the versions of a compiled function to ``RECOMPILE_LIMIT``."""
+    config = torch._dynamo.config
+    config.cache_size_limit = max(RECOMPILE_LIMIT, config.cache_size_limit)  # its name in all versions
 
 
 def obstacle(device_type: str) -> str | None:

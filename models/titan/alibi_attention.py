@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.attention.flex_attention import flex_attention
 
-from models.compilation import obstacle
+from models.compilation import allow_versions, obstacle
 
 # Largest strip of biases [h, M, N], in bytes; decides how many queries M make up a block.
 BIAS_BYTES = 128 * 2**20
@@ -97,6 +97,8 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, x: Tensor, y: Tensor, slopes: Tensor)
 
 @cache
 def _compiled_flex() -> Callable[..., Tensor]:
+    # Training or not, up to 128 tokens or more, one copy or several: versions beyond PyTorch's limit of 8.
+    allow_versions()
     # Slides differ in N. Where it cannot be compiled it must fail: uncompiled, it holds all scores.
     return torch.compile(_flex, dynamic=True, fullgraph=True)
 

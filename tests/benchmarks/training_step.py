@@ -6,18 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from data_utils.cases.case import Case
 from models.aggregators import DataSpec, build_aggregator
 from models.compilation import compile_parts
 from models.encoders import slide_encoder
+from tests.benchmarks import flops
 from tests.benchmarks.measuring import Row, row
 from tests.benchmarks.straightforward import Straightforward
 from tests.structures import structures
 from utils.files import read_json
 
 NUM_PATHWAYS, NUM_GENES, NUM_MEMBERS = 331, 4999, 9745
+NUM_TASKS = 3
 MODELS = {"gigapath": "longnetvit_gene_adapter", "titan": "titan_gene_adapter"}
 PATCH_SIZE = {"gigapath": 256, "titan": 1024}
 # Larger cases are measured once, without a first run.
@@ -61,8 +62,8 @@ class Step:
 def measure(step: Step, checkpointing: str, compiled: bool, repeats: int) -> Row:
     """Seconds and memory of a step with the flags ``--activation_checkpointing`` and ``--compile``.
 
-    On GPUs ``note`` gives the TFLOP/s of matrix products and attentions (of GigaPath; the FLOP counter does
-    not see inside TITAN's kernel); divided by the peak of the GPU that is the model FLOP utilisation.
+    On GPUs ``note`` gives tokens/s of all tasks and the TFLOP/s of the encoder's products and attentions (see
+    :mod:`tests.benchmarks.flops`); divided by the peak of the GPU that is the model FLOP utilisation.
     """
     torch.manual_seed(0)
     config = read_json(slide_encoder(step.encoder).config)
@@ -95,7 +96,8 @@ def measure(step: Step, checkpointing: str, compiled: bool, repeats: int) -> Row
     warm_up = step.device == "cuda" or compiled or step.patches <= _WARM_UP_PATCHES
     result = row(work, repeats if step.patches <= _WARM_UP_PATCHES else 1, step.device, warm_up)
     if step.device == "cuda":
-        with FlopCounterMode(display=False) as counter:
-            work()
-        result["note"] = f"{counter.get_total_flops() / float(result['seconds']) / 1e12:.0f} TFLOP/s"
+        seconds, training = float(result["seconds"]), step.kind == "train"
+        done = flops.step(step.encoder, config["slide_encoder"], step.patches, NUM_TASKS, training)
+        tokens = NUM_TASKS * step.patches / seconds
+        result["note"] = f"{tokens:,.0f} tokens/s, {done / seconds / 1e12:.0f} TFLOP/s"
     return result

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.compilation import RECOMPILE_LIMIT
 from models.titan import alibi_attention as module
 from models.titan.alibi_attention import alibi_attention, alibi_slopes
 from tests import oracle
@@ -206,6 +207,14 @@ def test_when_the_gpu_kernel_is_used(device, dtype, width, triton, disabled, fit
     qkv = SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(1, 5, 3, 2, width))
     with torch._dynamo.config.patch(disable=disabled):
         assert module._flex_fits(qkv) is fits
+
+
+def test_versions_of_the_gpu_kernel_do_not_meet_the_limit():
+    module._compiled_flex.cache_clear()
+    with torch._dynamo.config.patch(cache_size_limit=8):
+        module._compiled_flex()
+        assert torch._dynamo.config.cache_size_limit == RECOMPILE_LIMIT
+    module._compiled_flex.cache_clear()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
