@@ -2,7 +2,7 @@
 
 Parts are whole modules, compiled in place, so that the names of parameters stay. None of them draws random
 numbers: masks are drawn outside, and a compiled training sees those of a plain one. None holds one of the
-slide encoders' attentions, which choose their kernels themselves. docs/PERFORMANCE.md has the measurements.
+slide encoders' attentions, which choose their kernels themselves. docs/performance.md has the measurements.
 """
 
 from __future__ import annotations

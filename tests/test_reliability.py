@@ -1,4 +1,4 @@
-"""Faults that clusters, disks and people produce: one test per row of docs/RELIABILITY.md.
+"""Faults that clusters, disks and people produce: one test per row of docs/reliability.md.
 
 Every test injects the fault into a whole training, checks what the user is told, and that what was there
 before is intact: the run goes on, and ends with the numbers of a run that never met the fault.
@@ -32,7 +32,7 @@ from utils.training.trainer import LAST_CHECKPOINT, Trainer
 
 pytestmark = [pytest.mark.usefixtures("quick_runs"), pytest.mark.filterwarnings("ignore:.*fork.*")]
 
-DOCUMENT = constants.REPO_ROOT / "docs" / "RELIABILITY.md"
+DOCUMENT = constants.REPO_ROOT / "docs" / "reliability.md"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Draws docs/method.png, the picture of the method in the README: ``python -m docs.draw_method``."""
+"""Draws docs/assets/method.png, the picture of the method in the README: ``python -m docs.assets.draw_method``."""
 
 from __future__ import annotations
 
