@@ -28,6 +28,7 @@ def split_row(case: str, months: float, slide: int = 1) -> dict[str, object]:
         "slide_submitter_id": f"{case}-DX{slide}",
         "project_id": "TCGA-BRCA",
         "primary_diagnosis": "lobular carcinoma",
+        "primary_class": 1,
         "durations": months,
         "vital_status": 1,
         "ajcc_pathologic_stage": None,

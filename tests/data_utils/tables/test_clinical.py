@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_utils.tables.ajcc import AJCC_COLUMNS, reduce_text
 from data_utils.tables.clinical import (
     AGE,
     ClinicalCodes,
@@ -18,7 +19,6 @@ from data_utils.tables.clinical import (
     RawClinical,
     read_clinical_table,
 )
-from data_utils.tables.gdc import AJCC_COLUMNS
 from utils.files import write_json
 
 
@@ -45,7 +45,23 @@ def test_a_new_cohort_is_encoded_with_the_codes_of_the_training(caplog):
     assert "ajcc_pathologic_m: ['M1']" in caplog.text and "_stage" not in caplog.text
 
 
-text = st.none() | st.sampled_from(["odd", "else", "third"])  # what names no category stays as it is
+def test_published_codes_have_nan_where_a_training_case_lacked_the_text(caplog):
+    codes = ClinicalCodes.fit(TRAIN)
+    with caplog.at_level("WARNING"):
+        features = codes.transform(NEW)
+    # Stage I, Stage II; Nan, T1, T2; N0, N1; M0, Nan. Stage and N have none: the number after the last.
+    assert features.tolist() == [[1.25, 1, 0, 2, 1], [0.75, 2, 1, 1, 0]]
+    assert "ajcc_pathologic_stage: ['Nan'] get the code of unknown (1 of 2 cases)" in caplog.text
+
+
+def test_codes_of_raw_texts_from_older_versions_go_on_meaning_the_same():
+    older = {"max_age": 80.0, "median_age": 60.0, "codes": {c: {"unknown": 2} for c in AJCC_COLUMNS}}
+    older["codes"]["ajcc_pathologic_t"] = {"T1": 0, "T1c": 1, "unknown": 2}
+    features = ClinicalCodes.from_dict(older, "older").transform(table((40, None, "T1c", None, None)))
+    assert features.tolist() == [[0.5, 2, 1, 2, 2]]
+
+
+text = st.none() | st.sampled_from(["I", "II", "X", "Stage IIA"])
 rows = st.lists(st.tuples(st.none() | st.integers(0, 120), text, text, text, text), min_size=1, max_size=6)
 
 
@@ -56,14 +72,11 @@ def test_features_are_finite_and_follow_the_text(fitted, encoded, protocol):
     features = codes.transform(cases)
     assert features.shape == (len(encoded), 5) and torch.isfinite(features).all()
     for k, column in enumerate(AJCC_COLUMNS, start=1):
-        seen = sorted({"Nan" if row[k] is None else row[k] for row in fitted})
-        if protocol == "strict":
-            seen = [*(text for text in seen if text != "Nan"), "unknown"]
-        assert codes.codes[column] == {text: i for i, text in enumerate(seen)}
-        missing = "unknown" if protocol == "strict" else "Nan"
+        known = codes.codes[column]
+        assert list(known.values()) == list(range(len(known)))
         for row, feature in zip(encoded, features, strict=True):
-            known = row[k] if row[k] in seen else missing
-            assert feature[k] == codes.codes[column].get(known, len(seen))
+            category = None if row[k] is None else reduce_text(row[k], column)
+            assert feature[k] == known.get(category, known.get(codes.missing, len(known)))
 
 
 def test_nothing_known(caplog):
@@ -92,6 +105,7 @@ GOOD = ClinicalCodes.fit(TRAIN, "strict").to_dict()
         ({**GOOD, "max_age": 0}, "impossible clinical codes: max_age 0"),
         ({**GOOD, "median_age": float("nan")}, "impossible clinical codes"),
         ({**GOOD, "codes": {column: {"I": 0} for column in AJCC_COLUMNS}}, 'without "unknown"'),
+        ({**GOOD, "missing": "?"}, r"missing texts are '\?'"),
     ],
 )
 def test_bad_codes_name_their_file(content, message):

@@ -66,6 +66,15 @@ DIAGNOSES = [
         "lung bronchiolo-alveolar carcinoma",
         -1,
     ),
+    *(
+        ("NSCLC", "TCGA-LUAD", raw, f"lung {clean}", -1)
+        for raw, clean in (
+            ("Bronchio-alveolar carcinoma, mucinous", "bronchiolo-alveolar carcinoma"),
+            ("Bronchio-alveolar carcinoma, NOS", "bronchiolo-alveolar carcinoma"),
+            ("Bronchiolo-alveolar carcinoma, mucinous", "bronchiolo-alveolar carcinoma, mucinous"),
+            ("Bronchiolo-alveolar adenocarcinoma, NOS", "bronchiolo-alveolar adenocarcinoma"),
+        )
+    ),
     ("RCC", "TCGA-KIRP", "Papillary adenocarcinoma, NOS", "papillary renal cell carcinoma", 0),
     ("RCC", "TCGA-KIRC", "Clear cell adenocarcinoma, NOS", "renal clear cell carcinoma", 1),
     ("RCC", "TCGA-KIRC", "Renal cell carcinoma, NOS", "renal clear cell carcinoma", 1),
