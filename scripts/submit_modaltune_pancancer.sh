@@ -20,7 +20,7 @@ set -euo pipefail
 SITES="${SITES:-BRCA GBMLGG NSCLC RCC}"
 NAME="${NAME:-PANCANCER}"                               # name of the union, in file names and below OUTPUT_ROOT
 GENES="${GENES:-equal}"                                 # equal | union | intersection: sites whose genes differ
-GENE_SCALING="${GENE_SCALING:-site}"                    # site | union: within what genes are standardised
+GENE_SCALING="${GENE_SCALING:-}"                        # site | union: within what genes are standardised; empty: by PROTOCOL
 SITE_SAMPLING="${SITE_SAMPLING:-natural}"               # natural | balanced
 ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
@@ -50,7 +50,8 @@ read -r -a sites <<<"$SITES"
 set_training_flags
 runs="$(run_root)"
 flags=(--onco "$NAME" --sites "${sites[@]}" --output_path "$runs/$NAME"
-  --gene_scaling "$GENE_SCALING" --site_sampling "$SITE_SAMPLING" "${training_flags[@]}")
+  --site_sampling "$SITE_SAMPLING" "${training_flags[@]}")
+[[ -z "$GENE_SCALING" ]] || flags+=(--gene_scaling "$GENE_SCALING")
 
 python -m data_utils.make_pancancer --sites "${sites[@]}" --name "$NAME" --features_encoder "$ENCODER" \
   --genes "$GENES" --protocol "$PROTOCOL"

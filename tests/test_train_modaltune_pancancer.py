@@ -75,13 +75,13 @@ def test_a_run_reports_every_site(trained):
     of_sites = history[[f"val_site_balanced_accuracy/{site}" for site in PROJECT]].mean(axis=1)
     np.testing.assert_allclose(history["val_balanced_accuracy/General"], of_sites)
     arguments = json.loads((trained / "config.json").read_text())["arguments"]
-    assert arguments["data"]["options"]["genes"]["gene_scaling"] == "site"
+    assert arguments["data"]["options"]["genes"]["gene_scaling"] == "union"
     assert arguments["data"]["num_classes"] == [2, 2]
 
 
 def test_weights_hold_what_deployment_needs(trained):
     weights = torch.load(trained / "seed_0" / "best_model_weights.pt", weights_only=True)
-    assert set(weights["run"]["fitted"]["genes"]) == set(PROJECT)
+    assert set(weights["run"]["fitted"]["genes"]) == {"all"}
     assert "projector.0.weight" in weights["objective"]
 
 

@@ -19,6 +19,7 @@ from models.aggregators.registry import DISTILL
 from models.encoders import encoder_of, slide_encoders
 from models.modalities import all_modalities
 from utils import constants
+from utils.protocol import PROTOCOLS
 from utils.run_config import ComputeConfig, DataConfig, ModelConfig, OutputConfig, RunConfig, TrainingConfig
 from utils.training.objectives import OBJECTIVES
 from utils.training.objectives.survival import ALPHA
@@ -90,10 +91,11 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     )
     data.add_argument(
         "--protocol",
-        choices=("published", "strict"),
+        choices=tuple(PROTOCOLS),
         default="published",
-        help="published: standardise genes over the whole cohort, stack slides as the published code; "
-        "strict: fit on the training split only, stack slides without overlap",
+        help="published: standardise genes over the whole cohort, stack slides as the published code, keep the "
+        "latest of equally good epochs; strict: fit on the training split only, stack slides without overlap "
+        "(the whole table: utils/protocol.py)",
     )
     data.add_argument(
         "--num_folds",
@@ -248,6 +250,7 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
         ("objective", DISTILL),
         ("num_tasks", len(constants.TASKS)),
         ("backbone_weights", encoder.weights()),
+        ("gene_scaling", PROTOCOLS[args.protocol].gene_scaling),
     ):
         if getattr(args, name) is None:
             setattr(args, name, value)

@@ -208,9 +208,8 @@ class Genes(Modality):
             group.add_argument(
                 "--gene_scaling",
                 choices=("site", "union"),
-                default="site",
                 help="pan-cancer gene tables: standardise genes within each cancer site, as for single cohorts, or "
-                "over all sites together",
+                "over all sites together; if not given, union under the published protocol and site under strict",
             ),
         ]
 

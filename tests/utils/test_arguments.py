@@ -164,7 +164,7 @@ def test_the_output_folder_is_required(capsys):
 def test_a_configuration_survives_its_file(tmp_path):
     words = ["--onco", "RCC", "--output_path", str(tmp_path), "--num_classes", "4", "--lr", "0.5"]
     config = parse(*words, "--pathway_table", "p.csv")
-    assert config.data.options == {"genes": {"pathway_table": Path("p.csv"), "gene_scaling": "site"}}
+    assert config.data.options == {"genes": {"pathway_table": Path("p.csv"), "gene_scaling": "union"}}
     write_json(tmp_path / "config.json", {"arguments": config.plain()})
     back = RunConfig.read(tmp_path)
     assert back.plain() == config.plain() and back.data.num_classes == (4,)
@@ -199,3 +199,16 @@ def test_every_flag_has_its_group():
     modalities = {m.flag for m in all_modalities().values()} | {"pathway_table", "gene_scaling"}
     known = {name for group in config.plain().values() for name in group} - {"files", "options"}
     assert flags - modalities == known - {"sites", "stratified_cox"}
+
+
+@pytest.mark.parametrize(
+    ("words", "scaling"),
+    [
+        ((), "union"),
+        (("--protocol", "strict"), "site"),
+        (("--protocol", "strict", "--gene_scaling", "union"), "union"),
+        (("--gene_scaling", "site"), "site"),
+    ],
+)
+def test_the_protocol_decides_how_genes_of_several_sites_are_scaled(words, scaling):
+    assert parse(*COMPLETE, *words).data.options["genes"]["gene_scaling"] == scaling

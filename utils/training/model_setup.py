@@ -18,6 +18,7 @@ from models.aggregators import DataSpec, build_aggregator, modalities_of
 from models.aggregators.registry import DISTILL
 from models.encoders import encoder_of
 from models.modalities import Modality, modality, read_tables
+from models.modalities.genes import ALL
 from utils.files import read_json
 from utils.run_config import DataConfig, RunConfig
 from utils.training.checkpoint import TrainedWeights
@@ -97,6 +98,7 @@ def model_setup(config: RunConfig, trained: Mapping[str, Any]) -> ModelSetup:
             trained["protocol"],
             config.data.protocol,
         )
+    _compare_scaling(trained, config)
     learned = trained.get("missing_modalities") == "learned"
     if config.output.eval_only and flags.missing_modalities == "learned" and not learned:
         raise ValueError(
@@ -171,6 +173,16 @@ def objective_setup(
     where = data.onco or str(data.train_json)
     durations, events = [p.duration for p in known], [p.event for p in known]
     return replace(plain, bins=SurvivalBins.fit(durations, events, where, open_ended=strict))
+
+
+def _compare_scaling(trained: Mapping[str, Any], config: RunConfig) -> None:
+    """Warns where a pan-cancer evaluation standardises genes otherwise than the training did."""
+    scalers = trained.get("fitted", {}).get("genes") if config.data.sites else None
+    if not scalers:
+        return
+    then, now = "union" if set(scalers) == {ALL} else "site", config.data.options["genes"]["gene_scaling"]
+    if then != now:
+        logger.warning("the weights were trained with --gene_scaling %s, this evaluation uses %s", then, now)
 
 
 def build_model(config: RunConfig, setup: ModelSetup, structures: Mapping[str, Any]) -> nn.Module:

@@ -14,7 +14,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from utils.evaluation.embeddings import with_complete_parts
 from utils.evaluation.results import Evaluator, write_results
 from utils.evaluation.zero_shot import Candidates, read_candidates
 from utils.files import atomic_path, read_json, setup_logging, write_json
+from utils.protocol import PROTOCOLS
 from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.distributed import Group, process_group
@@ -163,7 +164,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator) -> None:
     backbone = getattr(model, "backbone", None)
     patches = PatchOptions(
         threshold=config.data.threshold,
-        cumulative_stacking=config.data.protocol == "strict",
+        cumulative_stacking=PROTOCOLS[config.data.protocol].slide_stacking == "cumulative",
         extent=getattr(backbone, "grid_extent", None),
         patch_size=config.data.patch_size_lv0,
         check_slide=getattr(backbone, "check_slide", None),
@@ -207,6 +208,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator) -> None:
         fingerprint={**shared.fingerprint, "seed": job.seed, "patients": patients_digest(job.patients)},
         group=group,
         workers=config.compute.workers,
+        better=PROTOCOLS[config.data.protocol].better,
     )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -333,6 +335,7 @@ def _claim(shared: Run, fitted: Fitted) -> None:
         {
             **shared.fingerprint,
             "arguments": shared.config.plain(),
+            "protocol_choices": _choices(shared),
             "inputs": {name: table.describe(fitted.get(name)) for name, table in shared.data.tables.items()},
             "versions": versions(),
             "git_commit": git_commit(),
@@ -354,6 +357,16 @@ def git_commit() -> str:
         return "unknown"
 
 
+def _choices(shared: Run) -> dict[str, str]:
+    """What the protocol of a run decides for it; the scaling of genes may have been asked for by its flag."""
+    choices = asdict(PROTOCOLS[shared.config.data.protocol])
+    if "genes" in shared.setup.modalities:
+        choices["gene_scaling"] = shared.config.data.options["genes"]["gene_scaling"]
+    else:
+        del choices["gene_scaling"]
+    return choices
+
+
 def _header(shared: Run, jobs: Sequence[Job]) -> dict[str, Any]:
     config = shared.config
     everyone: list[Patient] = [p for split in shared.data.patients.values() for p in split]
@@ -362,6 +375,7 @@ def _header(shared: Run, jobs: Sequence[Job]) -> dict[str, Any]:
         "cohort": ", ".join(sorted({p.project_id for p in everyone})),
         "model": shared.setup.mil_name,
         "protocol": config.data.protocol,
+        **_choices(shared),
         "objective": shared.config.training.objective,
         "missing_modalities": about_missing(shared.setup, config.data),
         "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),

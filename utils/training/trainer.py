@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import operator
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class Trainer:
         fingerprint: what the run is made from, plain values only; a checkpoint of another is refused.
         group: the processes of the run.
         workers: processes that read cases.
+        better: whether a validation score (first argument) replaces the best one so far; both are tuples.
     """
 
     def __init__(
@@ -83,11 +85,12 @@ class Trainer:
         fingerprint: Mapping[str, Any] | None = None,
         group: Group | None = None,
         workers: int = 0,
+        better: Callable[[Sequence[float], Sequence[float]], bool] = operator.gt,
     ) -> None:
         self.model, self.objective = model.to(device), objective.to(device)
         self.evaluator, self.output_dir, self.options = evaluator, output_dir, options
         self.device, self.precision, self.run = device, precision, run
-        self.group, self.workers = group or Group(), workers
+        self.group, self.workers, self.better = group or Group(), workers, better
         self.fingerprint = {"processes": self.group.size, **(fingerprint or {})}
         self.parameters = [p for part in (model, objective) for p in part.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -281,7 +284,7 @@ class Trainer:
         parts = self.embed(train), self.embed(val)
         metrics = self.group.on_main(lambda: self.evaluator.validate(*parts))
         score = self.evaluator.score(metrics)
-        if self.best["score"] is None or score > tuple(self.best["score"]):
+        if self.best["score"] is None or self.better(score, tuple(self.best["score"])):
             self.best = {"epoch": epoch, "score": list(score)}
             content = {
                 "model": checkpoint.trainable_state(self.model),

@@ -82,6 +82,9 @@ def test_the_tables_hold_every_task_and_split(trained):
     text = (trained / "results.md").read_text()
     for part in (
         "**protocol**: published",
+        "**fitted_on**: all cases",
+        "**gene_scaling**: union",
+        "**ties**: latest",
         "**epochs**: 2",
         "**cohort**: TCGA-TEST",
         "**seeds**: 0",
