@@ -54,7 +54,10 @@ def check_device(inputs: Inputs) -> Iterator[Finding]:
     try:
         device = pick_device(inputs.config.compute.device)
     except ValueError as reason:
-        yield error(str(reason), "pass --device auto, or repair the driver or the CUDA build of PyTorch")
+        yield error(
+            str(reason),
+            "pass --device auto, or cpu where no GPU fits, or repair the driver or the CUDA build of PyTorch",
+        )
         return
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
