@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,10 +102,11 @@ def confusion(
 ) -> None:
     """Confusion matrix of counts ``[classes, classes]``, true classes in rows, shaded by row share."""
     num_classes = len(counts)
-    names = class_labels(num_classes, class_names)
+    # Long diagnoses are wrapped, else they lie over each other.
+    names = [textwrap.fill(name, 16) for name in class_labels(num_classes, class_names)]
     rows = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
-    side = 1.9 + 0.75 * num_classes
+    side = 2.1 + 0.95 * num_classes
     with figure(path, side, side) as drawing:
         axes = drawing.subplots()
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)

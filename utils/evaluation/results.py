@@ -42,8 +42,8 @@ METRIC_NAMES = {
 OVERALL = "overall"
 NOT_EVALUABLE = "n/e"
 READING = (
-    "Mean ± standard deviation over runs (seeds or folds; sample standard deviation, absent for one run); in "
-    "brackets the 95 % bootstrap interval over patients, its bounds averaged over runs."
+    "Several runs (seeds or folds): mean ± sample standard deviation over them. One run: in brackets the 95 % "
+    "bootstrap interval over patients."
 )
 
 
@@ -89,8 +89,9 @@ def aggregate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Returns:
         Columns site, task, split, metric, value (mean), std, ci_low, ci_high, runs, n, events, reason.
         ``std`` is the sample standard deviation (ddof = 1: a handful of seeds stands for all seeds),
-        NaN for one run. The bounds of the bootstrap intervals are averaged. Runs in which a metric is
-        not evaluable are left out; ``runs`` counts the others and ``reason`` says what is missing.
+        NaN for one run. The bootstrap interval is that of a single run and NaN for several: their intervals
+        do not add up to one. Runs in which a metric is not evaluable are left out; ``runs`` counts the others
+        and ``reason`` says what is missing.
         ``n`` and ``events`` are means where folds differ.
 
     Raises:
@@ -122,8 +123,8 @@ def _summary(group: pd.DataFrame, runs: int) -> dict[str, Any]:
     return {
         "value": usable["value"].mean(),
         "std": usable["value"].std(ddof=1),
-        "ci_low": usable["ci_low"].mean(),
-        "ci_high": usable["ci_high"].mean(),
+        "ci_low": usable["ci_low"].iloc[0] if len(usable) == 1 else math.nan,
+        "ci_high": usable["ci_high"].iloc[0] if len(usable) == 1 else math.nan,
         "runs": len(usable),
         "n": group["n"].mean(),
         "events": group["events"].mean(),
@@ -174,10 +175,8 @@ def _run_names(frames: Sequence[pd.DataFrame]) -> list[str]:
 
 
 def render_markdown(table: pd.DataFrame, header: Mapping[str, Any]) -> str:
-    """``results.md`` of an aggregated table: a header and one table per task token."""
-    lines = ["# Results", ""]
-    lines += [f"- **{name}**: {value}" for name, value in header.items()]
-    lines += ["", READING, ""]
+    """``results.md`` of an aggregated table: one table per task token, then what the numbers belong to."""
+    lines = ["# Results", "", READING, ""]
     notes: dict[str, int] = {}
     sites = list(dict.fromkeys(table["site"]))
     for task in dict.fromkeys(table["task"]):
@@ -189,6 +188,9 @@ def render_markdown(table: pd.DataFrame, header: Mapping[str, Any]) -> str:
             of_split = rows[rows["split"] == split]
             lines += _section(f"Task token {task}, {split} patients", of_split, "site", notes)
     lines += [f"[{number}] {reason}" for reason, number in notes.items()]
+    if header:
+        lines += ["", "## Made from", ""]
+        lines += [f"- **{name}**: {value}" for name, value in header.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 

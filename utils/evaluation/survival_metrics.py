@@ -106,7 +106,10 @@ def concordance_ipcw(train: FollowUp, scored: FollowUp, risk: np.ndarray, seed: 
 
     if reason := _not_ordered(scored):
         return Measured(reason=reason)
-    weights = censoring_weights(everyone, scored)
+    try:
+        weights = censoring_weights(everyone, scored)
+    except ValueError as error:
+        return Measured(reason=str(error))
     return _measure(value, metric, (scored.durations, scored.events, risk, weights**2), seed)
 
 
@@ -128,7 +131,10 @@ def dynamic_auc(train: FollowUp, scored: FollowUp, curves: Curves, seed: int) ->
     for t in times:
         if not ((scored.events == 1) & (scored.durations <= t)).any():
             return Measured(reason=f"none of the scored patients died within {t:.1f} months")
-    weights = censoring_weights(everyone, scored)
+    try:
+        weights = censoring_weights(everyone, scored)
+    except ValueError as error:
+        return Measured(reason=str(error))
     return _measure(value, metric, (scored.durations, scored.events, risk, weights), seed)
 
 
@@ -141,7 +147,11 @@ def integrated_brier(train: FollowUp, scored: FollowUp, curves: Curves, seed: in
 
     if len(curves.times) < 2:
         return Measured(reason="fewer than two of the times lie within the follow-up of the scored patients")
-    return _measure(value, _mean, (brier_contributions(everyone, scored, curves),), seed)
+    try:
+        contributions = brier_contributions(everyone, scored, curves)
+    except ValueError as error:
+        return Measured(reason=str(error))
+    return _measure(value, _mean, (contributions,), seed)
 
 
 # ---------------------------------------------------------------------------- vectorised forms

@@ -380,6 +380,11 @@ def _header(shared: Run, jobs: Sequence[Job]) -> dict[str, Any]:
         "missing_modalities": about_missing(shared.setup, config.data),
         "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),
         "weights" if config.output.eval_only else "epochs": made_from,
+        **(
+            {"probes": "fitted anew on the training patients of this cohort"}
+            if config.output.eval_only
+            else {}
+        ),
         "git_commit": git_commit(),
         **versions(),
     }

@@ -38,7 +38,7 @@ def test_aggregate_equals_the_formulas():
     mean = sum(values) / 3
     assert row["value"] == pytest.approx(mean)
     assert row["std"] == pytest.approx((sum((v - mean) ** 2 for v in values) / 2) ** 0.5)
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx((mean - 0.1, mean + 0.1))
+    assert np.isnan([row["ci_low"], row["ci_high"]]).all()  # intervals of several runs are no interval
     assert (row["runs"], row["n"], row["reason"]) == (3, 10, "")
     assert list(result["task"]) == ["General", "General", "General", "Survival"]  # order of the tables
     assert pick(result, metric="concordance_index")["events"] == 7
@@ -47,7 +47,7 @@ def test_aggregate_equals_the_formulas():
 def test_one_run_has_no_spread():
     row = pick(aggregate([run(0, 0.6, 0.7)]), metric="concordance_index")
     assert row["value"] == 0.7
-    assert np.isnan(row["std"])
+    assert np.isnan(row["std"]) and row["ci_low"] < 0.7 < row["ci_high"]
 
 
 def test_runs_that_are_not_evaluable_are_left_out_and_said():
@@ -95,9 +95,9 @@ def test_files(tmp_path):
     assert len(returned) == 4
 
     text = (tmp_path / "run" / "results.md").read_text(encoding="utf-8")
-    assert "- **Protocol**: published\n- **Seeds**: 3, 4\n" in text
+    assert text.endswith("## Made from\n\n- **Protocol**: published\n- **Seeds**: 3, 4\n")
     assert "## Task token General\n\n| | train | test |\n| --- | --- | --- |\n" in text
-    expected = "| Balanced accuracy | 0.900 ± 0.000 [0.800, 1.000] | 0.650 ± 0.071 [0.550, 0.750] |"
+    expected = "| Balanced accuracy | 0.900 ± 0.000 | 0.650 ± 0.071 |"
     assert expected in text
     assert "| Concordance index |  | 0.500 [0.300, 1.000] [1] |" in text
     assert "[1] 1 of 2 runs: no death among the scored cases" in text
