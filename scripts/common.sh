@@ -40,7 +40,7 @@ set_training_flags() {
   read -r -a extra <<<"$EXTRA_ARGS"
   training_flags=(--mil_name "$(mil_name)" --model_config "${MODEL_CONFIG:-$(encoder_fact "$([[ "${BALANCED:-0}" == 1 ]] && echo balanced_config || echo config)")}" --protocol "$PROTOCOL"
     --missing_modalities "$MISSING" --modality_dropout "$MODALITY_DROPOUT"
-    --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
+    --seed "$SEED" --num_seeds "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
     --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
 }
 

@@ -51,7 +51,7 @@ for onco in "${cohorts[@]}"; do
     echo "== $model on $onco"
     flags=(--onco "$onco" --mil_name "$model" --model_config "$CONFIG_DIR/baseline_$model.json"
       --output_path "$runs/$model/$onco" --objective "$OBJECTIVE" --protocol "$PROTOCOL"
-      --seed "$SEED" --multi_seed "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
+      --seed "$SEED" --num_seeds "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
       --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
     check_files "${flags[@]}"
     run_interruptible python train_modaltune.py "${flags[@]}"

@@ -44,6 +44,31 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
+def _switch(text: str) -> bool:
+    """A published flag that takes 0 or 1."""
+    known = {"0": False, "false": False, "1": True, "true": True}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 0 nor 1")
+    return known[text.lower()]
+
+
+def _published_seeds(text: str) -> int:
+    """``--multi_seed 1`` of the published scripts switches three seeds on."""
+    number = int(text)
+    return 3 if number == 1 else number
+
+
+def _table(text: str) -> Path | None:
+    """The file of a modality; the published scripts write ``None`` where there is none."""
+    return None if text == "None" else Path(text)
+
+
+def _config_file(text: str) -> Path:
+    """A model config by path, or by its name in model_configs as the published scripts give it."""
+    shipped = constants.CONFIGS_ROOT / f"{text.removesuffix('.json')}.json"
+    return shipped if not Path(text).is_file() and "/" not in text and shipped.is_file() else Path(text)
+
+
 def _weights(text: str) -> tuple[float, ...]:
     return tuple(float(number) for number in text.split(","))
 
@@ -64,7 +89,7 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         help="folder of feature files, found by name whatever the split files say (.h5, .hdf5, .pt, .npy)",
     )
     for entry in all_modalities().values():
-        data.add_argument(f"--{entry.flag}", type=Path, help=entry.help)
+        data.add_argument(f"--{entry.flag}", type=_table, help=entry.help)
         entry.add_flags(data)
     data.add_argument("--text_location", type=Path, help="label sentences {case_id: [4, 512]}; for training")
     data.add_argument(
@@ -113,8 +138,9 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     model.add_argument("--mil_name", default="longnetvit_gene_adapter", help="which model")
     model.add_argument(
         "--model_config",
-        type=Path,
-        help="JSON file; if not given, the published one of the slide encoder, or baseline_<mil_name>.json",
+        type=_config_file,
+        help="JSON file, or its name in model_configs; if not given, the published one of the slide encoder, or "
+        "baseline_<mil_name>.json",
     )
     model.add_argument(
         "--num_classes",
@@ -136,16 +162,20 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     training = parser.add_argument_group("training")
     training.add_argument("--num_epochs", type=int, default=30)
     training.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")
+    training.add_argument("--beta1", type=float, default=0.9, help="of AdamW")
     training.add_argument("--weight_decay", type=float, default=5e-4)
     training.add_argument("--gc", type=int, default=1, help="cases whose gradients are added up to a step")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument(
+        "--num_seeds", dest="multi_seed", type=int, default=1, help="number of seeds (seed, seed + 1, ...)"
+    )
+    training.add_argument(
         "--multi_seed",
-        type=int,
+        type=_published_seeds,
         nargs="?",
         const=3,
-        default=1,
-        help="number of seeds (seed, seed + 1, ...); 3 where the flag has no number",
+        default=argparse.SUPPRESS,
+        help="as published: three seeds where the flag has no number or is 1; a larger number is as --num_seeds",
     )
     training.add_argument(
         "--objective",
@@ -227,12 +257,21 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     output.add_argument(
         "--output_path", type=Path, required=output_required, default=Path(), help="run folder"
     )
-    output.add_argument("--eval_only", action="store_true", help="evaluate --eval_weights, do not train")
+    output.add_argument(
+        "--eval_only",
+        type=_switch,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="0|1",
+        help="evaluate --eval_weights, do not train",
+    )
     output.add_argument(
         "--eval_weights", type=Path, help="run folder, or a best_model_weights.pt of ours or as published"
     )
     output.add_argument("--eval_name", help="name of an evaluation; its results go to a folder of that name")
     output.add_argument("--save_embeddings", action=argparse.BooleanOptionalAction, default=True)
+    output.add_argument("--labelset", help=argparse.SUPPRESS)
     output.add_argument("--wandb_mode", choices=("disabled", "offline", "online"), default="disabled")
     return parser
 
@@ -332,6 +371,13 @@ def _run_config(args: argparse.Namespace) -> RunConfig:
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
     """Stops with a usage message where flags contradict each other."""
+    if vars(args).pop("labelset", None) is not None:
+        parser.error(
+            "--labelset is not supported: the classes of a cohort stand in dataset/cohorts/<cohort>.json, edit them "
+            "there"
+        )
+    if not 0 <= args.beta1 < 1:
+        parser.error("--beta1 must be at least 0 and below 1")
     if args.eval_only and args.eval_weights is None:
         parser.error("--eval_only needs --eval_weights")
     if args.eval_only and (args.fold_json is not None or (args.num_folds or 1) > 1):

@@ -68,6 +68,7 @@ class TrainingConfig:
     num_epochs: int = 30
     lr: float = 1e-4
     weight_decay: float = 5e-4
+    beta1: float = 0.9
     gc: int = 1
     seed: int = 0
     multi_seed: int = field(default=1, metadata=_FREE)

@@ -116,7 +116,17 @@ def test_an_unknown_cohort_lists_those_there_are():
         parse("--onco", "XYZ", "--output_path", "out")
 
 
-@pytest.mark.parametrize(("words", "seeds"), [([], 1), (["--multi_seed"], 3), (["--multi_seed", "5"], 5)])
+@pytest.mark.parametrize(
+    ("words", "seeds"),
+    [
+        ([], 1),
+        (["--num_seeds", "1"], 1),
+        (["--num_seeds", "5"], 5),
+        (["--multi_seed"], 3),
+        (["--multi_seed", "1"], 3),
+        (["--multi_seed", "5"], 5),
+    ],
+)
 def test_multi_seed_with_and_without_number(words, seeds):
     assert parse(*COMPLETE, *words).training.multi_seed == seeds
 
@@ -160,6 +170,35 @@ def test_the_output_folder_is_required(capsys):
     assert "--output_path" in usage_error(capsys, *COMPLETE[:-2])
 
 
+# ---------------------------------------------------------------------------- flags of the published scripts
+def test_published_spellings_go_on_working(tmp_path, monkeypatch):
+    for word, meaning in (("0", False), ("1", True), ("False", False)):
+        words = [*EVAL[: EVAL.index("--eval_only")], "--text_location", "t", "--eval_only", word]
+        assert parse(*words, "--eval_weights", "w").output.eval_only is meaning
+    assert parse(*COMPLETE, "--clinical_location", "None").data.files["clinical"] is None
+    named = parse(*COMPLETE, "--model_config", "modaltune_titan_config").model.model_config
+    assert named == constants.CONFIGS_ROOT / "modaltune_titan_config.json"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.json").write_text("{}")
+    assert parse(*COMPLETE, "--model_config", "own.json").model.model_config == Path("own.json")
+    assert parse(*COMPLETE, "--beta1", "0.8").training.beta1 == 0.8
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--labelset", "2"],
+            "--labelset is not supported: the classes of a cohort stand in dataset/cohorts",
+        ),
+        (["--eval_only", "yes"], "'yes' is neither 0 nor 1"),
+        (["--beta1", "1"], "--beta1 must be at least 0 and below 1"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(words, message, capsys):
+    assert message in " ".join(usage_error(capsys, *COMPLETE, *words).split())
+
+
 # ---------------------------------------------------------------------------- the configuration of a run
 def test_a_configuration_survives_its_file(tmp_path):
     words = ["--onco", "RCC", "--output_path", str(tmp_path), "--num_classes", "4", "--lr", "0.5"]
@@ -195,7 +234,7 @@ def test_a_damaged_configuration_is_refused(change, message):
 
 def test_every_flag_has_its_group():
     config = parse(*COMPLETE)
-    flags = {action.dest for action in build_parser("test")._actions} - {"help"}
+    flags = {action.dest for action in build_parser("test")._actions} - {"help", "labelset"}
     modalities = {m.flag for m in all_modalities().values()} | {"pathway_table", "gene_scaling"}
     known = {name for group in config.plain().values() for name in group} - {"files", "options"}
     assert flags - modalities == known - {"sites", "stratified_cox"}

@@ -97,6 +97,7 @@ class Trainer:
             self.parameters,
             lr=options.lr,
             weight_decay=options.weight_decay,
+            betas=(options.beta1, 0.999),
             fused=device.type == "cuda",  # one kernel instead of a dozen
         )
         self.best: dict[str, Any] = {"epoch": -1, "score": None}
