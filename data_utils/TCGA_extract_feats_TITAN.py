@@ -24,6 +24,7 @@ from models.frozen import freeze
 from models.slide_backbone import SlideBackbone, build_backbone
 from models.titan.conch_v1_5 import load_conch_v1_5
 from utils import constants
+from utils.barcodes import patient_of
 from utils.devices import pick_device
 from utils.files import read_json, setup_logging, write_tensors
 
@@ -129,7 +130,7 @@ def embed_slide(
     slide = read_features(path)
     case = Case(
         case_id=path.stem,
-        submitter_id=path.stem[:12],
+        submitter_id=patient_of(path.stem),
         project_id="",
         features=torch.from_numpy(slide.features),
         coords=torch.from_numpy(slide.coords),

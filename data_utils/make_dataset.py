@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from data_utils.features.store import FeatureFileError, num_patches
+from data_utils.features.folder import FeatureFolder
+from data_utils.features.slide_names import slide_of
+from data_utils.features.store import FEATURE_SUFFIXES, FeatureFileError, num_patches
 from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.cohorts import Cohort, load_cohort, read_cohort
 from data_utils.tables.gdc import clean_cases, read_clinical, read_slides, split_paths
 from data_utils.tables.genes import read_gene_table
 from utils import constants
+from utils.barcodes import patient_of
 from utils.files import atomic_path, setup_logging, write_json
 
 logger = logging.getLogger(__name__)
@@ -32,7 +35,6 @@ logger = logging.getLogger(__name__)
 WITHOUT = Path("none")  # in place of a gene table
 TEST_SHARE = 0.20
 VAL_SHARE = 0.15
-FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt")
 _CASE_FIELDS = (
     "case_id",
     "case_submitter_id",
@@ -81,11 +83,13 @@ def main(argv: list[str] | None = None) -> None:
     outputs = split_paths(args.onco, args.features_encoder, args.splits_dir)
 
     cases, left_out = clean_cases(read_clinical(clinical_path), cohort, clinical_path)
-    features, unusable = find_features(features_dir)
-    slides, dropped = join_slides(read_slides(slides_path), cases, left_out, features, unusable)
+    listed = read_slides(slides_path)
+    features, unusable, strays = find_features(features_dir, listed["slide_submitter_id"])
+    slides, dropped = join_slides(listed, cases, left_out, features, unusable, strays)
     if not slides:
         sources = (clinical_path, slides_path, features_dir)
-        raise ValueError(_nothing_matches(cases, features, dropped, sources))
+        names = {*features, *unusable, *(slide_of(file.name) for file in strays)}
+        raise ValueError(_nothing_matches(cases, names, dropped, sources))
     cases = cases[cases["case_submitter_id"].isin({case for _, case, _ in slides})].copy()
     without_genes = genes_path == WITHOUT
     cases["gene_availability"] = 0 if without_genes else _gene_availability(cases, genes_path)
@@ -107,38 +111,43 @@ def main(argv: list[str] | None = None) -> None:
 Dropped = list[tuple[str, str, str]]  # slide barcode, case barcode, reason
 
 
-def find_features(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Readable feature files by slide barcode, which is the file name up to the first dot.
+def find_features(folder: Path, slides: Iterable[str]) -> tuple[dict[str, Path], dict[str, str], list[Path]]:
+    """Readable feature files of the slides named (see :mod:`data_utils.features.slide_names`).
 
     Of several readable files for a slide the first in alphabetical order counts.
 
     Returns:
-        ``{slide barcode: file}`` and ``{slide barcode: fault}`` of slides without a readable file.
+        ``{slide: file}``, ``{slide: fault}`` of slides without a readable file, and files of no slide.
 
     Raises:
         FileNotFoundError: the folder does not exist or holds no feature file.
+        ValueError: a slide and a file differ in upper and lower case only.
     """
-    files = sorted(file for file in folder.glob("*") if file.suffix in FEATURE_SUFFIXES)
-    files = [file for file in files if not file.name.startswith(".")]
-    if not files:
+    try:
+        files = FeatureFolder(folder)
+    except (NotADirectoryError, ValueError) as error:
         raise FileNotFoundError(
             f"no feature files ({', '.join(FEATURE_SUFFIXES)}) in {folder}; extract them first "
             "(scripts/submit_extract_patches.sh) or point --features_dir to them"
-        )
+        ) from error
     found: dict[str, Path] = {}
     faults: dict[str, str] = {}
-    for file in tqdm(files, desc="feature files", disable=None):
-        barcode = file.name.partition(".")[0]
-        if barcode in found:
-            logger.warning("slide %s has a second feature file %s, which is left out", barcode, file)
-            continue
-        try:
-            num_patches(file)
-        except FeatureFileError as error:
-            faults[barcode] = f"feature file cannot be read: {error}"
-        else:
-            found[barcode] = file
-    return found, {barcode: fault for barcode, fault in faults.items() if barcode not in found}
+    used: set[Path] = set()
+    for slide in tqdm(sorted(set(slides)), desc="feature files", disable=None):
+        candidates = files.slides.candidates(slide)
+        used.update(candidates)
+        for file in candidates:
+            if slide in found:
+                logger.warning("slide %s has a second feature file %s, which is left out", slide, file)
+                continue
+            try:
+                num_patches(file)
+            except FeatureFileError as error:
+                faults[slide] = f"feature file cannot be read: {error}"
+            else:
+                found[slide] = file
+    faults = {slide: fault for slide, fault in faults.items() if slide not in found}
+    return found, faults, [file for file in files.files if file not in used]
 
 
 def join_slides(
@@ -147,6 +156,7 @@ def join_slides(
     left_out: Mapping[str, str],
     features: Mapping[str, Path],
     unusable: Mapping[str, str],
+    strays: Sequence[Path] = (),
 ) -> tuple[list[tuple[str, str, Path]], Dropped]:
     """Slides that have everything (slide barcode, case barcode, feature file), and those that have not."""
     usable = set(cases["case_submitter_id"])
@@ -162,8 +172,8 @@ def join_slides(
             dropped.append((slide, case, unusable.get(slide, "no feature file")))
         else:
             matched.append((slide, case, features[slide]))
-    strays = sorted({*features, *unusable} - set(listed))
-    dropped += [(slide, slide[:12], "not in slide.tsv") for slide in strays]
+    names = sorted({slide_of(file.name) for file in strays} | ({*features, *unusable} - set(listed)))
+    dropped += [(slide, patient_of(slide), "not in slide.tsv") for slide in names]
     without = sorted((usable | set(left_out)) - set(listed.values()))
     dropped += [("", case, left_out.get(case, "no slide in slide.tsv")) for case in without]
     return matched, dropped
@@ -195,13 +205,13 @@ def _check_classes(cases: pd.DataFrame, cohort: Cohort) -> None:
 
 
 def _nothing_matches(
-    cases: pd.DataFrame, features: Mapping[str, Path], dropped: Dropped, sources: tuple[Path, Path, Path]
+    cases: pd.DataFrame, features: set[str], dropped: Dropped, sources: tuple[Path, Path, Path]
 ) -> str:
     clinical_path, slides_path, features_dir = sources
     reasons = pd.Series([reason for _, _, reason in dropped]).value_counts().head(5).to_dict()
     return (
         f"no slide is left: {len(cases)} usable cases in {clinical_path} such as "
-        f"{cases['case_submitter_id'].head(3).tolist()}; {len(features)} readable feature files in "
+        f"{cases['case_submitter_id'].head(3).tolist()}; feature files of {len(features)} slides in "
         f"{features_dir} such as {sorted(features)[:3]}; slides of {slides_path} fail by {reasons}"
     )
 

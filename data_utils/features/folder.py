@@ -1,27 +1,20 @@
 """``--features_dir``: feature files by name in one folder, wherever the split file says they are.
 
-Looked up, in this order: the file name of ``features_path``; its stem with another known suffix; the slide's
-identifier (``slide_submitter_id``) as a stem; and the identifier followed by what other tools append to it: a
-GDC identifier (``<slide>.<uuid>``) or ``_featvec``.
+Looked up, in this order: the file name of ``features_path``; its stem with another known suffix; and the slide's
+identifier (``slide_submitter_id``) by the rule of :mod:`data_utils.features.slide_names`.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-from collections import defaultdict
 from pathlib import Path
 
 from data_utils.features.plain_arrays import COORDS_ENDING
+from data_utils.features.slide_names import SlideFiles, stem_of
 from data_utils.features.store import FEATURE_SUFFIXES
-
-logger = logging.getLogger(__name__)
-
-_APPENDED = re.compile(r"(\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|_featvec)$", re.IGNORECASE)
 
 
 class FeatureFolder:
-    """The feature files directly in a folder.
+    """The feature files directly in a folder; hidden files do not count.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -32,16 +25,18 @@ class FeatureFolder:
         self.root = Path(root)
         if not self.root.is_dir():
             raise NotADirectoryError(f"--features_dir {self.root} is no folder")
-        self._by_stem: dict[str, list[Path]] = defaultdict(list)
-        self._by_slide: dict[str, list[Path]] = defaultdict(list)
-        for path in sorted(self.root.iterdir()):
-            if path.suffix in FEATURE_SUFFIXES and not path.stem.endswith(COORDS_ENDING):
-                self._by_stem[path.stem].append(path)
-                self._by_slide[_APPENDED.sub("", path.stem)].append(path)
-        if not self._by_stem:
+        self.files = sorted(
+            path
+            for path in self.root.iterdir()
+            if path.suffix.lower() in FEATURE_SUFFIXES
+            and not stem_of(path.name).endswith(COORDS_ENDING)
+            and not path.name.startswith(".")
+        )
+        if not self.files:
             raise ValueError(
                 f"--features_dir {self.root} holds no feature file ({', '.join(FEATURE_SUFFIXES)})"
             )
+        self.slides = SlideFiles(self.files)
 
     def find(self, features_path: str | None, slide: str) -> Path | None:
         """The file of a slide, or None.
@@ -51,17 +46,11 @@ class FeatureFolder:
             slide: ``slide_submitter_id``.
 
         Raises:
-            ValueError: several files fit; the message names them.
+            ValueError: several files fit, or one but for upper and lower case; the message names them.
         """
-        name = Path(features_path or "").name
-        stem = Path(name).stem
-        for files in (self._by_stem.get(stem), self._by_stem.get(slide), self._by_slide.get(slide)):
-            exact = [file for file in files or () if file.name == name]
-            if exact or files:
-                found = exact or files
-                if len(found) > 1:
-                    raise ValueError(
-                        f"--features_dir {self.root}: slide {slide} could be {[file.name for file in found]}; keep one"
-                    )
-                return found[0]
-        return None
+        found = self.slides.candidates(slide, features_path)
+        if len(found) > 1:
+            raise ValueError(
+                f"--features_dir {self.root}: slide {slide} could be {[file.name for file in found]}; keep one"
+            )
+        return found[0] if found else None

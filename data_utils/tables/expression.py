@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from data_utils.tables.gene_aliases import GeneAliases
+from utils.barcodes import is_normal_tissue, patient_of
 
 logger = logging.getLogger(__name__)
 
@@ -164,11 +165,11 @@ def build_gene_table(
 
 def _one_row_per_case(table: pd.DataFrame, tumor_only: bool) -> pd.DataFrame:
     samples = table.index.astype(str)
-    normal = samples.str[CASE_BARCODE + 1 :].str.match(r"1\d")
+    normal = np.array([is_normal_tissue(sample) for sample in samples], dtype=bool)
     if tumor_only:
         logger.info("%d samples of normal tissue left out", normal.sum())
         table, samples, normal = table[~normal], samples[~normal], normal[~normal]
-    cases = samples.str[:CASE_BARCODE]
+    cases = pd.Index([patient_of(sample) for sample in samples])
     first = ~cases.duplicated(keep="first")
     if not first.any():
         raise ValueError("no sample is left in the expression matrix")

@@ -18,7 +18,8 @@ from data_utils.tables.gdc import read_split_cases, split_paths
 from utils import constants
 
 NONE = "'--"
-UUID = "0AB1-22"
+UUID = "0123ABCD-0123-4567-89AB-0123456789AB"
+SECOND = "F123ABCD-0123-4567-89AB-0123456789AB"
 
 
 def barcode(number: int) -> str:
@@ -167,8 +168,8 @@ def test_what_is_left_out_has_a_reason(cohort: RawCohort, caplog: pytest.LogCapt
     (cohort.features / f"{slide(barcode(4))}.{UUID}.h5").unlink()
     (cohort.features / f"{slide(barcode(5))}.{UUID}.h5").write_bytes(b"half a file")
     cohort.slides.remove((barcode(6), slide(barcode(6))))
-    write_feature(cohort.features / f"{slide(barcode(7))}.SECOND.h5")
-    write_feature(cohort.features / "STRANGER.x.h5")
+    write_feature(cohort.features / f"{slide(barcode(7))}.{SECOND}.h5")
+    write_feature(cohort.features / "STRANGER.h5")
     (cohort.features / f".{slide(barcode(4))}.tmp.h5").write_bytes(b"in the making")
     rows = cohort.run()
     dropped = cohort.dropped()
