@@ -81,7 +81,8 @@ def dataset_item(patches: int, threshold: int | None, repeats: int) -> Row:
 
 def dataset_item_without_image(repeats: int) -> Row:
     """What an item costs beside its image: the patches come from memory."""
-    patches = (np.zeros((1, WIDTH), dtype=np.float32), np.zeros((1, 2), dtype=np.int64), 256)
+    slide = np.zeros(1, dtype=np.int64)
+    patches = (np.zeros((1, WIDTH), dtype=np.float32), np.zeros((1, 2), dtype=np.int64), 256, slide)
     with tempfile.TemporaryDirectory() as folder:
         dataset = _dataset(Path(folder), 1, 1)
         with mock.patch.object(dataset, "_read_patches", return_value=patches):
@@ -99,7 +100,7 @@ def loader_epoch(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kept = _dataset(folder, cases, patches, cache=cache)
-        settings = SimpleNamespace(options=SimpleNamespace(workers=workers), device=torch.device("cpu"))
+        settings = SimpleNamespace(workers=workers, device=torch.device("cpu"))
 
         def work() -> None:
             if first:
