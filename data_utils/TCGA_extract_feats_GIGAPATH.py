@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from data_utils.slides.command_line import extraction_parser, run_extraction
+from data_utils.slides.command_line import ExtractionConfig, extraction_parser, run_extraction
 from models.prov_gigapath.tile_encoder import load_tile_encoder
 from utils import constants
 from utils.files import setup_logging
@@ -27,7 +27,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Extracts one cohort; see ``--help`` for the exit status."""
     setup_logging()
-    return run_extraction(parse_args(argv), load_tile_encoder)
+    return run_extraction(ExtractionConfig.of(vars(parse_args(argv))), load_tile_encoder)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data_utils.cases.case import Case
 from data_utils.features.store import read_features
-from data_utils.slides.command_line import extraction_parser, in_shard, run_extraction
+from data_utils.slides.command_line import ExtractionConfig, extraction_parser, in_shard, run_extraction
 from data_utils.slides.extraction import autocast_dtype
 from models.frozen import freeze
 from models.slide_backbone import SlideBackbone, build_backbone
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (FileNotFoundError, ValueError) as error:
             logger.error("%s", error)
             return 2
-    status = run_extraction(args, load_conch_v1_5)
+    status = run_extraction(ExtractionConfig.of(vars(args)), load_conch_v1_5)
     if backbone is None or status == 2:
         return status
     folder = args.output_dir or constants.feature_dir(args.onco, args.encoder)

@@ -8,6 +8,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -75,25 +76,51 @@ def extraction_parser(
     return parser
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExtractionConfig:
+    """What an extraction was asked to do; see the flags of the same names."""
+
+    encoder: str
+    onco: str
+    slides_dir: Path | None
+    output_dir: Path | None
+    encoder_config: Path
+    checkpoint: Path
+    batch_size: int
+    workers: int
+    device: str
+    precision: str
+    min_tissue: float
+    shard: tuple[int, int]
+    limit: int | None
+    previews: bool
+    allow_failures: int
+
+    @classmethod
+    def of(cls, flags: Mapping[str, Any]) -> ExtractionConfig:
+        """From parsed flags by name; those of one entry point only are left to it."""
+        return cls(**{entry.name: flags[entry.name] for entry in fields(cls)})
+
+
 def run_extraction(
-    args: argparse.Namespace, load_encoder: Callable[[Mapping[str, Any], Path], nn.Module]
+    config: ExtractionConfig, load_encoder: Callable[[Mapping[str, Any], Path], nn.Module]
 ) -> int:
-    """Runs an entry point with parsed flags; returns its exit status."""
-    out_dir = args.output_dir or constants.feature_dir(args.onco, args.encoder)
-    index, count = args.shard
+    """Runs an entry point; returns its exit status."""
+    out_dir = config.output_dir or constants.feature_dir(config.onco, config.encoder)
+    index, count = config.shard
     report_name = "extraction_report.csv" if count == 1 else f"extraction_report_{index}_of_{count}.csv"
     try:
-        found = find_slides(args.slides_dir or constants.slide_dir(args.onco))
-        slides = [path for path in found if in_shard(path, args.shard)][: args.limit]
-        device = pick_device(args.device)
-        autocast_dtype(args.precision, device)
-        config = read_json(args.encoder_config)
-        recipe = TileRecipe.from_config(args.encoder_config.stem, config)
-        encoder = load_encoder(config, args.checkpoint)
+        found = find_slides(config.slides_dir or constants.slide_dir(config.onco))
+        slides = [path for path in found if in_shard(path, config.shard)][: config.limit]
+        device = pick_device(config.device)
+        autocast_dtype(config.precision, device)
+        content = read_json(config.encoder_config)
+        recipe = TileRecipe.from_config(config.encoder_config.stem, content)
+        encoder = load_encoder(content, config.checkpoint)
     except (FileNotFoundError, ValueError) as error:
         logger.error("%s", error)
         return 2
-    logger.info("%s: %d of %d slides, %s on %s", args.onco, len(slides), len(found), recipe.encoder, device)
+    logger.info("%s: %d of %d slides, %s on %s", config.onco, len(slides), len(found), recipe.encoder, device)
     report = extract_cohort(
         slides,
         encoder,
@@ -101,11 +128,11 @@ def run_extraction(
         out_dir,
         report_path=out_dir / report_name,
         device=device,
-        precision=args.precision,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        min_tissue=args.min_tissue,
-        previews=args.previews,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        min_tissue=config.min_tissue,
+        previews=config.previews,
     )
     failed = report.count("failed")
     logger.log(
@@ -116,7 +143,7 @@ def run_extraction(
         failed,
         report.path,
     )
-    return int(failed > args.allow_failures)
+    return int(failed > config.allow_failures)
 
 
 def _cpus() -> int:
