@@ -23,6 +23,23 @@ from models.plugins import load_plugins
 DEFAULT = "gigapath"
 
 
+@dataclass(frozen=True)
+class HubFile:
+    """A file of the Hugging Face hub, for ``python -m utils.weights``.
+
+    Attributes:
+        repo: such as ``prov-gigapath/prov-gigapath``.
+        name: of the file in it.
+        constant: name in utils.constants of the place it goes to.
+        revision: commit it is taken from; ``main`` is the newest, whatever that is on the day.
+    """
+
+    repo: str
+    name: str
+    constant: str
+    revision: str = "main"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SlideEncoder:
     """What a slide encoder declares. Modules are named, not imported, so that asking costs nothing.
@@ -38,8 +55,10 @@ class SlideEncoder:
         demo_config: of a small ModalTune on it, for the demo.
         balanced_config, demo_balanced_config: the same with every modality at one scale (docs/modality_balance.md).
         threshold: cases with more patches are sub-sampled.
-        extraction: module that makes its patch features.
+        hub: the files behind ``weights`` and ``tile_weights``, where they can be fetched.
+        extraction: module that makes its patch features, with flags that it needs to know the encoder by.
         tile_builder: ``module:function`` from a config to its patch encoder.
+        tile_reader: ``module:function`` from a path to the state dict of the patch encoder.
         tile_weights: name in utils.constants of the patch encoder's checkpoint.
         tile_config: config of the patch encoder.
         demo_tile_config: of a small patch encoder.
@@ -56,8 +75,10 @@ class SlideEncoder:
     demo_config: Path | None = None
     balanced_config: Path | None = None
     demo_balanced_config: Path | None = None
+    hub: tuple[HubFile, ...] = ()
     extraction: str | None = None
     tile_builder: str | None = None
+    tile_reader: str | None = None
     tile_weights: str | None = None
     tile_config: Path | None = None
     demo_tile_config: Path | None = None
@@ -144,6 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for fact in args.fact:
         value = getattr(encoder, fact)
+        if value is None:
+            sys.stderr.write(f"slide encoder {encoder.name} declares no {fact}\n")
+            return 2
         sys.stdout.write(f"{value() if callable(value) else value}\n")
     return 0
 

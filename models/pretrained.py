@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from models.frozen import freeze
 from utils.files import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -118,3 +120,19 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, path:
         )
     module.load_state_dict({name: state[name] for name in own})
     logger.info("%s: loaded %d tensors from %s", what, len(own), path)
+
+
+def load_frozen(
+    build: Callable[[], nn.Module], state: Mapping[str, Tensor], what: str, path: str | Path
+) -> nn.Module:
+    """What ``build`` makes with the parameters ``state``, frozen, in evaluation mode, float32 on the CPU.
+
+    Raises:
+        ValueError: as :func:`load_strict`, or the config that ``build`` reads is wrong.
+    """
+    # Drawing random weights that are replaced at once takes longer than reading the file.
+    with torch.device("meta"):
+        network = build()
+    network.to_empty(device="cpu")
+    load_strict(network, state, what, path)
+    return freeze(network).eval()

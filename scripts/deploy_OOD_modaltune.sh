@@ -16,7 +16,7 @@ set -euo pipefail
 # ---- edit here, or set in the environment
 TRAINED_ON="${TRAINED_ON:-BRCA}"                        # cohort of the trained model
 COHORTS="${COHORTS:-COADREAD BLCA}"                     # cohorts to apply it to
-ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
+ENCODER="${ENCODER:-gigapath}"                          # python -m models.encoders lists all
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
 MISSING="${MISSING:-drop}"                              # drop | learned, as in training
 RNA="${RNA:-1}"                                         # 0: the cohorts have no expression

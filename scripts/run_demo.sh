@@ -12,7 +12,7 @@
 set -euo pipefail
 
 # ---- edit here, or set in the environment
-ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
+ENCODER="${ENCODER:-gigapath}"                          # python -m models.encoders lists all
 PANCANCER="${PANCANCER:-0}"                             # 1: train on four sites instead of BRCA
 SEED="${SEED:-0}"
 NUM_SEEDS="${NUM_SEEDS:-1}"

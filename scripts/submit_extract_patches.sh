@@ -7,7 +7,7 @@
 #SBATCH --time=48:00:00
 #SBATCH --output=slurm-%x-%A_%a.out
 #
-# Whole-slide images -> patch features, of GigaPath or (ENCODER=titan) of CONCH v1.5 for TITAN.
+# Whole-slide images -> patch features of the patch encoder that belongs to ENCODER.
 #   bash scripts/submit_extract_patches.sh      all cohorts, one after the other
 #   sbatch scripts/submit_extract_patches.sh    one cohort per array task (submit from the repository root)
 # Finished slides are skipped, so an interrupted job is simply started again. What happened to every slide
@@ -16,7 +16,7 @@ set -euo pipefail
 
 # ---- edit here, or set in the environment
 COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as --array above
-ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
+ENCODER="${ENCODER:-gigapath}"                          # python -m models.encoders lists all
 ENCODER_CONFIG="${ENCODER_CONFIG:-}"                    # empty: the published one
 BATCH_SIZE="${BATCH_SIZE:-64}"
 WORKERS="${WORKERS:-}"                                  # reading processes; empty: one per core of the job
@@ -32,11 +32,12 @@ source scripts/common.sh
 
 pick_cohorts
 read -r -a extra <<<"$EXTRA_ARGS"
-module="$(encoder_fact extraction)"
+extraction="$(encoder_fact extraction)"
+read -r -a extract <<<"$extraction"
 
 for onco in "${cohorts[@]}"; do
   echo "== $onco ($ENCODER)"
-  python -m "$module" --onco "$onco" --batch_size "$BATCH_SIZE" --device "$DEVICE" \
+  python -m "${extract[@]}" --onco "$onco" --batch_size "$BATCH_SIZE" --device "$DEVICE" \
     --allow_failures "$ALLOW_FAILURES" ${ENCODER_CONFIG:+--encoder_config "$ENCODER_CONFIG"} \
     ${WORKERS:+--workers "$WORKERS"} ${extra[@]+"${extra[@]}"}
 done

@@ -13,7 +13,7 @@ set -euo pipefail
 
 # ---- edit here, or set in the environment
 COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC COADREAD BLCA STAD UCEC}"
-ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan: whose patch features
+ENCODER="${ENCODER:-gigapath}"                          # whose patch features; python -m models.encoders lists all
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 CONCH_CONFIG="${CONCH_CONFIG:-model_configs/conch_text.json}"
 DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU

@@ -19,7 +19,7 @@ set -euo pipefail
 
 # ---- edit here, or set in the environment
 COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as the --array above
-ENCODER="${ENCODER:-gigapath}"                          # gigapath | titan
+ENCODER="${ENCODER:-gigapath}"                          # python -m models.encoders lists all
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
 MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
 MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training

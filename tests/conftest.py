@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from data_utils.cases.case import Case
+from models.encoders import slide_encoders
+from models.prov_gigapath.backbone import GigaPathBackbone
+from models.titan.backbone import TitanBackbone
 
 torch.set_num_threads(1)  # small models run many times slower on several threads
 
@@ -65,8 +68,14 @@ def tiny_titan_config(tiny_config):
 
 @pytest.fixture
 def tiny_configs(tiny_config, tiny_titan_config):
-    """A small ModalTune config for every slide encoder there is."""
-    return {"gigapath": tiny_config, "titan": tiny_titan_config}
+    """A small ModalTune config for every slide encoder there is, by the family of its backbone."""
+    families = {GigaPathBackbone: tiny_config, TitanBackbone: tiny_titan_config}
+    return {
+        name: next(
+            config for family, config in families.items() if issubclass(encoder.load("backbone"), family)
+        )
+        for name, encoder in slide_encoders().items()
+    }
 
 
 @pytest.fixture

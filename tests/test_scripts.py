@@ -96,7 +96,10 @@ def test_the_copy_that_slurm_runs_finds_the_repository(call, tmp_path, script):
 @pytest.mark.parametrize("script", ON_A_CLUSTER)
 def test_an_unknown_encoder_stops_before_anything_is_called(call, tmp_path, script):
     assert call(f"{script}.sh", "", ENCODER="uni").wait(60) == 2
-    assert "unknown slide encoder 'uni'; there are gigapath, titan" in (tmp_path / "stderr").read_text()
+    assert (
+        "unknown slide encoder 'uni'; there are gigapath, gigapath_flash, titan"
+        in (tmp_path / "stderr").read_text()
+    )
     assert not calls(tmp_path, "")
 
 

@@ -11,6 +11,7 @@ import torch
 
 from data_utils.tables.cohorts import read_cohort
 from models.aggregators import DataSpec, available_aggregators, build_aggregator
+from models.encoders import encoder_of, slide_encoders
 from tests.structures import structures
 from utils import constants
 from utils.files import read_json
@@ -90,8 +91,9 @@ def test_scripts_parse_and_stop_at_the_first_error(script):
     "path", sorted(constants.CONFIGS_ROOT.glob("*modaltune*.json")), ids=lambda p: p.stem
 )
 def test_model_configs_build(path):
-    encoder = "longnetvit" if "gigapath" in path.stem else path.stem.split("_")[-2]
-    names = [name for name in available_aggregators() if name.startswith(encoder)]
+    configs = ("config", "demo_config", "balanced_config", "demo_balanced_config")
+    owners = {e.name for e in slide_encoders().values() if path in [getattr(e, kind) for kind in configs]}
+    names = [n for n in available_aggregators() if n.endswith("_adapter") and encoder_of(n).name in owners]
     assert names
     for name in names:
         with torch.device("meta"):

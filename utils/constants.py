@@ -47,12 +47,20 @@ GIGAPATH_TILE_ENCODER = _path(
 GIGAPATH_SLIDE_ENCODER = _path(
     "MODALTUNE_GIGAPATH_SLIDE_ENCODER", WEIGHTS_ROOT / "prov-gigapath" / "slide_encoder.pth"
 )
-# https://huggingface.co/MahmoodLab/CONCH (gated)
+# https://huggingface.co/prov-gigapath/prov-gigapath-flash (gated)
+GIGAPATH_FLASH_TILE_ENCODER = _path(
+    "MODALTUNE_GIGAPATH_FLASH_TILE_ENCODER", WEIGHTS_ROOT / "prov-gigapath-flash" / "pytorch_model.bin"
+)
+GIGAPATH_FLASH_SLIDE_ENCODER = _path(
+    "MODALTUNE_GIGAPATH_FLASH_SLIDE_ENCODER", WEIGHTS_ROOT / "prov-gigapath-flash" / "slide_encoder.pth"
+)
+# https://huggingface.co/MahmoodLab/CONCH (gated; there it is called pytorch_model.bin), and its tokeniser from
+# https://github.com/mahmoodlab/CONCH/tree/main/conch/open_clip_custom/tokenizers
 CONCH_CHECKPOINT = _path("MODALTUNE_CONCH_CHECKPOINT", WEIGHTS_ROOT / "conch" / "conch.pt")
 CONCH_TOKENIZER = _path(
     "MODALTUNE_CONCH_TOKENIZER", WEIGHTS_ROOT / "conch" / "conch_byte_level_bpe_uncased.json"
 )
-# TITAN's patch encoder; https://huggingface.co/MahmoodLab/TITAN (gated)
+# TITAN's patch encoder; https://huggingface.co/MahmoodLab/conchv1_5 (gated)
 CONCH_V1_5 = _path("MODALTUNE_CONCH_V1_5", WEIGHTS_ROOT / "titan" / "pytorch_model_vision.bin")
 # https://huggingface.co/MahmoodLab/TITAN (gated)
 TITAN_SLIDE_ENCODER = _path("MODALTUNE_TITAN_SLIDE_ENCODER", WEIGHTS_ROOT / "titan" / "model.safetensors")

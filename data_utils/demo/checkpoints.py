@@ -10,12 +10,12 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
-import timm
 import torch
 from open_clip.transformer import TextTransformer
 from PIL import Image
@@ -27,11 +27,14 @@ from data_utils.demo.weights import calibrate, demo_config, fill, fill_trunk, pa
 from data_utils.slides.tile_reading import TileRecipe
 from data_utils.tables.cohorts import load_cohort
 from data_utils.tables.label_sentences import build_sentences
+from models.encoders import DEFAULT, SlideEncoder, slide_encoder, slide_encoders
+from models.prov_gigapath.backbone import GigaPathBackbone
 from models.prov_gigapath.longnet import LongNetViT
+from models.prov_gigapath.tile_encoder import build_tile_encoder
 from models.titan.conch_v1_5 import build_conch_v1_5
 from models.titan.vision_encoder import TitanVisionEncoder
 from utils import constants
-from utils.files import atomic_path
+from utils.files import atomic_path, read_json
 
 SPECIAL_TOKENS = ("<pad>", "<start_of_text>", "<end_of_text>")  # <pad> must be id 0
 RESIDUAL_GAIN = 0.3
@@ -40,15 +43,16 @@ CENTRING = 0.9
 
 
 # ---------------------------------------------------------------------------- patch encoders
-def tile_encoder_state(seed: int) -> dict[str, Tensor]:
-    """State dict of the demo tile encoder, as in GigaPath's ``pytorch_model.bin``."""
-    config = demo_config("gigapath_tile_encoder")
-    encoder = timm.create_model(config["model_name"], pretrained=False, **config["model_args"])
-    rng = stream(seed, "tile encoder")
+def tile_encoder_state(seed: int, name: str = "gigapath") -> dict[str, Tensor]:
+    """State dict of a demo tile encoder of GigaPath's family, as in its ``pytorch_model.bin``."""
+    config = _demo_config_of(name, "demo_tile_config")
+    encoder = build_tile_encoder(config)
+    rng = stream(seed, _stream_name("tile encoder", name))
     fill(encoder, rng)
     fill_trunk(encoder, rng)
     encoder.eval().double()
-    painted = painted_tiles(stream(seed, "calibration"), config["input_size"], config["target_mpp"])
+    calibration = stream(seed, _stream_name("calibration", name))
+    painted = painted_tiles(calibration, config["input_size"], config["target_mpp"])
     tiles = torch.from_numpy((painted / 255 - config["mean"]) / config["std"]).permute(0, 3, 1, 2)
     calibrate(encoder.patch_embed.proj, lambda: encoder.patch_embed(tiles).flatten(0, 1))
     calibrate(encoder.norm, lambda: encoder(tiles))
@@ -72,10 +76,10 @@ def conch_v1_5_state(seed: int) -> dict[str, Tensor]:
 
 
 # ---------------------------------------------------------------------------- slide encoder
-def slide_encoder_state(seed: int) -> dict[str, dict[str, Tensor]]:
-    """Contents of the demo ``slide_encoder.pth``: the state dict under ``model``."""
-    encoder = LongNetViT(**demo_config("modaltune_gigapath_config")["slide_encoder"])
-    fill(encoder, stream(seed, "slide encoder"))
+def slide_encoder_state(seed: int, name: str = "gigapath") -> dict[str, dict[str, Tensor]]:
+    """Contents of a demo ``slide_encoder.pth`` of GigaPath's family: the state dict under ``model``."""
+    encoder = LongNetViT(**_demo_config_of(name, "demo_config")["slide_encoder"])
+    fill(encoder, stream(seed, _stream_name("slide encoder", name)))
     with torch.no_grad():
         # Features must outweigh the position codes that are added to them, and CLS, which only collects
         # what the blocks add, must not drown the other modalities.
@@ -84,6 +88,19 @@ def slide_encoder_state(seed: int) -> dict[str, dict[str, Tensor]]:
             layer.self_attn.out_proj.weight.mul_(RESIDUAL_GAIN)
             layer.ffn.fc2.weight.mul_(RESIDUAL_GAIN)
     return {"model": state_of(encoder)}
+
+
+def _demo_config_of(name: str, kind: str) -> dict[str, Any]:
+    """A config that the slide encoder ``name`` declares."""
+    path = getattr(slide_encoder(name), kind)
+    if path is None:
+        raise ValueError(f"slide encoder {name} declares no {kind}")
+    return read_json(path)
+
+
+def _stream_name(purpose: str, name: str) -> str:
+    """GigaPath came first and keeps the random numbers it had."""
+    return purpose if name == DEFAULT else f"{purpose} of {name}"
 
 
 def titan_state(seed: int) -> dict[str, Tensor]:
@@ -211,14 +228,25 @@ def _before_projection(tower: TextTransformer, tokens: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------- files
 def write_checkpoints(root: Path, seed: int) -> None:
-    """Writes those of the files that are missing below the weights folder ``root``."""
+    """Writes those of the files that are missing below the weights folder ``root``.
+
+    Slide encoders of GigaPath's family get theirs by being registered with demo configs.
+
+    Raises:
+        ValueError: the path of a weight file leads elsewhere, so that the demo would read another file.
+    """
     tower, vocabulary = root / "conch" / "conch.pt", root / "conch" / "conch_byte_level_bpe_uncased.json"
     states: dict[Path, Callable[[int], dict[str, Any]]] = {
-        root / "prov-gigapath" / "pytorch_model.bin": tile_encoder_state,
-        root / "prov-gigapath" / "slide_encoder.pth": slide_encoder_state,
         root / "titan" / "pytorch_model_vision.bin": conch_v1_5_state,
         root / "titan" / "model.safetensors": titan_state,
     }
+    for name, encoder in slide_encoders().items():
+        if encoder.demo_config and encoder.demo_tile_config and encoder.tile_weights and _is_longnet(encoder):
+            tiles = getattr(constants, encoder.tile_weights)
+            states[root / _below_weights(tiles, encoder.name)] = partial(tile_encoder_state, name=name)
+            states[root / _below_weights(encoder.weights(), encoder.name)] = partial(
+                slide_encoder_state, name=name
+            )
     for path, state in states.items():
         if not path.exists():
             _save(state(seed), path)
@@ -228,6 +256,19 @@ def write_checkpoints(root: Path, seed: int) -> None:
         with atomic_path(vocabulary) as temporary:
             tokenizer.save(str(temporary))
         _save(text_tower_state(seed, tokenizer, sentences), tower)
+
+
+def _is_longnet(encoder: SlideEncoder) -> bool:
+    return issubclass(encoder.load("backbone"), GigaPathBackbone)
+
+
+def _below_weights(path: Path, name: str) -> Path:
+    if not path.is_relative_to(constants.WEIGHTS_ROOT):
+        raise ValueError(
+            f"weights of {name} are set to {path}, outside {constants.WEIGHTS_ROOT}; the demo would read that file "
+            "instead of its own: unset the MODALTUNE_*_ENCODER variable that says so"
+        )
+    return path.relative_to(constants.WEIGHTS_ROOT)
 
 
 def _save(state: dict[str, Any], path: Path) -> None:

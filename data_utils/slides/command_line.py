@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,11 @@ def in_shard(path: Path, shard: tuple[int, int]) -> bool:
 
 
 def extraction_parser(
-    description: str, encoder: str, config: Path, checkpoint: Path
+    description: str,
+    encoder: str,
+    config: Path,
+    checkpoint: Path,
+    parents: Sequence[argparse.ArgumentParser] = (),
 ) -> argparse.ArgumentParser:
     """Flags that all extraction entry points share.
 
@@ -48,8 +52,9 @@ def extraction_parser(
         encoder: name of the folder of feature files.
         config: default of ``--encoder_config``.
         checkpoint: default of ``--checkpoint``.
+        parents: parsers of flags that only one entry point has.
     """
-    parser = argparse.ArgumentParser(description=description, epilog=EXIT_STATUS)
+    parser = argparse.ArgumentParser(description=description, epilog=EXIT_STATUS, parents=[*parents])
     parser.set_defaults(encoder=encoder)
     add = parser.add_argument
     add("--onco", required=True, help="cohort, such as BRCA; names the folders of slides and features")

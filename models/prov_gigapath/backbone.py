@@ -20,11 +20,18 @@ logger = logging.getLogger(__name__)
 class GigaPathBackbone(SlideBackbone):
     """Runs :class:`LongNetViT` block by block. The image token is CLS, without a final norm.
 
+    A model of the same family names its own file in the three attributes.
+
     Args:
         config: arguments of :class:`LongNetViT`.
     """
 
     official_name = "the Prov-GigaPath slide encoder"
+    source = (
+        "https://huggingface.co/prov-gigapath/prov-gigapath (slide_encoder.pth; gated; python -m utils.weights "
+        "fetch gigapath)"
+    )
+    constant = "GIGAPATH_SLIDE_ENCODER"
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
@@ -76,13 +83,10 @@ class GigaPathBackbone(SlideBackbone):
         return cls
 
     def read_pretrained(self, path: str | Path) -> dict[str, Tensor]:
-        checkpoint = read_checkpoint(
-            path,
-            what=self.official_name,
-            source="https://huggingface.co/prov-gigapath/prov-gigapath (slide_encoder.pth)",
-            constant="GIGAPATH_SLIDE_ENCODER",
-        )
+        checkpoint = read_checkpoint(path, self.official_name, self.source, self.constant)
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
-            raise ValueError(f"{path} has no entry 'model'; is it Prov-GigaPath's slide_encoder.pth?")
+            raise ValueError(
+                f"{path} has no entry 'model'; is it the file slide_encoder.pth of {self.official_name}?"
+            )
         # Newer releases of the file carry the fixed position table, which is computed here.
         return {name: value for name, value in checkpoint["model"].items() if name != "pos_embed"}

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from models.frozen import freeze
-from models.pretrained import load_strict, read_checkpoint
+from models.pretrained import load_frozen, read_checkpoint
 from utils import constants
 
-SOURCE = "https://huggingface.co/prov-gigapath/prov-gigapath (gated)"
+NAME = "the GigaPath tile encoder"
+SOURCE = "https://huggingface.co/prov-gigapath/prov-gigapath (gated; python -m utils.weights fetch gigapath)"
 
 
 def build_tile_encoder(config: Mapping[str, Any]) -> nn.Module:
@@ -40,6 +39,16 @@ def build_tile_encoder(config: Mapping[str, Any]) -> nn.Module:
     return timm.create_model(name, pretrained=False, **arguments)
 
 
+def read_tile_state(path: str | Path) -> dict[str, Tensor]:
+    """The flat state dict of ``pytorch_model.bin``.
+
+    Raises:
+        FileNotFoundError: the file does not exist; the message says where to get it.
+        ValueError: the file is damaged.
+    """
+    return read_checkpoint(path, NAME, SOURCE, "GIGAPATH_TILE_ENCODER")
+
+
 def load_tile_encoder(config: Mapping[str, Any], checkpoint: str | Path | None = None) -> nn.Module:
     """The frozen encoder of a config in evaluation mode, float32 on the CPU.
 
@@ -52,10 +61,4 @@ def load_tile_encoder(config: Mapping[str, Any], checkpoint: str | Path | None =
         ValueError: the checkpoint does not fit the config, or the config is wrong.
     """
     path = Path(checkpoint or constants.GIGAPATH_TILE_ENCODER)
-    state = read_checkpoint(path, "the GigaPath tile encoder", SOURCE, "GIGAPATH_TILE_ENCODER")
-    # Drawing 1.1 billion random weights that are replaced at once takes longer than reading the file.
-    with torch.device("meta"):
-        encoder = build_tile_encoder(config)
-    encoder.to_empty(device="cpu")
-    load_strict(encoder, state, "the GigaPath tile encoder", path)
-    return freeze(encoder).eval()
+    return load_frozen(lambda: build_tile_encoder(config), read_tile_state(path), NAME, path)

@@ -78,6 +78,7 @@ class TitanBackbone(SlideBackbone):
             path,
             prefix="vision_encoder.",
             what=self.official_name,
-            source="https://huggingface.co/MahmoodLab/TITAN (model.safetensors)",
+            source="https://huggingface.co/MahmoodLab/TITAN (model.safetensors; gated; python -m utils.weights "
+            "fetch titan)",
             constant="TITAN_SLIDE_ENCODER",
         )

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.configuration import from_mapping
-from models.frozen import freeze
-from models.pretrained import load_strict, read_checkpoint
+from models.pretrained import load_frozen, read_checkpoint
 from utils import constants
 
 NAME = "the CONCH v1.5 patch encoder"
-SOURCE = "https://huggingface.co/MahmoodLab/TITAN (gated)"
+SOURCE = "https://huggingface.co/MahmoodLab/conchv1_5 (gated; python -m utils.weights fetch titan)"
 
 
 @dataclass(frozen=True)
@@ -115,6 +114,16 @@ def build_conch_v1_5(config: Mapping[str, Any]) -> ConchV15:
     return ConchV15(timm.create_model(name, pretrained=False, **arguments), pooler)
 
 
+def read_conch_v1_5(path: str | Path) -> dict[str, Tensor]:
+    """The flat state dict of ``pytorch_model_vision.bin``.
+
+    Raises:
+        FileNotFoundError: the file does not exist; the message says where to get it.
+        ValueError: the file is damaged.
+    """
+    return read_checkpoint(path, NAME, SOURCE, "CONCH_V1_5")
+
+
 def load_conch_v1_5(config: Mapping[str, Any], checkpoint: str | Path | None = None) -> ConchV15:
     """The frozen encoder of a config in evaluation mode, float32 on the CPU.
 
@@ -127,10 +136,4 @@ def load_conch_v1_5(config: Mapping[str, Any], checkpoint: str | Path | None = N
         ValueError: the checkpoint does not fit the config, or the config is wrong.
     """
     path = Path(checkpoint or constants.CONCH_V1_5)
-    state = read_checkpoint(path, NAME, SOURCE, "CONCH_V1_5")
-    # Drawing 300 million random weights that are replaced at once takes longer than reading the file.
-    with torch.device("meta"):
-        encoder = build_conch_v1_5(config)
-    encoder.to_empty(device="cpu")
-    load_strict(encoder, state, NAME, path)
-    return freeze(encoder).eval()
+    return load_frozen(lambda: build_conch_v1_5(config), read_conch_v1_5(path), NAME, path)

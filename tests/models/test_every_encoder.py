@@ -14,7 +14,7 @@ from utils.training.checkpoint import from_published, load_trainable, to_publish
 EVERY = [name for name in available_aggregators() if name.endswith("_adapter")]
 # Every encoder without modalities, with one of either place, and with all of them.
 CHOSEN = ("adapter", "clinical_adapter", "gene_adapter", "gene_clinical_vectors_adapter")
-NAMES = [name for name in EVERY if name.split("_", 1)[1] in CHOSEN]
+NAMES = [name for name in EVERY if name.removeprefix(f"{encoder_of(name).prefix}_") in CHOSEN]
 MODALITIES = all_modalities()
 TOKENS = {"clinical": 1, "vectors": 3}  # of make_case, besides task and genes
 

@@ -9,7 +9,6 @@ import torch
 
 from models.conch.text_tower import build_text_tower, read_text_config, read_text_state
 from models.encoders import encoder_of
-from models.pretrained import read_checkpoint
 from utils import constants
 from utils.diagnosis.inputs import Inputs
 from utils.diagnosis.weights import compare
@@ -21,16 +20,16 @@ def check_other_weights(inputs: Inputs) -> Iterator[Finding]:
     """The encoders of patches and label sentences."""
     encoder = encoder_of(inputs.config.model.mil_name)
     tile_file, tile_config = encoder.tile_weights, inputs.tile_config or encoder.tile_config
-    if tile_file is None or tile_config is None:
+    if tile_file is None or tile_config is None or encoder.tile_reader is None:
         yield ok(f"slide encoder {encoder.name} declares no patch encoder to check")
         return
-    build = encoder.load("tile_builder")
+    build, read_tiles = encoder.load("tile_builder"), encoder.load("tile_reader")
     text_config = inputs.text_config or constants.CONFIGS_ROOT / "conch_text.json"
     for constant, config, read, make in (
         (
             tile_file,
             tile_config,
-            lambda path: read_checkpoint(path, "the patch encoder", "its authors", tile_file),
+            read_tiles,
             lambda: build(read_json(tile_config)),
         ),
         (

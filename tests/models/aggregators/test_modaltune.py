@@ -19,7 +19,9 @@ from tests.structures import structures
 from utils.training.checkpoint import to_published, trainable_state
 
 GENES = "longnetvit_gene_adapter"
-NAMES = [f"{p}_{m}_adapter" for p in ("longnetvit", "titan") for m in ("gene", "gene_clinical")]
+NAMES = [
+    f"{p}_{m}_adapter" for p in ("longnetvit", "gigapath_flash", "titan") for m in ("gene", "gene_clinical")
+]
 
 
 def build(name, config, pathways, num_tasks=3):

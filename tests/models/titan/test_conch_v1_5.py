@@ -250,7 +250,7 @@ def test_default_checkpoint_comes_from_constants(tiny, checkpoint, monkeypatch):
 
 def test_absent_checkpoint_says_where_to_get_it(tiny, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"nothing\.bin.*huggingface\.co/MahmoodLab/TITAN.*CONCH_V1_5"
+        FileNotFoundError, match=r"nothing\.bin.*huggingface\.co/MahmoodLab/conchv1_5.*CONCH_V1_5"
     ):
         load_conch_v1_5(tiny, tmp_path / "nothing.bin")
 
