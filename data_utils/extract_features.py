@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from data_utils.slides.command_line import extraction_parser, run_extraction
+from data_utils.slides.command_line import ExtractionConfig, extraction_parser, run_extraction
 from models.encoders import DEFAULT, SlideEncoder, slide_encoder, slide_encoders
 from models.pretrained import load_frozen
 from utils import constants
@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Extracts one cohort; see ``--help`` for the exit status."""
     setup_logging()
     args = parse_args(argv)
-    return run_extraction(args, partial(load_patch_encoder, slide_encoder(args.encoder)))
+    load = partial(load_patch_encoder, slide_encoder(args.encoder))
+    return run_extraction(ExtractionConfig.of(vars(args)), load)
 
 
 if __name__ == "__main__":

@@ -30,13 +30,13 @@ class HubFile:
     Attributes:
         repo: such as ``prov-gigapath/prov-gigapath``.
         name: of the file in it.
-        constant: name in utils.constants of the place it goes to.
+        place: where it goes.
         revision: commit it is taken from; ``main`` is the newest, whatever that is on the day.
     """
 
     repo: str
     name: str
-    constant: str
+    place: Callable[[], Path]
     revision: str = "main"
 
 

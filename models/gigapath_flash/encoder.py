@@ -18,8 +18,8 @@ register_encoder(
         balanced_config=constants.CONFIGS_ROOT / "modaltune_gigapath_flash_balanced.json",
         demo_balanced_config=constants.CONFIGS_ROOT / "demo_modaltune_gigapath_flash_balanced.json",
         hub=(
-            HubFile(REPO, "pytorch_model.bin", "GIGAPATH_FLASH_TILE_ENCODER"),
-            HubFile(REPO, "slide_encoder.pth", "GIGAPATH_FLASH_SLIDE_ENCODER"),
+            HubFile(REPO, "pytorch_model.bin", lambda: constants.GIGAPATH_FLASH_TILE_ENCODER),
+            HubFile(REPO, "slide_encoder.pth", lambda: constants.GIGAPATH_FLASH_SLIDE_ENCODER),
         ),
         extraction="data_utils.extract_features --encoder gigapath_flash",
         tile_builder="models.prov_gigapath.tile_encoder:build_tile_encoder",

@@ -19,8 +19,8 @@ register_encoder(
         balanced_config=constants.CONFIGS_ROOT / "modaltune_gigapath_balanced.json",
         demo_balanced_config=constants.CONFIGS_ROOT / "demo_modaltune_gigapath_balanced.json",
         hub=(
-            HubFile(REPO, "pytorch_model.bin", "GIGAPATH_TILE_ENCODER", COMMIT),
-            HubFile(REPO, "slide_encoder.pth", "GIGAPATH_SLIDE_ENCODER", COMMIT),
+            HubFile(REPO, "pytorch_model.bin", lambda: constants.GIGAPATH_TILE_ENCODER, COMMIT),
+            HubFile(REPO, "slide_encoder.pth", lambda: constants.GIGAPATH_SLIDE_ENCODER, COMMIT),
         ),
         extraction="data_utils.TCGA_extract_feats_GIGAPATH",
         tile_builder="models.prov_gigapath.tile_encoder:build_tile_encoder",

@@ -22,8 +22,8 @@ register_encoder(
         balanced_config=constants.CONFIGS_ROOT / "modaltune_titan_balanced.json",
         demo_balanced_config=constants.CONFIGS_ROOT / "demo_modaltune_titan_balanced.json",
         hub=(
-            HubFile(CONCH_REPO, "pytorch_model_vision.bin", "CONCH_V1_5", CONCH_COMMIT),
-            HubFile(REPO, "model.safetensors", "TITAN_SLIDE_ENCODER", COMMIT),
+            HubFile(CONCH_REPO, "pytorch_model_vision.bin", lambda: constants.CONCH_V1_5, CONCH_COMMIT),
+            HubFile(REPO, "model.safetensors", lambda: constants.TITAN_SLIDE_ENCODER, COMMIT),
         ),
         extraction="data_utils.TCGA_extract_feats_TITAN",
         tile_builder="models.titan.conch_v1_5:build_conch_v1_5",

@@ -31,20 +31,37 @@ def published(name):
         return build_backbone(name, read_json(slide_encoder(name).config)["slide_encoder"])
 
 
-def shapes(backbone):
-    return {name: tuple(value.shape) for name, value in backbone.vit.state_dict().items()}
+TOP = {
+    "cls_token": (1, 1, 384),
+    "patch_embed.proj.weight": (384, 384),
+    "patch_embed.proj.bias": (384,),
+    "encoder.layer_norm.weight": (384,),
+    "encoder.layer_norm.bias": (384,),
+    "norm.weight": (384,),
+    "norm.bias": (384,),
+}
+BLOCK = {
+    **{f"self_attn.{p}_proj.weight": (384, 384) for p in ("q", "k", "v", "out")},
+    **{f"self_attn.{p}_proj.bias": (384,) for p in ("q", "k", "v", "out")},
+    **{
+        f"{norm}.{kind}": (384,)
+        for norm in ("self_attn.inner_attn_ln", "self_attn_layer_norm", "final_layer_norm")
+        for kind in ("weight", "bias")
+    },
+    "ffn.fc1.weight": (1536, 384),
+    "ffn.fc1.bias": (1536,),
+    "ffn.fc2.weight": (384, 1536),
+    "ffn.fc2.bias": (384,),
+    "ffn.ffn_layernorm.weight": (1536,),
+    "ffn.ffn_layernorm.bias": (1536,),
+}
 
 
-def test_published_config_is_gigapath_at_half_the_width():
+def test_published_config_has_the_published_parameters():
     flash, giga = published("gigapath_flash"), published("gigapath")
-    halved = {
-        name: tuple({768: 384, 3072: 1536, 1536: 384}.get(n, n) for n in s)
-        for name, s in shapes(giga).items()
-    }
-    wide = {name: (1536, *s[1:]) for name, s in shapes(flash).items() if shapes(giga)[name][0] == 3072}
-    proj = {"patch_embed.proj.weight": (384, 384)}
-    fc2 = {name: (384, 1536) for name, s in shapes(giga).items() if s == (768, 3072)}
-    assert shapes(flash) == halved | wide | fc2 | proj
+    wanted = TOP | {f"encoder.layers.{n}.{name}": shape for n in range(12) for name, shape in BLOCK.items()}
+    assert {name: tuple(value.shape) for name, value in flash.vit.state_dict().items()} == wanted
+    assert flash.vit.state_dict().keys() == giga.vit.state_dict().keys()
     assert sum(p.numel() for p in flash.parameters()) == 21_489_408
     attention = flash.blocks[0].self_attn
     assert attention.num_heads == 16 and attention.q_proj.out_features // attention.num_heads == 24

@@ -1,7 +1,5 @@
 """GigaPath-Flash's tile encoder: published shape, every number against a slow version, its file read strictly."""
 
-import math
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -123,7 +121,6 @@ def test_the_gate_goes_through_silu(tiny, randomise):
     first, second = mlp.fc1(x).chunk(2, dim=-1)
     torch.testing.assert_close(mlp(x), mlp.fc2(F.silu(first) * second))
     assert not torch.allclose(mlp(x), mlp.fc2(first * F.silu(second)))
-    assert math.isclose(mlp.fc2.in_features * 2, mlp.fc1.out_features)
 
 
 # ---------------------------------------------------------------------------- its file
