@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from data_utils.tables.genes import PathwayGroups
 from models.aggregators import DataSpec, build_aggregator
+from models.encoders import slide_encoder
 from tests.small_cohort import MODEL_CONFIG, PATHWAYS, SmallCohort, make_small_cohort
 from tests.small_runs import small_model
 from tests.structures import structures
@@ -21,6 +22,7 @@ from tests.utils.diagnosis.doctor_faults import EVERYTHING, FAULTS, Subject
 from utils import constants, doctor
 from utils.diagnosis import environment
 from utils.diagnosis.report import markdown_table, text_table
+from utils.files import read_json
 from utils.findings import Finding, listing
 from utils.training import checkpoint
 
@@ -270,12 +272,24 @@ def test_the_other_weights_are_checked_on_demand(subject, monkeypatch, tmp_path)
     findings = doctor.examine(*doctor.parse_args(words), doctor.OTHER_WEIGHTS)
     text = " ".join(f"{f.level} {f.what}" for f in findings)
     for part in (
-        "error weights of the patch encoder not found",
+        "error weights of the GigaPath tile encoder not found",
         "CONCH_CHECKPOINT (demo_conch_text.json) misses",
         "token_embedding.weight is (3, 2)",
         "the tokeniser",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_patch_encoder_is_read_as_extraction_reads_it(subject, monkeypatch, tmp_path, wrapped):
+    encoder = slide_encoder("gigapath_flash")
+    state = encoder.load("tile_builder")(read_json(encoder.demo_tile_config)).state_dict()
+    torch.save({"model": state} if wrapped else state, tmp_path / "tiles.bin")
+    monkeypatch.setattr(constants, encoder.tile_weights, tmp_path / "tiles.bin")
+    subject.flags |= {"mil_name": "gigapath_flash_gene_adapter"}
+    words = [*subject.words(), "--all_weights", "--encoder_config", str(encoder.demo_tile_config)]
+    findings = doctor.examine(*doctor.parse_args(words), doctor.OTHER_WEIGHTS)
+    assert findings[0].level == "OK" and f"{len(state)} tensors fit" in findings[0].what
 
 
 # ---------------------------------------------------------------------------- command line
