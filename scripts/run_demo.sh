@@ -5,6 +5,7 @@
 #
 #   bash scripts/run_demo.sh
 #   ENCODER=titan bash scripts/run_demo.sh              TITAN instead of GigaPath, in the same folder
+#   ENCODER=gigapath_flash bash scripts/run_demo.sh     GigaPath-Flash instead, in the same folder
 #   PANCANCER=1 bash scripts/run_demo.sh                one model over four cancer sites, in the same folder
 #   TYPE=gene_clinical bash scripts/run_demo.sh         with clinical features
 #   MISSING=learned bash scripts/run_demo.sh            patients without RNA train, too
