@@ -13,13 +13,12 @@ from torch import nn
 
 from models import compilation
 from models.aggregators import DataSpec, build_aggregator
-from models.encoders import slide_encoders
+from models.encoders import slide_encoder, slide_encoders
 from models.prov_gigapath import dropout
 from tests.structures import structures
 from utils import constants
 from utils.training.checkpoint import load_trainable, trainable_state
 
-MODELS = {"gigapath": "longnetvit_gene_adapter", "titan": "titan_gene_adapter"}
 # After two ordinary ones those that equal other dimensions: tasks, gene tokens, modality tokens, width.
 LENGTHS = (23, 24, 3, 4, 5, 48, 2, *range(6, 19))
 
@@ -49,7 +48,9 @@ def model(encoder, tiny_configs, pathways, randomise):
     torch.manual_seed(0)
     config = tiny_configs[encoder]
     config |= {"slide_encoder": {**config["slide_encoder"], "depth": 2}, "interaction_indexes": [[0, 1]]}
-    model = build_aggregator(MODELS[encoder], config, DataSpec(structures(pathways), 3))
+    model = build_aggregator(
+        f"{slide_encoder(encoder).prefix}_gene_adapter", config, DataSpec(structures(pathways), 3)
+    )
     return randomise(model, scale=0.2)
 
 
