@@ -21,8 +21,8 @@ from models.slide_backbone import SlideBackbone
 from utils import constants
 from utils.run_config import RunConfig
 from utils.training import checkpoint
+from utils.training.jobs import find_weights
 from utils.training.model_setup import ModelSetup, model_setup
-from utils.training.run import find_weights
 
 
 class Unavailable(Exception):

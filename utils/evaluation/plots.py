@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,18 @@ STYLE: dict[Any, Any] = {
 TITLES = {"lr": "Learning rate"}
 LOW_RISK, HIGH_RISK = COLORS[0], COLORS[1]
 
+_caption: ContextVar[str] = ContextVar("caption", default="")
+
+
+@contextmanager
+def caption(text: str) -> Iterator[None]:
+    """Every figure drawn in the block says under its panels what it is of: cohort, model, seed."""
+    token = _caption.set(text)
+    try:
+        yield
+    finally:
+        _caption.reset(token)
+
 
 @contextmanager
 def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
@@ -58,6 +71,8 @@ def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
         drawing = Figure(figsize=(width, height))
         FigureCanvasAgg(drawing)
         yield drawing
+        if text := _caption.get():
+            drawing.supxlabel(textwrap.fill(text, int(width * 16)), fontsize=7, color=GREY)
         with atomic_path(path) as temporary:
             drawing.savefig(temporary)
 

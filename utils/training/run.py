@@ -12,7 +12,7 @@ import importlib.metadata
 import logging
 import platform
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,13 +21,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from data_utils.cases.cohort_data import CohortData, Fitted, Splits
+from data_utils.cases.cohort_data import CohortData, Fitted
 from data_utils.cases.datasets import CaseDataset, PatchOptions
 from data_utils.cases.splits import Patient
 from data_utils.features.source import FeatureSource
 from models.compilation import compile_parts
 from utils import constants
 from utils.devices import pick_device
+from utils.evaluation import plots
 from utils.evaluation.embeddings import with_complete_parts
 from utils.evaluation.results import Evaluator, write_results
 from utils.evaluation.zero_shot import Candidates, read_candidates
@@ -37,6 +38,7 @@ from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.distributed import Group, process_group
 from utils.training.fingerprint import data_digests, differences, patients_digest
+from utils.training.jobs import Job, eval_weights, evaluations, find_weights, trainings
 from utils.training.model_setup import (
     ModelSetup,
     about_missing,
@@ -51,7 +53,7 @@ from utils.training.objectives.build import distillation_of
 from utils.training.precision import Precision
 from utils.training.run_lock import LOCK_FILE, run_lock
 from utils.training.tracking import Tracker
-from utils.training.trainer import BEST_WEIGHTS, Trainer, set_seed
+from utils.training.trainer import Trainer, set_seed
 
 logger = logging.getLogger(__name__)
 
@@ -59,16 +61,6 @@ REPORT = "report.csv"
 _PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "lifelines", "h5py")
 
 EvaluatorFactory = Callable[[RunConfig], Evaluator]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training or evaluation: its folder, seed, patients and, for an evaluation, its weights."""
-
-    folder: Path
-    seed: int
-    patients: Splits
-    weights: TrainedWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +103,7 @@ def run(config: RunConfig, make_evaluator: EvaluatorFactory) -> pd.DataFrame:
 
 
 def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> pd.DataFrame:
-    files = find_weights(_needed(config.output.eval_weights)) if config.output.eval_only else []
+    files = find_weights(eval_weights(config)) if config.output.eval_only else []
     weights = [TrainedWeights.read(path) for path in files]
     trained = weights[0].run if weights else {}
     setup = model_setup(config, trained)
@@ -125,7 +117,7 @@ def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> p
         config.data.sites,
     )
     structures = trained.get("structures", {}) or data.structures
-    jobs = list(_evaluations(config, data, weights) if weights else _trainings(config, setup, data))
+    jobs = list(evaluations(config, data, weights) if weights else trainings(config, setup, data))
     shared = Run(
         config,
         setup,
@@ -143,7 +135,8 @@ def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> p
     for number, job in enumerate(jobs, 1):
         logger.info("%d of %d: %s", number, len(jobs), job.folder)
         if not group.on_main((job.folder / REPORT).is_file):
-            _run_job(job, shared, make_evaluator(config))
+            with plots.caption(job.caption(config, setup.mil_name)):
+                _run_job(job, shared, make_evaluator(config))
 
     def results() -> pd.DataFrame:
         frames = [pd.read_csv(job.folder / REPORT, keep_default_na=True) for job in jobs]
@@ -252,51 +245,6 @@ def _candidates(trainer: Trainer, job: Job, location: Path | None) -> dict[str, 
         logger.warning("%s holds no text projector: nothing is evaluated zero-shot", job.weights.path)
         return None
     return read_candidates(location, distillation)
-
-
-# ---------------------------------------------------------------------------- jobs
-def _trainings(config: RunConfig, setup: ModelSetup, data: CohortData) -> Iterator[Job]:
-    output, first = config.output.folder, config.training.seed
-    folds = data.folds(config.data.num_folds, config.data.fold_json, first, setup.options())
-    for k, patients in enumerate(folds):
-        for seed in range(first, first + config.training.multi_seed):
-            parent = output / f"fold_{k}" if len(folds) > 1 else output
-            yield Job(parent / f"seed_{seed}", seed, patients)
-
-
-def _evaluations(config: RunConfig, data: CohortData, weights: Sequence[TrainedWeights]) -> Iterator[Job]:
-    root = _needed(config.output.eval_weights)
-    for trained in weights:
-        seen = set(trained.run.get("train_cases", ())) & {p.case_id for p in data.patients["test"]}
-        if seen:
-            raise ValueError(
-                f"{trained.path} was trained on {len(seen)} patients of {config.data.test_json}, such as "
-                f"{sorted(seen)[:3]}; pass the split files (the fold) it was trained with"
-            )
-        seed = trained.run.get("seed", config.training.seed)
-        # Folders keep the names they have below the run folder that is evaluated.
-        below = trained.path.parent.relative_to(root) if root.is_dir() else Path(f"seed_{seed}")
-        yield Job(config.output.folder / below, seed, data.patients, trained)
-
-
-def _needed(weights: Path | None) -> Path:
-    if weights is None:
-        raise ValueError("an evaluation needs --eval_weights")
-    return weights
-
-
-def find_weights(path: Path) -> list[Path]:
-    """The weights of a run folder (one per fold and seed), or the one file given.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    if path.is_file():
-        return [path]
-    found = sorted(path.rglob(BEST_WEIGHTS)) if path.is_dir() else []
-    if not found:
-        raise FileNotFoundError(f"--eval_weights {path}: neither a file nor a folder with {BEST_WEIGHTS}")
-    return found
 
 
 # ---------------------------------------------------------------------------- record

@@ -211,3 +211,12 @@ def test_colours_are_distinct():
     assert len(set(plots.COLORS)) == len(plots.COLORS)
     assert all(re.fullmatch("#[0-9A-F]{6}", color) for color in plots.COLORS)
     assert plots._cycle(9)[7:] == list(plots.COLORS[:2])
+
+
+def test_a_caption_names_every_figure_of_its_block(tmp_path, drawn):
+    with plots.caption("BRCA · gigapath_gene_adapter · seed 0"):
+        plots.confusion(np.eye(2, dtype=int), tmp_path / "confusion.png")
+        plots.training_curves(pd.DataFrame({"epoch": [0], "train_loss": [1.0]}), tmp_path / "curves.png")
+    plots.confusion(np.eye(2, dtype=int), tmp_path / "without.png")
+    named = ["BRCA · gigapath_gene_adapter · seed 0" in " ".join(texts(f)).replace("\n", " ") for f in drawn]
+    assert named == [True, True, False]

@@ -19,7 +19,8 @@ from utils.evaluation.embeddings import Embeddings
 from utils.run_config import RunConfig
 from utils.training import checkpoint
 from utils.training import run as run_module
-from utils.training.run import find_weights, git_commit, versions
+from utils.training.jobs import find_weights
+from utils.training.run import git_commit, versions
 from utils.training.trainer import BEST_WEIGHTS, LAST_CHECKPOINT, Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_runs")

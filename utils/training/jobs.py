@@ -1,0 +1,80 @@
+"""The trainings or evaluations that a run consists of: one per fold and seed, each in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_utils.cases.cohort_data import CohortData, Splits
+from utils.run_config import RunConfig
+from utils.training.checkpoint import TrainedWeights
+from utils.training.model_setup import ModelSetup
+from utils.training.trainer import BEST_WEIGHTS
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training or evaluation: its folder, seed, patients and, for an evaluation, its weights."""
+
+    folder: Path
+    seed: int
+    patients: Splits
+    weights: TrainedWeights | None = None
+
+    def caption(self, config: RunConfig, mil_name: str) -> str:
+        """What the figures of the job are of: cohort, model, fold and seed."""
+        cohort = config.data.onco or config.data.test_json.stem
+        below = self.folder.relative_to(config.output.folder)
+        return " · ".join([cohort, mil_name, *(part.replace("_", " ") for part in below.parts)])
+
+
+def trainings(config: RunConfig, setup: ModelSetup, data: CohortData) -> Iterator[Job]:
+    """A training for every fold and seed."""
+    output, first = config.output.folder, config.training.seed
+    folds = data.folds(config.data.num_folds, config.data.fold_json, first, setup.options())
+    for k, patients in enumerate(folds):
+        for seed in range(first, first + config.training.multi_seed):
+            parent = output / f"fold_{k}" if len(folds) > 1 else output
+            yield Job(parent / f"seed_{seed}", seed, patients)
+
+
+def evaluations(config: RunConfig, data: CohortData, weights: Sequence[TrainedWeights]) -> Iterator[Job]:
+    """An evaluation for each of the weights.
+
+    Raises:
+        ValueError: weights were trained on patients of the test split.
+    """
+    root = eval_weights(config)
+    for trained in weights:
+        seen = set(trained.run.get("train_cases", ())) & {p.case_id for p in data.patients["test"]}
+        if seen:
+            raise ValueError(
+                f"{trained.path} was trained on {len(seen)} patients of {config.data.test_json}, such as "
+                f"{sorted(seen)[:3]}; pass the split files (the fold) it was trained with"
+            )
+        seed = trained.run.get("seed", config.training.seed)
+        # Folders keep the names they have below the run folder that is evaluated.
+        below = trained.path.parent.relative_to(root) if root.is_dir() else Path(f"seed_{seed}")
+        yield Job(config.output.folder / below, seed, data.patients, trained)
+
+
+def eval_weights(config: RunConfig) -> Path:
+    """The ``--eval_weights`` that an evaluation needs."""
+    if config.output.eval_weights is None:
+        raise ValueError("an evaluation needs --eval_weights")
+    return config.output.eval_weights
+
+
+def find_weights(path: Path) -> list[Path]:
+    """The weights of a run folder (one per fold and seed), or the one file given.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    if path.is_file():
+        return [path]
+    found = sorted(path.rglob(BEST_WEIGHTS)) if path.is_dir() else []
+    if not found:
+        raise FileNotFoundError(f"--eval_weights {path}: neither a file nor a folder with {BEST_WEIGHTS}")
+    return found
