@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sourced from the repository root by the scripts that have an ENCODER; puts the environment on PATH, too. What its
-# functions read in capitals are the variables at the top of those scripts.
+# functions read in capitals are settings: of the script, of scripts/settings.sh.
 set -euo pipefail
+source scripts/settings.sh
 
 # encoder_fact FACT: prints what models/encoders.py knows of ENCODER; a misspelt ENCODER ends the script.
 encoder_fact() {

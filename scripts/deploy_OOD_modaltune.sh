@@ -13,19 +13,9 @@
 # A model trained with MISSING=learned does without expression: RNA=0, here and in submit_get_dataset.sh.
 set -euo pipefail
 
-# ---- edit here, or set in the environment
+# ---- edit here, or set in the environment; the settings that scripts share are in scripts/settings.sh
 TRAINED_ON="${TRAINED_ON:-BRCA}"                        # cohort of the trained model
 COHORTS="${COHORTS:-COADREAD BLCA}"                     # cohorts to apply it to
-ENCODER="${ENCODER:-gigapath}"                          # python -m models.encoders lists all
-TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
-MISSING="${MISSING:-drop}"                              # drop | learned, as in training
-RNA="${RNA:-1}"                                         # 0: the cohorts have no expression
-PROTOCOL="${PROTOCOL:-published}"                       # published | strict
-WORKERS="${WORKERS:-4}"
-DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-RUN_NAME="${RUN_NAME:-}"                                # as in submit_modaltune.sh
-DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
-EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
 # ----
 
 # sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.

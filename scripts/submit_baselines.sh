@@ -17,23 +17,13 @@
 # cohorts join the table: python -m utils.evaluation.tables RUN RUN ...
 set -euo pipefail
 
-# ---- edit here, or set in the environment
-COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as the --array above
+# ---- edit here, or set in the environment; the settings that scripts share are in scripts/settings.sh
 MODELS="${MODELS:-abmil transmil mlp snn gene_mixer survpath abmil_cat transmil_cat}"
 CONFIG_DIR="${CONFIG_DIR:-model_configs}"               # holds baseline_<model>.json
 OBJECTIVE="${OBJECTIVE:-multitask}"                     # multitask | subtype | survival
-PROTOCOL="${PROTOCOL:-published}"                       # published | strict
-SEED="${SEED:-0}"
-NUM_SEEDS="${NUM_SEEDS:-3}"                             # SEED, SEED + 1, ...
-NUM_EPOCHS="${NUM_EPOCHS:-30}"
-LR="${LR:-1e-4}"
-WORKERS="${WORKERS:-4}"
-DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
 RUN_NAME="${RUN_NAME:-baselines}"                       # folder below OUTPUT_ROOT
-DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
 EXTRA_ARGS="${EXTRA_ARGS:-}"                            # more flags of train_modaltune.py
 # ----
-ENCODER="${ENCODER:-gigapath}"                          # whose patch features
 
 # sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

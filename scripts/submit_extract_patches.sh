@@ -14,13 +14,10 @@
 # stands in extraction_report.csv beside the features.
 set -euo pipefail
 
-# ---- edit here, or set in the environment
-COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as --array above
-ENCODER="${ENCODER:-gigapath}"                          # python -m models.encoders lists all
+# ---- edit here, or set in the environment; the settings that scripts share are in scripts/settings.sh
 ENCODER_CONFIG="${ENCODER_CONFIG:-}"                    # empty: the published one
 BATCH_SIZE="${BATCH_SIZE:-64}"
-WORKERS="${WORKERS:-}"                                  # reading processes; empty: one per core of the job
-DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | number of a GPU
+WORKERS="${WORKERS:-auto}"                              # reading processes; auto: one per core of the job
 ALLOW_FAILURES="${ALLOW_FAILURES:-0}"                   # slides of a cohort that may fail before this script does
 EXTRA_ARGS="${EXTRA_ARGS:-}"                            # more flags, such as --previews --min_tissue 0.25
 # ----
@@ -34,10 +31,12 @@ pick_cohorts
 read -r -a extra <<<"$EXTRA_ARGS"
 extraction="$(encoder_fact extraction)"
 read -r -a extract <<<"$extraction"
+workers=()
+[[ "$WORKERS" == auto ]] || workers=(--workers "$WORKERS")
 
 for onco in "${cohorts[@]}"; do
   echo "== $onco ($ENCODER)"
   python -m "${extract[@]}" --onco "$onco" --batch_size "$BATCH_SIZE" --device "$DEVICE" \
     --allow_failures "$ALLOW_FAILURES" ${ENCODER_CONFIG:+--encoder_config "$ENCODER_CONFIG"} \
-    ${WORKERS:+--workers "$WORKERS"} ${extra[@]+"${extra[@]}"}
+    ${workers[@]+"${workers[@]}"} ${extra[@]+"${extra[@]}"}
 done

@@ -11,13 +11,9 @@
 #   sbatch scripts/submit_get_dataset.sh    one cohort per array task (submit from the repository root)
 set -euo pipefail
 
-# ---- edit here, or set in the environment
+# ---- edit here, or set in the environment; the settings that scripts share are in scripts/settings.sh
 COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC COADREAD BLCA STAD UCEC}"
-ENCODER="${ENCODER:-gigapath}"                          # whose patch features; python -m models.encoders lists all
-PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 CONCH_CONFIG="${CONCH_CONFIG:-model_configs/conch_text.json}"
-DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-RNA="${RNA:-1}"                                         # 0: the cohorts have no expression
 GENE_CLIP="${GENE_CLIP:-}"                              # e.g. 10 for matrices of z-scores; empty: no limit
 # ----
 

@@ -19,26 +19,9 @@
 # n processes that accumulate over GC cases step as one process that accumulates over n * GC cases.
 set -euo pipefail
 
-# ---- edit here, or set in the environment
-COHORTS="${COHORTS:-BRCA GBMLGG NSCLC RCC}"             # as many as the --array above
-ENCODER="${ENCODER:-gigapath}"                          # python -m models.encoders lists all
-TYPE="${TYPE:-gene}"                                    # gene | gene_clinical | gene_vectors | gene_clinical_vectors
-MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
-MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
-MODEL_CONFIG="${MODEL_CONFIG:-}"                        # empty: the published one of the encoder
-BALANCED="${BALANCED:-0}"                               # 1: every modality at one scale instead
-PROTOCOL="${PROTOCOL:-published}"                       # published | strict
-SEED="${SEED:-0}"
-NUM_SEEDS="${NUM_SEEDS:-3}"                             # SEED, SEED + 1, ...
-NUM_EPOCHS="${NUM_EPOCHS:-30}"
-LR="${LR:-1e-4}"
+# ---- edit here, or set in the environment; the settings that scripts share are in scripts/settings.sh
 GC="${GC:-1}"                                           # cases of one process that make a step
 PROCESSES="${PROCESSES:-2}"                             # without SLURM; under SLURM its tasks count
-WORKERS="${WORKERS:-4}"
-DEVICE="${DEVICE:-auto}"                                # auto | cpu | cuda | index of a GPU
-RUN_NAME="${RUN_NAME:-}"                                # folder below OUTPUT_ROOT; empty: after ENCODER, TYPE, MISSING
-DOCTOR="${DOCTOR:-1}"                                   # 1: check all files first, stop at errors; 0: do not
-EXTRA_ARGS="${EXTRA_ARGS:---use_amp}"                   # more flags of train_modaltune.py
 # ----
 
 # sbatch runs a copy of this script from elsewhere; there the folder of submission is the repository.

@@ -1,6 +1,7 @@
 """The submit scripts with a stand-in for Python: what they call, and what they do with signals."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -205,3 +206,19 @@ def test_under_slurm_srun_launches_one_process_per_task(call, tmp_path):
     assert calls(tmp_path, "scontrol") == ["scontrol show hostnames n[1-2]"]
     (line,) = calls(tmp_path, "srun")
     assert "RANK=$SLURM_PROCID" in line and "train_modaltune.py --onco BRCA" in line
+
+
+def test_an_empty_extra_args_adds_no_flag(call, tmp_path):
+    process = call("submit_modaltune.sh", "", COHORTS="BRCA", EXTRA_ARGS="", DOCTOR="0")
+    assert process.wait(60) == 0
+    (command,) = calls(tmp_path, "train_modaltune")
+    assert "--use_amp" not in command
+
+
+def test_a_setting_has_one_place():
+    """A variable of scripts/settings.sh is given another default by a script only where it differs."""
+    shared = dict(re.findall(r'^: "\$\{(\w+):=(.*?)\}"', (SCRIPTS / "settings.sh").read_text(), re.MULTILINE))
+    assert shared["ENCODER"] == "gigapath" and len(shared) > 10
+    for script in ON_A_CLUSTER:
+        own = re.findall(r'^(\w+)="\$\{\1:-(.*?)\}"', (SCRIPTS / f"{script}.sh").read_text(), re.MULTILINE)
+        assert not [name for name, value in own if shared.get(name) == value], script
