@@ -108,7 +108,7 @@ def _claim(root: Path, description: dict[str, float]) -> None:
 def _write_slides(slides: list[tuple[Slide, Path]], workers: int) -> None:
     missing = [(slide, path) for slide, path in slides if not path.exists()]
     logger.info("slides: %d exist, painting %d", len(slides) - len(missing), len(missing))
-    progress = tqdm(total=len(missing), desc="slides", unit="slide", disable=not missing)
+    progress = tqdm(total=len(missing), desc="slides", unit="slide", disable=None if missing else True)
     with progress:
         if workers <= 1 or len(missing) < 2:
             for slide, path in missing:

@@ -61,9 +61,15 @@ def main(argv: list[str] | None = None) -> None:
         clip=args.clip,
         tumor_only=args.tumor_only,
     )
-    PathwayGroups.from_table(pathways, table.columns)  # names the pathways that keep no gene
+    kept = PathwayGroups.from_table(pathways, table.columns).names
     write_gene_table(table, output)
     logger.info("wrote %s", output)
+    if dropped := [name for name in map(str, pathways.columns) if name not in set(kept)]:
+        path = output.with_name(f"dropped_pathways_{output.stem}.csv")
+        sizes = [int(pathways[name].sum()) for name in dropped]
+        with atomic_path(path) as temporary:
+            pd.DataFrame({"pathway": dropped, "genes": sizes}).to_csv(temporary, index=False)
+        logger.info("%d pathways none of whose genes are in it: %s", len(dropped), path)
 
 
 def write_gene_table(table: pd.DataFrame, path: str | Path) -> None:

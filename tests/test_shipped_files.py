@@ -77,8 +77,9 @@ def test_readme_scripts_exist_and_know_the_variables(command):
     *variables, bash, script = shlex.split(command)
     text = (constants.REPO_ROOT / script).read_text(encoding="utf-8")
     assert bash in ("bash", "sbatch")
-    for variable in variables:
-        assert f'{variable.split("=")[0]}="${{' in text
+    text += (constants.REPO_ROOT / "scripts" / "settings.sh").read_text(encoding="utf-8")
+    for name in (variable.split("=")[0] for variable in variables):
+        assert f'{name}="${{' in text or f'"${{{name}:=' in text
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.name)

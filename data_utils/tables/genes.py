@@ -133,7 +133,7 @@ class GeneScaler:
         mean, std = values.mean(), values.std(ddof=0).mask(values.max() == values.min(), 0.0)
         flat = std.index[~(std > 0)]
         if len(flat):
-            logger.warning("%d genes do not vary and become 0: %s", len(flat), flat[:10].tolist())
+            logger.warning("%d genes do not vary and become 0, such as %s", len(flat), ", ".join(flat[:3]))
         return cls(tuple(map(str, table.columns)), tuple(mean.tolist()), tuple(std.tolist()))
 
     def transform(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -227,7 +227,7 @@ class PathwayGroups:
     ) -> PathwayGroups:
         """Pathways in column order, genes in row order, both limited to what the cohort offers.
 
-        Pathways with fewer than ``min_genes`` available genes are dropped and named in the log.
+        Pathways with fewer than ``min_genes`` available genes are dropped and counted in the log.
 
         Raises:
             ValueError: no pathway is left; the message shows examples of both sides.
@@ -242,12 +242,13 @@ class PathwayGroups:
                 f"{pathway_table.index[:5].tolist()}, available genes such as {sorted(available)[:5]}"
             )
         if not kept.all():
+            dropped = pathway_table.columns[~kept]
             logger.warning(
-                "%d of %d pathways dropped, fewer than %d of their genes are available: %s",
-                (~kept).sum(),
+                "%d of %d pathways dropped, fewer than %d of their genes are available, such as %s",
+                len(dropped),
                 len(kept),
                 max(min_genes, 1),
-                ", ".join(map(str, pathway_table.columns[~kept])),
+                ", ".join(map(str, dropped[:3])),
             )
         member = member[:, kept]
         used = np.any(member, axis=1)

@@ -118,7 +118,12 @@ class GeneTable(ModalityTable):
 
     def describe(self, fitted: Mapping[str, Any] | None) -> dict[str, Any]:
         names, genes = self.pathways.names, self.pathways.genes
-        return {**super().describe(fitted), "pathways": len(names), "genes": len(genes)}
+        counts = {"pathways": len(names), "genes": len(genes)}
+        if self._trained is not None:
+            missing = sorted(set(genes) - set(self.stored.columns))
+            return {**super().describe(fitted), **counts, "genes_missing_here": missing}
+        every = read_pathway_table(self.pathway_table).columns.astype(str)
+        return {**super().describe(fitted), **counts, "dropped_pathways": sorted(set(every) - set(names))}
 
     # ------------------------------------------------------------------------ for the doctor
     def check(self) -> Iterator[Finding]:

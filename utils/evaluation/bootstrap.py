@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -36,8 +37,8 @@ def bootstrap_interval(
         arrays: what the metric takes, each with one entry per patient.
 
     Returns:
-        Lower and upper bound. Resamples in which the metric is undefined are left out and their number
-        is logged; both bounds are NaN where it is defined in none.
+        Lower and upper bound. Resamples in which the metric is undefined are left out, which the log says
+        once a run; both bounds are NaN where it is defined in none.
     """
     cases = len(arrays[0])
     if any(len(array) != cases for array in arrays):
@@ -47,17 +48,21 @@ def bootstrap_interval(
     values = metric(*arrays, counts=bootstrap_counts(cases, n, seed))
     values = values[~np.isnan(values)]
     if len(values) < n:
-        logger.info(
-            "%s: %d of %d resamples of %d cases left out, undefined there",
-            getattr(metric, "__name__", "metric"),
-            n - len(values),
-            n,
-            cases,
-        )
+        name = getattr(metric, "__name__", "metric")
+        logger.debug("%s: undefined in %d of %d resamples of %d cases", name, n - len(values), n, cases)
+        _say_left_out()
     if not len(values):
         return float("nan"), float("nan")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@cache
+def _say_left_out() -> None:
+    """Says it once: with few patients it holds for most metrics of every split and token."""
+    logger.info(
+        "intervals: resamples of patients without a class or a death are left out, the metric is undefined there"
+    )
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:

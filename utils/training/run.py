@@ -136,7 +136,8 @@ def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> p
         logger.info("%d of %d: %s", number, len(jobs), job.folder)
         if not group.on_main((job.folder / REPORT).is_file):
             with plots.caption(job.caption(config, setup.mil_name)):
-                _run_job(job, shared, make_evaluator(config))
+                own = fitted if number == 1 else fitted_inputs(job.weights, job.patients, data)
+                _run_job(job, shared, make_evaluator(config), own)
 
     def results() -> pd.DataFrame:
         frames = [pd.read_csv(job.folder / REPORT, keep_default_na=True) for job in jobs]
@@ -147,13 +148,12 @@ def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> p
     return group.on_main(results)
 
 
-def _run_job(job: Job, shared: Run, evaluator: Evaluator) -> None:
+def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> None:
     config, setup, data, group = shared.config, shared.setup, shared.data, shared.group
     set_seed(job.seed)
     model = build_model(config, setup, shared.structures)
     learned = objective_setup(config, setup, job.weights, job.patients)
     objective = build_objective(learned, model, setup.num_tasks)
-    fitted = fitted_inputs(job.weights, job.patients, data)
     backbone = getattr(model, "backbone", None)
     patches = PatchOptions(
         threshold=config.data.threshold,

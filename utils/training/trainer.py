@@ -137,6 +137,7 @@ class Trainer:
                 if (epoch + 1) % options.eval_interval == 0 or last:
                     metrics |= self._validate(train_plain, val, epoch)
                 tracker.log(epoch, metrics)
+                self._say(epoch, metrics)
                 self.progress = Progress(epoch + 1)
                 stop = self._stop_requested()
                 if (epoch + 1) % options.save_interval == 0 or last or stop:
@@ -279,7 +280,7 @@ class Trainer:
         )
 
     def _progress_bar(self, rounds: range, description: str) -> tqdm:
-        return tqdm(rounds, desc=description, leave=False, disable=not self.group.is_main)
+        return tqdm(rounds, desc=description, leave=False, disable=None if self.group.is_main else True)
 
     def _validate(self, train: CaseDataset, val: CaseDataset, epoch: int) -> dict[str, float]:
         parts = self.embed(train), self.embed(val)
@@ -293,8 +294,19 @@ class Trainer:
                 "run": {**self.run, "epoch": epoch},
             }
             self.group.on_main(lambda: checkpoint.save(self.output_dir / BEST_WEIGHTS, content))
-        logger.info("epoch %d: score %s, best %s in epoch %d", epoch, score, *reversed(self.best.values()))
         return metrics
+
+    def _say(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """The line of an epoch in the log."""
+        key = self.evaluator.key
+        found = f", {key} {metrics[key]:.3f} (best in epoch {self.best['epoch']})" if key in metrics else ""
+        logger.info(
+            "epoch %d, the last is %d: loss %.4f%s",
+            epoch,
+            self.options.num_epochs - 1,
+            metrics["loss"],
+            found,
+        )
 
     # ------------------------------------------------------------------------ interruption
     def _stop_requested(self) -> bool:

@@ -160,7 +160,11 @@ def test_entry_point(tmp_path: Path, flags: list[str], caplog: pytest.LogCapture
     # SAME is constant in this cohort, but what counts is the pan-cancer matrix.
     assert table.columns.tolist() == ["B", "A", "SAME"]
     assert table["B"].to_dict() == {"TCGA-AA-0001": 20, "TCGA-AA-0002": 4}
-    assert "1 of 2 pathways dropped, fewer than 1 of their genes are available: Q" in caplog.text
+    assert "1 of 2 pathways dropped, fewer than 1 of their genes are available, such as Q" in caplog.text
+    assert pd.read_csv(tmp_path / "dropped_pathways_rna.csv").to_dict("list") == {
+        "pathway": ["Q"],
+        "genes": [1],
+    }
     main([*flags, "--clip=10"])
     assert read_gene_table(tmp_path / "rna.csv")["B"].tolist() == [10, 4]
 

@@ -78,7 +78,7 @@ def test_flat_gene_becomes_zero(caplog: pytest.LogCaptureFixture) -> None:
     scaled = GeneScaler.fit(table).transform(table)
     assert (scaled["G1"] == 0).all()
     assert scaled["G0"].std() > 0.5
-    assert "1 genes do not vary and become 0: ['G1']" in caplog.text
+    assert "1 genes do not vary and become 0, such as G1" in caplog.text
     fitted_on_one = GeneScaler.fit(table.head(1)).transform(table)
     assert (fitted_on_one == 0).all().all()
 
@@ -152,7 +152,7 @@ def test_dropped_pathways_are_named(caplog: pytest.LogCaptureFixture) -> None:
     groups = PathwayGroups.from_table(pathway_table(np.eye(3)), ["G0", "G2"])
     assert groups.names == ("P0", "P2")
     assert groups.indices == ((0,), (1,))
-    assert "1 of 3 pathways dropped, fewer than 1 of their genes are available: P1" in caplog.text
+    assert "1 of 3 pathways dropped, fewer than 1 of their genes are available, such as P1" in caplog.text
 
 
 def test_no_pathway_left_shows_both_sides() -> None:

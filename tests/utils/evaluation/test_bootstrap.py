@@ -97,12 +97,14 @@ def test_coverage_is_near_the_level():
 
 
 def test_undefined_resamples_are_left_out_and_counted(caplog):
+    bootstrap._say_left_out.cache_clear()
     labels = np.array([0] * 9 + [1])  # the only case of class 1 is missing from a third of the resamples
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         low, high = bootstrap.bootstrap_interval(bootstrap.balanced_accuracy, (labels, labels), n=500)
     assert (low, high) == (1.0, 1.0)
     expected = np.sum(bootstrap.bootstrap_counts(10, 500, 0)[:, 9] == 0)
-    assert f"balanced_accuracy: {expected} of 500 resamples of 10 cases left out" in caplog.text
+    assert f"balanced_accuracy: undefined in {expected} of 500 resamples of 10 cases" in caplog.text
+    assert caplog.text.count("the metric is undefined there") == 1
 
 
 def test_nothing_defined_gives_nan():

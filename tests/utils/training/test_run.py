@@ -126,7 +126,7 @@ def test_the_configuration_is_recorded(trained, cohort):
     assert arguments["data"]["train_json"] == str(cohort.split("train"))
     assert RunConfig.read(trained).plain() == arguments
     assert config["model"]["model_config"] == MODEL_CONFIG
-    assert config["inputs"] == {"genes": {"cases": 16, "pathways": 4, "genes": 10}}
+    assert config["inputs"] == {"genes": {"cases": 16, "pathways": 4, "genes": 10, "dropped_pathways": []}}
     assert config["versions"] == versions() and config["git_commit"] == git_commit()
 
 
