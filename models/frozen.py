@@ -37,6 +37,10 @@ class FrozenLinear(nn.Linear):
         """``[..., D_in] -> [..., D_out]``; differentiable once with respect to ``x``."""
         return joined_linear(x, (self,))
 
+    def update(self, x: Tensor) -> Tensor | None:
+        """What adaptation adds to the output (see :mod:`models.lora`); nothing here."""
+        return None
+
 
 def joined_linear(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
     """What several layers make of the same input, side by side, by one product.
@@ -50,6 +54,17 @@ def joined_linear(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
     Returns:
         ``[..., sum of D_out]``; differentiable once with respect to ``x`` where the layers are frozen.
     """
+    out = _joined_product(x, layers)
+    updates = [layer.update(x) if isinstance(layer, FrozenLinear) else None for layer in layers]
+    if all(update is None for update in updates):
+        return out
+    # Layers without an update add zeros to their part of the output.
+    shape, pairs = x.shape[:-1], zip(layers, updates, strict=True)
+    parts = [out.new_zeros(*shape, lay.out_features) if u is None else u for lay, u in pairs]
+    return out + torch.cat(parts, dim=-1)
+
+
+def _joined_product(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
     device, first = x.device.type, layers[0].weight
     frozen = not any(layer.weight.requires_grad for layer in layers) and first.dtype == torch.float32
     if torch.compiler.is_compiling() or not frozen:

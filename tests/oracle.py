@@ -61,6 +61,8 @@ def self_attention(c, pos, state, name, num_heads):
 
 def extract(c, patches, pos, state, name, num_heads):
     c = c + cross_attention(c, patches, state, f"{name}.attn", num_heads, query_pos=pos)
+    if f"{name}.ffn.norm.weight" not in state:
+        return c
     hidden = torch.relu(linear(layer_norm(c, state, f"{name}.ffn.norm"), state, f"{name}.ffn.linear1"))
     return c + linear(hidden, state, f"{name}.ffn.linear2")
 
@@ -208,8 +210,10 @@ def modaltune(encoder, state, config, case, pathways, num_tasks, clinical=False,
     pos = state["gene_pe"]
     outputs = []
     for task in range(num_tasks):
-        one_hot = torch.eye(num_tasks, dtype=torch.float64)[task : task + 1]
-        token = layer_norm(linear(one_hot, state, "task_weight.0"), state, "task_weight.1")
+        token = pos[:0]
+        if config.get("task_token", True):
+            one_hot = torch.eye(num_tasks, dtype=torch.float64)[task : task + 1]
+            token = layer_norm(linear(one_hot, state, "task_weight.0"), state, "task_weight.1")
         if genes is None:
             genes = gene_tokens(case.inputs["genes"], pathways, state, config["gene_encoder"]["depth"])
         c = torch.cat([*others, token, genes])
@@ -231,10 +235,11 @@ def modaltune(encoder, state, config, case, pathways, num_tasks, clinical=False,
         ends = [sum(map(len, others[: k + 1])) for k in range(len(others))]
         start = ends[-1] if others else 0
         image = encoder.pool(torch.cat([cls, patches]))
-        parts = [image, c[start]]
-        if len(genes):
-            parts.append(c[start + 1 :].mean(0))
-        parts += [c[end - len(group) : end].mean(0) for end, group in zip(ends, others, strict=True)]
+        parts = [patches.mean(0) if config.get("global_pool") else image, *c[start : start + len(token)]]
+        if config.get("add_prompt_feature", True):
+            if len(genes):
+                parts.append(c[start + len(token) :].mean(0))
+            parts += [c[end - len(group) : end].mean(0) for end, group in zip(ends, others, strict=True)]
         joined = sum(parts) if config["token_agg"] == "sum" else torch.cat(parts)
         outputs.append(linear(layer_norm(joined, state, "final_norm"), state, "final_project"))
     return torch.stack(outputs)

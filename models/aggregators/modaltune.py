@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,6 +20,7 @@ from models.aggregators.registry import EVERY_OBJECTIVE, DataSpec, register
 from models.configuration import from_mapping
 from models.encoders import slide_encoders
 from models.frozen import freeze
+from models.lora import LoRAConfig, add_lora
 from models.modalities import Modality, ModalityEncoder, all_modalities, modality
 from models.slide_backbone import SlideBackbone, build_backbone
 from models.vitadapter.interaction import InteractionStage, build_prompt_selfattention, init_linear
@@ -51,6 +53,13 @@ class ModalTuneConfig:
         output_dim: width of the output.
         gene_encoder: arguments of the gene encoder.
         modalities: arguments of the encoders of other modalities, by name.
+        with_cffn: the extractors have a feed-forward network.
+        freeze_vit: the slide encoder stays as it is; false trains all of it together with the adapter.
+        lora: low-rank updates of the frozen slide encoder (:class:`models.lora.LoRAConfig`); none where empty.
+        prompt_dropout: dropout on the modality tokens before the first stage.
+        global_pool: the image token is the mean of the patch tokens instead of what the slide encoder pools.
+        task_token: there is a task token; a model of one task can do without.
+        add_prompt_feature: the modality tokens join the output beside the image and the task.
         text_targets: arguments of the text distillation: ``centred`` and ``temperature`` (see
             :class:`utils.training.objectives.TextDistillation`).
     """
@@ -68,9 +77,20 @@ class ModalTuneConfig:
     output_dim: int = 256
     gene_encoder: dict[str, Any] = field(default_factory=dict)
     modalities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    with_cffn: bool = True
+    freeze_vit: bool = True
+    lora: dict[str, Any] = field(default_factory=dict)
+    prompt_dropout: float = 0.0
+    global_pool: bool = False
+    task_token: bool = True
+    add_prompt_feature: bool = True
     text_targets: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.prompt_dropout < 1:
+            raise ValueError(f"model config: prompt_dropout is {self.prompt_dropout}, should be in [0, 1)")
+        if self.lora and not self.freeze_vit:
+            raise ValueError("model config: lora adapts a frozen slide encoder, freeze_vit is false")
         for name, value, allowed in (
             ("prompt_agg", self.prompt_agg, ("avg", "cls")),
             ("token_agg", self.token_agg, ("sum", "cat")),
@@ -121,12 +141,23 @@ class ModalTune(nn.Module):
         self.behind = next((name for name, entry in self.declared.items() if entry.after_task), None)
         self.config, self.num_tasks = config, num_tasks
         self.activation_checkpointing = "auto"
-        self.backbone = freeze(backbone)
+        self.backbone = freeze(backbone) if config.freeze_vit else backbone
+        if config.lora:
+            add_lora(backbone.vit, from_mapping(LoRAConfig, config.lora, "model config, lora"))
         self.modality_encoders = nn.ModuleDict(modalities)
         self.stages = check_stages(config.interaction_indexes, len(backbone.blocks))
 
-        self.task_weight = nn.Sequential(nn.Linear(num_tasks, dim), nn.LayerNorm(dim))
-        num_tokens = 1 + sum(encoder.num_tokens for encoder in modalities.values())
+        if config.task_token:
+            self.task_weight = nn.Sequential(nn.Linear(num_tasks, dim), nn.LayerNorm(dim))
+        elif num_tasks != 1:
+            raise ValueError(
+                f"model config: {num_tasks} tasks need task_token, without one they are all alike"
+            )
+        elif not modalities:
+            raise ValueError(
+                "model config: without modalities and task_token nothing adapts the slide encoder"
+            )
+        num_tokens = int(config.task_token) + sum(encoder.num_tokens for encoder in modalities.values())
         if config.prompt_agg == "cls":
             if self.behind is None:
                 raise ValueError("model config: prompt_agg cls needs genes, whose token it learns")
@@ -145,6 +176,7 @@ class ModalTune(nn.Module):
                 config.init_values,
                 config.drop_path_rate,
                 NUM_EXTRA_EXTRACTORS if config.use_extra_extractor and stage == last else 0,
+                config.with_cffn,
             )
             for stage in range(len(self.stages))
         )
@@ -153,10 +185,12 @@ class ModalTune(nn.Module):
                 dim, config.num_heads, config.cffn_ratio, len(self.stages)
             )
 
-        joined = dim if config.token_agg == "sum" else dim * (2 + len(modalities))
+        read = 1 + int(config.task_token) + (len(modalities) if config.add_prompt_feature else 0)
+        joined = dim if config.token_agg == "sum" else dim * read
         self.final_norm = nn.LayerNorm(joined)
         self.final_project = nn.Linear(joined, config.output_dim)
-        self.task_weight.apply(init_linear)
+        if config.task_token:
+            self.task_weight.apply(init_linear)
         self.final_project.apply(init_linear)
         # Last, so that all other parameters start alike with and without these.
         absent = {
@@ -177,6 +211,7 @@ class ModalTune(nn.Module):
         tasks = range(self.num_tasks) if tasks is None else tasks
         cls, patches, context = self.backbone.embed(case, len(tasks))
         c, spans = self.modality_tokens(case, tasks)
+        c = F.dropout(c, self.config.prompt_dropout, self.training)
         for index, stage in enumerate(self.interactions):
             if index and self.config.use_prompt_sa:
                 c = self.prompt_selfattention[str(index)](c, self.gene_pe)
@@ -185,17 +220,18 @@ class ModalTune(nn.Module):
                 cls, patches, c = checkpoint(run, cls, patches, c, use_reentrant=False)
             else:
                 cls, patches, c = run(cls, patches, c)
-        image = self.backbone.pool(cls, patches, context)[:, 0]  # [T, E]
+        pooled = patches.mean(dim=1, keepdim=True) if self.config.global_pool else None
+        image = (self.backbone.pool(cls, patches, context) if pooled is None else pooled)[:, 0]  # [T, E]
         return self.final_project(self.final_norm(self._aggregate(image, c, spans)))
 
     def modality_tokens(self, case: Case, tasks: Sequence[int]) -> tuple[Tensor, dict[str, slice]]:
         """The modality tokens ``[T, M, E]`` and where in ``M`` each modality and the task lie."""
         count = len(tasks)
-        one_hot = torch.eye(self.num_tasks, dtype=self.gene_pe.dtype)[list(tasks)]
-        one_hot = one_hot.to(self.gene_pe.device, non_blocking=True)
         before = [name for name in self.modality_encoders if name != self.behind]
         groups = {name: self._encode(name, case, count) for name in before}
-        groups[TASK] = self.task_weight(one_hot).unsqueeze(1)
+        if self.config.task_token:
+            one_hot = torch.eye(self.num_tasks, dtype=self.gene_pe.dtype)[list(tasks)]
+            groups[TASK] = self.task_weight(one_hot.to(self.gene_pe.device, non_blocking=True)).unsqueeze(1)
         if self.behind is not None:
             tokens = self._encode(self.behind, case, count)
             if self.config.prompt_agg == "cls":
@@ -232,8 +268,12 @@ class ModalTune(nn.Module):
 
     def _aggregate(self, image: Tensor, c: Tensor, spans: Mapping[str, slice]) -> Tensor:
         """``[T, E]`` (sum) or ``[T, n * E]`` (cat in the order image, task, genes, others)."""
-        tokens = [image, c[:, spans[TASK]].squeeze(1)]
-        if self.behind is not None:
+        tokens = [image]
+        if TASK in spans:
+            tokens.append(c[:, spans[TASK]].squeeze(1))
+        if not self.config.add_prompt_feature:
+            spans = {}
+        elif self.behind is not None:
             genes = c[:, spans[self.behind]]
             tokens.append(genes[:, 0] if self.config.prompt_agg == "cls" else genes.mean(dim=1))
         others = [span for name, span in spans.items() if name not in (TASK, self.behind)]

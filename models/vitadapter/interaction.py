@@ -55,16 +55,18 @@ class Injector(nn.Module):
 class Extractor(nn.Module):
     """Modality tokens read from the patch tokens."""
 
-    def __init__(self, dim: int, num_heads: int, ratio: float, drop_path: float) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, ratio: float, drop_path: float, with_ffn: bool = True
+    ) -> None:
         super().__init__()
         self.attn = CrossAttention(dim, num_heads, ratio)
-        self.ffn = CompressedFFN(dim, ratio)
+        self.ffn = CompressedFFN(dim, ratio) if with_ffn else None
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, c: Tensor, patches: Tensor, pos: Tensor) -> Tensor:
         """``c [T, M, E]``, ``patches [T, L, E]``, ``pos [M, E]`` -> ``[T, M, E]``."""
         c = c + self.attn(c, patches, query_pos=pos)  # double residual, as in the injector
-        return c + self.drop_path(self.ffn(c))
+        return c if self.ffn is None else c + self.drop_path(self.ffn(c))
 
 
 class InteractionStage(nn.Module):
@@ -81,13 +83,14 @@ class InteractionStage(nn.Module):
         init_value: float,
         drop_path: float,
         num_extra_extractors: int = 0,
+        with_ffn: bool = True,
     ) -> None:
         super().__init__()
         self.injector = Injector(dim, num_heads, ratio, init_value)
-        self.extractor = Extractor(dim, num_heads, ratio, drop_path)
+        self.extractor = Extractor(dim, num_heads, ratio, drop_path, with_ffn)
         if num_extra_extractors:
             self.extra_extractors = nn.ModuleList(
-                Extractor(dim, num_heads, ratio, drop_path) for _ in range(num_extra_extractors)
+                Extractor(dim, num_heads, ratio, drop_path, with_ffn) for _ in range(num_extra_extractors)
             )
         self.reset_parameters()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.pretrained import compare_states
+from models.pretrained import compare_states, official_state
 from utils.diagnosis.inputs import Inputs
 from utils.findings import Finding, error, listing, ok, warning
 from utils.training import checkpoint
@@ -65,7 +65,7 @@ def check_weights(inputs: Inputs) -> Iterator[Finding]:
 
 def compare(module: nn.Module, state: Mapping[str, Tensor], what: str, path: Path) -> Iterator[Finding]:
     """Findings on a checkpoint that should fit ``module`` (which may be on the meta device)."""
-    own = module.state_dict()
+    own = official_state(module)
     found = compare_states(own, state)
     right_file = "is it the official file, and the model config that of this encoder?"
     if found.missing:

@@ -12,7 +12,9 @@ from torch import nn
 from models.aggregators import DataSpec, build_aggregator
 from models.aggregators.modaltune import ModalTune, check_stages
 from models.encoders import encoder_of
+from models.lora import LowRankLinear
 from models.modalities import Modality, ModalityEncoder, registry
+from models.pretrained import load_strict
 from tests import oracle
 from tests.models.prov_gigapath.test_dilated_attention import oracle as dilated_oracle
 from tests.structures import structures
@@ -187,6 +189,134 @@ def test_gradients_equal_oracle(name, tiny_configs, pathways, make_case, randomi
             torch.testing.assert_close(parameter.grad, leaves[parameter_name].grad, rtol=1e-6, atol=1e-8)
             compared += 1
     assert compared == len(trainable_state(model))
+
+
+ABLATIONS = [
+    {"with_cffn": False},
+    {"global_pool": True},
+    {"task_token": False},
+    {"add_prompt_feature": False},
+]
+
+
+@pytest.mark.parametrize("encoder_name", ["longnetvit", "titan"])
+@pytest.mark.parametrize("token_agg", ["sum", "cat"])
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda a: next(iter(a)))
+def test_ablations_equal_oracle(
+    encoder_name, token_agg, ablation, tiny_configs, pathways, make_case, randomise
+):
+    name = f"{encoder_name}_gene_clinical_adapter"
+    config = {**tiny_configs[encoder_of(name).name], "token_agg": token_agg, **ablation}
+    tasks = 3 if config.get("task_token", True) else 1
+    model = with_exact_positions(randomise(build(name, config, pathways, tasks)).double())
+    case = on_grid(make_case, 11, torch.float64)
+    state = to_published(model.state_dict(), structures(pathways))
+    encoder = oracle_encoder(name, state, config)
+    expected = oracle.modaltune(encoder, state, config, case, pathways, tasks, clinical=True)
+    torch.testing.assert_close(model(case), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_prompt_dropout_acts_in_training_alone(tiny_config, pathways, make_case, randomise):
+    case = make_case()
+    plain = randomise(build(GENES, tiny_config, pathways))
+    model = build(GENES, {**tiny_config, "prompt_dropout": 0.5}, pathways)
+    model.load_state_dict(plain.state_dict())
+    assert torch.equal(model(case), plain(case))
+    seen = []
+    model.interactions[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[2]))
+    model.train()(case)
+    assert 0.4 < (seen[0] == 0).float().mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("config", "tasks", "message"),
+    [
+        ({"task_token": False}, 3, "3 tasks need task_token"),
+        ({"prompt_dropout": 1.0}, 3, "prompt_dropout is 1.0"),
+        (
+            {"lora": {"rank": 2, "alpha": 2, "targets": ["q_proj"]}, "freeze_vit": False},
+            3,
+            "lora adapts a frozen",
+        ),
+        (
+            {"lora": {"rank": 2, "alpha": 2, "targets": ["qkv"]}},
+            3,
+            "no linear layer is called 'qkv'; there are",
+        ),
+        ({"lora": {"rank": 0, "alpha": 2, "targets": ["q_proj"]}}, 3, "rank is 0"),
+        ({"lora": {"rank": 2, "targets": ["q_proj"]}}, 3, "lora: missing keys"),
+    ],
+)
+def test_ablations_that_cannot_be(tiny_config, pathways, config, tasks, message):
+    with pytest.raises(ValueError, match=message):
+        build(GENES, {**tiny_config, **config}, pathways, tasks)
+
+
+@pytest.mark.parametrize("name", NAMES[::2])
+def test_a_slide_encoder_that_trains_gets_the_oracles_gradients(
+    name, tiny_configs, pathways, make_case, randomise
+):
+    config = {**tiny_configs[encoder_of(name).name], "freeze_vit": False}
+    model = with_exact_positions(randomise(build(name, config, pathways)).double())
+    case = on_grid(make_case, 11, torch.float64)
+    probe = torch.randn(3, 7, dtype=torch.float64)
+    (model(case) * probe).sum().backward()
+    leaves = {k: v.detach().clone().requires_grad_() for k, v in model.state_dict().items()}
+    state = to_published(leaves, structures(pathways))
+    encoder = oracle_encoder(name, state, config)
+    (oracle.modaltune(encoder, state, config, case, pathways, 3) * probe).sum().backward()
+    trained = 0
+    for parameter_name, parameter in model.backbone.named_parameters(prefix="backbone"):
+        expected = leaves[parameter_name].grad
+        if parameter.grad is None:  # of the checkpoint, but not on the path of the adapter
+            assert expected is None or not expected.any(), parameter_name
+            continue
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-6, atol=1e-8)
+        trained += 1
+    assert trained > 20 and len(trainable_state(model)) == len(list(model.parameters()))
+
+
+TARGETS = {"longnetvit": ["q_proj", "v_proj", "fc1"], "titan": ["attn.qkv", "mlp.fc2"]}
+
+
+@pytest.mark.parametrize("prefix", TARGETS)
+def test_lora_equals_merged_weights(prefix, tiny_configs, pathways, make_case, randomise):
+    name = f"{prefix}_gene_adapter"
+    config = tiny_configs[encoder_of(name).name]
+    plain = randomise(build(name, config, pathways)).double()
+    lora = {"rank": 2, "alpha": 6.0, "targets": TARGETS[prefix]}
+    model = build(name, {**config, "lora": lora}, pathways).double()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    case = on_grid(make_case, 11, torch.float64)
+    torch.testing.assert_close(model(case), plain(case), rtol=1e-12, atol=1e-12)  # it starts as it was
+
+    layers = {n: m for n, m in model.backbone.named_modules() if isinstance(m, LowRankLinear)}
+    assert len(layers) == len(lora["targets"]) * len(model.backbone.blocks)
+    assert not any(layer.weight.requires_grad for layer in layers.values())
+    for layer in layers.values():
+        nn.init.normal_(layer.lora_b)
+    out = model(case)
+    out.square().sum().backward()
+    merged = {n: m.weight + 3.0 * m.lora_b @ m.lora_a for n, m in layers.items()}
+    merged = {f"{n}.weight": weight.detach().requires_grad_() for n, weight in merged.items()}
+    expected = torch.func.functional_call(plain, {f"backbone.{n}": w for n, w in merged.items()}, case)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    expected.square().sum().backward()
+    for n, layer in layers.items():  # the chain rule of W + alpha / rank B A
+        grad = merged[f"{n}.weight"].grad
+        torch.testing.assert_close(layer.lora_a.grad, 3.0 * layer.lora_b.T @ grad, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(layer.lora_b.grad, 3.0 * grad @ layer.lora_a.T, rtol=1e-8, atol=1e-10)
+    added = set(trainable_state(model)) - set(trainable_state(plain))
+    assert added == {f"backbone.{n}.lora_{x}" for n in layers for x in "ab"}
+
+
+def test_official_weights_load_into_an_adapted_encoder(tiny_config, pathways):
+    plain = build(GENES, tiny_config, pathways).backbone.vit
+    lora = {"rank": 2, "alpha": 2, "targets": ["q_proj"]}
+    vit = build(GENES, {**tiny_config, "lora": lora}, pathways).backbone.vit
+    load_strict(vit, plain.state_dict(), "the slide encoder", "file")
+    state = vit.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in plain.state_dict().items())
 
 
 def test_training_mode_draws_masks_per_task(tiny_config, pathways, make_case, randomise):

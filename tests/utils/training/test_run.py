@@ -309,6 +309,27 @@ def test_evaluating_the_run_folder_reproduces_its_numbers(trained, cohort, tmp_p
     assert not list((tmp_path / "again").rglob("*.pt"))
 
 
+LORA = {"lora": {"rank": 2, "alpha": 4, "targets": ["q_proj", "v_proj"]}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "tasks"),
+    [(LORA, 3), ({"freeze_vit": False}, 3), ({"task_token": False, "prompt_dropout": 0.1}, 1)],
+    ids=["lora", "whole slide encoder", "no task token"],
+)
+def test_ablations_train_and_are_evaluated_from_their_weights(cohort, tmp_path, keys, tasks):
+    config = tmp_path / "model.json"
+    config.write_text(json.dumps({**MODEL_CONFIG, **keys}))
+    run, again = tmp_path / "run", tmp_path / "again"
+    train_modaltune.main(cohort.flags(run, model_config=config, num_tasks=tasks, num_epochs=1))
+    train_modaltune.main(cohort.flags(again, eval_only=True, eval_weights=run, num_tasks=tasks))
+    assert report(again / "seed_0") == report(run / "seed_0")
+    state = checkpoint.load_weights(run / "seed_0" / BEST_WEIGHTS)["model"]
+    of_encoder = {name.rpartition(".")[2] for name in state if name.startswith("backbone.")}
+    assert of_encoder == {"lora": {"lora_a", "lora_b"}}.get(next(iter(keys)), of_encoder)
+    assert bool(of_encoder) is ("task_token" not in keys)
+
+
 @pytest.mark.parametrize("converted", [False, True])
 def test_a_published_checkpoint_gives_the_same_numbers(trained, cohort, tmp_path, caplog, converted):
     weights = save_as_published(trained / "seed_0" / BEST_WEIGHTS, tmp_path / "published.pt")
