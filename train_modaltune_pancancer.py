@@ -9,17 +9,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from data_utils.tables.cohorts import load_cohort
 from utils import constants
 from utils.arguments import parse_args
-from utils.run_config import RunConfig
-from utils.test_utils_pancancer import PanCancerEvaluator, Site
+from utils.test_utils_pancancer import PanCancerEvaluator
 from utils.training.run import run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; see ``--help``."""
-    run(parse_args(__doc__, argv, add_flags), make_evaluator)
+    run(parse_args(__doc__, argv, add_flags), PanCancerEvaluator.of)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,15 +36,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the common Cox model has a baseline hazard per TCGA project",
     )
-
-
-def make_evaluator(config: RunConfig) -> PanCancerEvaluator:
-    """The evaluator of the sites; figures name the classes of their definitions."""
-    sites = []
-    for name, num_classes in zip(config.data.sites, config.data.num_classes, strict=True):
-        names = [members[0] for members in load_cohort(name).classes]
-        sites.append(Site(name, num_classes, names if len(names) == num_classes else None))
-    return PanCancerEvaluator(sites, constants.TASKS[: config.model.num_tasks], config.output.stratified_cox)
 
 
 if __name__ == "__main__":

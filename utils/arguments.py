@@ -147,6 +147,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             parser.error(f"--{name} must be at least 1")
     if not 0 <= args.nll_alpha <= 1:
         parser.error("--nll_alpha must be between 0 and 1")
+    if args.keep_checkpoints < 0:
+        parser.error("--keep_checkpoints must not be negative")
     if args.task_weights and min(args.task_weights) <= 0:
         parser.error("--task_weights must be positive")
     if not 0 <= args.modality_dropout < 1:

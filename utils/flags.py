@@ -189,6 +189,13 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     training.add_argument("--eval_interval", type=int, default=1, help="epochs between validations")
     training.add_argument("--save_interval", type=int, default=1, help="epochs between resumable checkpoints")
     training.add_argument(
+        "--keep_checkpoints",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep the weights of every N-th epoch, too (weights_epoch_<n>.pt, for --eval_weights); 0 keeps the best",
+    )
+    training.add_argument(
         "--checkpoint_minutes",
         type=float,
         default=10.0,

@@ -79,6 +79,7 @@ class TrainingConfig:
     modality_dropout: float = 0.0
     eval_interval: int = 1
     save_interval: int = field(default=1, metadata=_FREE)
+    keep_checkpoints: int = field(default=0, metadata=_FREE)
     checkpoint_minutes: float = field(default=10.0, metadata=_FREE)
     resume: str = field(default="auto", metadata=_FREE)
     max_skipped: int = field(default=10, metadata=_FREE)

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_utils.tables.cohorts import load_cohort
+from utils import constants
 from utils.evaluation import bootstrap, plots
 from utils.evaluation.embeddings import Embeddings, name_cases, same_split
 from utils.evaluation.heads import Head
@@ -28,6 +30,7 @@ from utils.evaluation.probes import (
 from utils.evaluation.results import COLUMNS
 from utils.evaluation.zero_shot import Candidates
 from utils.files import atomic_path
+from utils.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,14 @@ class CohortEvaluator:
         self.class_names = tuple(class_names) if class_names is not None else None
         self._subtype_selects = True
         self._said: set[str] = set()
+
+    @classmethod
+    def of(cls, config: RunConfig) -> CohortEvaluator:
+        """The evaluator of a run; with ``--onco``, figures name the classes of the cohort."""
+        (num_classes,) = config.data.num_classes
+        classes = load_cohort(config.data.onco).classes if config.data.onco else ()
+        names = [members[0] for members in classes] if len(classes) == num_classes else None
+        return cls(num_classes, constants.TASKS[: config.model.num_tasks], names)
 
     # ------------------------------------------------------------------------ model selection
     @property

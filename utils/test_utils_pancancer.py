@@ -18,12 +18,15 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
+from data_utils.tables.cohorts import load_cohort
+from utils import constants
 from utils.evaluation import bootstrap, plots
 from utils.evaluation.embeddings import Embeddings, name_cases
 from utils.evaluation.heads import Head
 from utils.evaluation.probes import SurvivalResult, fit_subtype, fit_survival
 from utils.evaluation.results import OVERALL
 from utils.evaluation.zero_shot import Candidates
+from utils.run_config import RunConfig
 from utils.test_utils_modaltune import FIGURE_SPLIT, ZERO_SHOT, CohortEvaluator, interval_columns
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,15 @@ class PanCancerEvaluator:
         self.evaluators = {
             site.name: CohortEvaluator(site.num_classes, task_names, site.class_names) for site in sites
         }
+
+    @classmethod
+    def of(cls, config: RunConfig) -> PanCancerEvaluator:
+        """The evaluator of a run; figures name the classes of the cohorts."""
+        sites = []
+        for name, num_classes in zip(config.data.sites, config.data.num_classes, strict=True):
+            names = [members[0] for members in load_cohort(name).classes]
+            sites.append(Site(name, num_classes, names if len(names) == num_classes else None))
+        return cls(sites, constants.TASKS[: config.model.num_tasks], config.output.stratified_cox)
 
     # ------------------------------------------------------------------------ model selection
     @property

@@ -87,7 +87,8 @@ def read_folds(
     """The folds of ``--fold_json``.
 
     Args:
-        path: a JSON list of ``{"train": [...], "val": [...], "test": [...]}``; or, as SurvPath has them, a CSV
+        path: a JSON list of ``{"train": [...], "val": [...], "test": [...]}`` whose lists hold names, or rows of
+            split files as the published code has them; or, as SurvPath has them, a CSV
             with the columns ``train`` and ``val`` (and possibly ``test``), or a folder of ``splits_<k>.csv``.
             All hold case ids or barcodes.
         patients: of the split files.
@@ -175,8 +176,20 @@ def _read_json_folds(path: Path, patients: Sequence[Patient]) -> list[Fold]:
         if not isinstance(fold, Mapping) or set(fold) != set(constants.SPLITS):
             found = sorted(fold) if isinstance(fold, Mapping) else repr(fold)
             raise ValueError(f"{path}: fold {number} has {found}, should have {constants.SPLITS}")
-        folds.append(_members(path, f"fold {number} ", fold, patients, may_lack=False))
+        named = {name: [_name(path, number, entry) for entry in fold[name]] for name in constants.SPLITS}
+        folds.append(_members(path, f"fold {number} ", named, patients, may_lack=False))
     return folds
+
+
+def _name(path: Path, number: int, entry: object) -> str:
+    """The case id or barcode of an entry of a fold: the name itself, or a row as split files have them."""
+    found = entry.get("case_id", entry.get("submitter_id")) if isinstance(entry, Mapping) else entry
+    if not isinstance(found, str):
+        raise ValueError(
+            f"{path}: fold {number} has the entry {str(entry)[:80]}; it should be a case id, a barcode, or a row with "
+            "case_id"
+        )
+    return found
 
 
 def _members(

@@ -247,12 +247,34 @@ def read_clinical_table(path: str | Path) -> ClinicalTable:
     path = Path(path)
     if path.suffix == ".csv":
         return RawClinical(_read_values(path))
-    tensors = read_tensor_table(path, SHAPE, _REMEDY)
+    tensors = _with_ages(path, read_tensor_table(path, SHAPE, _REMEDY, may_lack=(0,)))
     beside = codes_path(path)
     if not beside.is_file():
         return EncodedClinical(path, tensors)
     content = read_json(beside)
     return EncodedClinical(path, tensors, ClinicalCodes.from_dict(content, beside), content.get("protocol"))
+
+
+def _with_ages(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Puts the median for missing ages, as :meth:`ClinicalCodes.transform`; the published script leaves NaN there."""
+    ages = torch.stack([row[0] for row in tensors.values()]) if tensors else torch.zeros(0)
+    known = ages[~ages.isnan()]
+    if len(known) == len(ages):
+        return dict(tensors)
+    median = float(np.median(known.numpy())) if len(known) else 0.0
+    lacking = [case for case, age in zip(tensors, ages, strict=True) if age.isnan()]
+    logger.warning(
+        "%s: %d of %d ages are missing, such as that of %s, and set to the median (%.3g of the largest age)",
+        path,
+        len(lacking),
+        len(ages),
+        lacking[0],
+        median,
+    )
+    return {
+        case: torch.cat([row.new_tensor([median]), row[1:]]) if row[0].isnan() else row
+        for case, row in tensors.items()
+    }
 
 
 def codes_path(path: Path) -> Path:

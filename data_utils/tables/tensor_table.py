@@ -71,8 +71,16 @@ class TensorTable(ModalityTable):
         return self.tensors
 
 
-def read_tensor_table(path: str | Path, shape: tuple[int, ...], remedy: str) -> dict[str, Tensor]:
+def read_tensor_table(
+    path: str | Path, shape: tuple[int, ...], remedy: str, may_lack: tuple[int, ...] = ()
+) -> dict[str, Tensor]:
     """Reads ``{case_id: tensor}`` (texts, clinical features).
+
+    Args:
+        path: the file.
+        shape: of every entry.
+        remedy: how to get a right file, for messages.
+        may_lack: positions of an entry of one dimension that may be NaN.
 
     Raises:
         FileNotFoundError: there is no such file; the message ends with ``remedy``.
@@ -88,6 +96,7 @@ def read_tensor_table(path: str | Path, shape: tuple[int, ...], remedy: str) -> 
     for case_id, value in table.items():
         if tuple(value.shape) != shape:
             raise ValueError(f"{path}: case {case_id} is {tuple(value.shape)}, should be {shape}")
-        if not torch.isfinite(value).all():
+        known = [i for i in range(shape[-1]) if i not in may_lack] if may_lack else slice(None)
+        if not torch.isfinite(value[..., known]).all() or torch.isinf(value).any():
             raise ValueError(f"{path}: case {case_id} holds NaN or infinite values; {remedy}")
     return {str(case_id): value.float() for case_id, value in table.items()}

@@ -195,6 +195,13 @@ class GeneMixer(nn.Module):
 _PUBLISHED_NETWORK = re.compile(r"^gene_networks\.(\d+)\.([01])\.0\.(weight|bias)$")
 
 
+def pathway_sizes(state: Mapping[str, Tensor]) -> list[int]:
+    """Genes of every pathway, by the first layers ``gene_networks.N.0.0.weight [H, genes]`` of a published state."""
+    found = [match for name in state if (match := _PUBLISHED_NETWORK.match(name))]
+    first = sorted(int(match[1]) for match in found if match[2] == "0" and match[3] == "weight")
+    return [state[f"gene_networks.{i}.0.0.weight"].shape[1] for i in first]
+
+
 def pack_pathway_networks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translates ``gene_networks.N.{0,1}.0.{weight,bias}`` of published checkpoints to ours.
 

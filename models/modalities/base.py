@@ -111,6 +111,20 @@ class Modality(ABC):
         """The inverse of :meth:`from_published`."""
         return dict(state)
 
+    def published_layout(self, state: Mapping[str, Tensor]) -> Any:
+        """What published parameters say of the structure they were trained with and :meth:`from_published` loses.
+
+        In plain values; None where there is nothing.
+        """
+        return None
+
+    def misfit(self, layout: Any, structure: Any) -> str:
+        """What is wrong where parameters of a published layout meet data of another structure, and the remedy.
+
+        Empty where they fit.
+        """
+        return ""
+
     def input_of(self, case: Case) -> Tensor:
         """What the case has of this modality.
 

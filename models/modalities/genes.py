@@ -24,7 +24,12 @@ from data_utils.tables.genes import (
     read_pathway_table,
 )
 from data_utils.tables.tensor_table import ModalityTable
-from models.genomic_utils.gene_mixer import GeneMixer, pack_pathway_networks, unpack_pathway_networks
+from models.genomic_utils.gene_mixer import (
+    GeneMixer,
+    pack_pathway_networks,
+    pathway_sizes,
+    unpack_pathway_networks,
+)
 from models.modalities.base import Modality, ModalityEncoder
 from models.modalities.registry import register_modality
 from utils import constants
@@ -230,6 +235,27 @@ class Genes(Modality):
 
     def from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f"network.{name}": value for name, value in pack_pathway_networks(state).items()}
+
+    def published_layout(self, state: Mapping[str, Tensor]) -> list[int]:
+        """Genes of every pathway; side by side, two pathways with one gene too many and one too few would fit."""
+        return pathway_sizes(state)
+
+    def misfit(self, layout: Any, structure: Any) -> str:
+        sizes, names = [len(group) for group in structure["indices"]], structure["names"]
+        if list(layout) == sizes:
+            return ""
+        remedy = (
+            "published checkpoints were trained with gene_pathway_processed_v2.csv of the published code: pass it with "
+            "--pathway_table, and a gene table that has all of its genes"
+        )
+        if len(layout) != len(sizes):
+            return f"the weights have {len(layout)} pathways, the tables {len(sizes)}; {remedy}"
+        other = [
+            f"{name} ({then}, here {now})"
+            for name, then, now in zip(names, layout, sizes, strict=True)
+            if then != now
+        ]
+        return f"{len(other)} pathways have another number of genes: {listing(other)}; {remedy}"
 
     def to_published(self, state: Mapping[str, Tensor], structure: Any) -> dict[str, Tensor]:
         sizes = [len(group) for group in structure["indices"]]

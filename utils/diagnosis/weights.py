@@ -53,8 +53,10 @@ def check_weights(inputs: Inputs) -> Iterator[Finding]:
                 "pass the split files (the fold) it was trained with",
             )
         try:
-            state = checkpoint.load_weights(path)["model"]
-            inputs.need("structures")  # the model stands on them
+            content = checkpoint.load_weights(path)
+            state = content["model"]
+            # The model stands on the structures.
+            checkpoint.check_layouts(content, inputs.need("structures"), path)
             checkpoint.check_trainable(inputs.need("model"), state, path)
             yield ok(f"{path} fits {inputs.mil_name}")
         except (OSError, ValueError) as reason:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.modalities import Modality, all_modalities
+from models.modalities import Modality, all_modalities, modality
 from models.pretrained import compare_states
 from utils.files import read_tensors, setup_logging, write_tensors
 
@@ -63,6 +63,25 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         ours[name if name.startswith(_ADAPTER) else _BACKBONE + name] = value
     return ours
+
+
+def _layouts(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a published checkpoint says of the structure of its modalities, by modality."""
+    found = {
+        m.name: m.published_layout(_below(state, prefix)) for prefix, m in _published_modalities().items()
+    }
+    return {name: layout for name, layout in found.items() if layout}
+
+
+def check_layouts(content: Mapping[str, Any], structures: Mapping[str, Any], path: str | Path) -> None:
+    """Whether a published checkpoint was trained with data of these structures, as far as it tells.
+
+    Raises:
+        ValueError: it was trained with others; the message says which and what to do.
+    """
+    for name, layout in content.get("layouts", {}).items():
+        if name in structures and (wrong := modality(name).misfit(layout, structures[name])):
+            raise ValueError(f"{path}: {wrong}")
 
 
 def to_published(state: Mapping[str, Tensor], structures: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -148,14 +167,14 @@ def load_weights(path: str | Path) -> dict[str, Any]:
 
     Returns:
         ``{"model": state}`` and, for ours, ``objective`` (the text projector) and ``run`` (config,
-        pathways, ...).
+        pathways, ...); for those of the published code ``layouts`` (see :func:`check_layouts`).
     """
     content = load(path)
     if "model" in content and "run" in content:
         return content
     if "final_project.weight" in content:
         logger.info("%s is a checkpoint of the published code", path)
-        return {"model": from_published(content)}
+        return {"model": from_published(content), "layouts": _layouts(content)}
     raise ValueError(f"{path} is no ModalTune checkpoint; its first entries are {list(content)[:5]}")
 
 
@@ -185,12 +204,13 @@ class TrainedWeights:
         """Whether the text projector is among them; it is not in those of the published code."""
         return "objective" in self.content
 
-    def load_into(self, model: nn.Module, objective: nn.Module) -> None:
+    def load_into(self, model: nn.Module, objective: nn.Module, structures: Mapping[str, Any]) -> None:
         """Loads the trainable parameters and, where there is one, the text projector.
 
         Raises:
-            ValueError: as :func:`check_trainable`.
+            ValueError: as :func:`check_layouts` and :func:`check_trainable`.
         """
+        check_layouts(self.content, structures, self.path)
         load_trainable(model, self.content["model"], self.path)
         if self.have_projector:
             objective.load_state_dict(self.content["objective"])
@@ -250,6 +270,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         dropped = clean(args.source, args.target)
         logger.info("%s written; left out: %s", args.target, ", ".join(dropped) or "nothing")
         return
-    state = load_weights(args.source)["model"]
-    save(args.target, {"model": state, "run": {}})
-    logger.info("%s: %d tensors written to %s", args.source, len(state), args.target)
+    content = load_weights(args.source)
+    save(args.target, {"run": {}, **content})
+    logger.info("%s: %d tensors written to %s", args.source, len(content["model"]), args.target)

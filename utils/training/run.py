@@ -213,7 +213,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
         with Tracker(job.folder, mode, settings, rows, silent=silent) as tracker:
             trainer.fit(datasets["fit"], datasets["train"], datasets["val"], tracker)
     else:
-        job.weights.load_into(model, objective)
+        job.weights.load_into(model, objective, shared.structures)
     _report(trainer, datasets, job, config)
 
 

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 BEST_WEIGHTS = "best_model_weights.pt"
 LAST_CHECKPOINT = "last_checkpoint.pt"
+EPOCH_WEIGHTS = "weights_epoch_{}.pt"
 
 
 def set_seed(seed: int) -> None:
@@ -136,6 +137,8 @@ class Trainer:
                 last = epoch + 1 == options.num_epochs
                 if (epoch + 1) % options.eval_interval == 0 or last:
                     metrics |= self._validate(train_plain, val, epoch)
+                if options.keep_checkpoints and (epoch + 1) % options.keep_checkpoints == 0:
+                    self._save_weights(EPOCH_WEIGHTS.format(epoch), epoch)
                 tracker.log(epoch, metrics)
                 self._say(epoch, metrics)
                 self.progress = Progress(epoch + 1)
@@ -288,13 +291,17 @@ class Trainer:
         score = self.evaluator.score(metrics)
         if self.best["score"] is None or self.better(score, tuple(self.best["score"])):
             self.best = {"epoch": epoch, "score": list(score)}
-            content = {
-                "model": checkpoint.trainable_state(self.model),
-                "objective": {k: v.cpu() for k, v in self.objective.state_dict().items()},
-                "run": {**self.run, "epoch": epoch},
-            }
-            self.group.on_main(lambda: checkpoint.save(self.output_dir / BEST_WEIGHTS, content))
+            self._save_weights(BEST_WEIGHTS, epoch)
         return metrics
+
+    def _save_weights(self, name: str, epoch: int) -> None:
+        """Writes what an evaluation needs."""
+        content = {
+            "model": checkpoint.trainable_state(self.model),
+            "objective": {k: v.cpu() for k, v in self.objective.state_dict().items()},
+            "run": {**self.run, "epoch": epoch},
+        }
+        self.group.on_main(lambda: checkpoint.save(self.output_dir / name, content))
 
     def _say(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """The line of an epoch in the log."""

@@ -82,9 +82,29 @@ def test_folds_from_a_file_by_either_name(tmp_path):
     assert count_folds(tmp_path / "folds.json") == 2
 
 
+def test_folds_of_rows_are_those_of_names(tmp_path):
+    patients = [patient(i) for i in range(3)]
+    named = {"train": ["case-0"], "val": ["TCGA-0001"], "test": ["case-2"]}
+    rows = {
+        "train": [{"case_id": "case-0", "slide_id": "S", "label": 1}],
+        "val": [{"submitter_id": "TCGA-0001"}],
+        "test": [{"case_id": "case-2"}],
+    }
+    folds = []
+    for name, fold in (("names", named), ("rows", rows)):
+        (tmp_path / f"{name}.json").write_text(json.dumps([fold]))
+        folds.append(read_folds(tmp_path / f"{name}.json", patients, (), 0))
+    assert folds[0] == folds[1]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (
+            [{"train": [{"slide": "x"}], "val": [], "test": []}],
+            "fold 0 has the entry .*slide.*a row with case_id",
+        ),
+        ([{"train": [7], "val": [], "test": []}], "fold 0 has the entry 7; it should be a case id"),
         ({"train": []}, "should hold a list of folds"),
         ([], "should hold a list of folds"),
         ([{"train": [], "val": []}], r"fold 0 has \['train', 'val'\]"),

@@ -190,6 +190,21 @@ def encoded(tmp_path):
     return make
 
 
+def test_missing_ages_of_published_tensors_become_the_median(tmp_path, caplog):
+    rows = {
+        c: torch.tensor([age, 1.0, 2.0, 0.0, 1.0])
+        for c, age in zip("abcd", [0.5, np.nan, 0.9, 0.6], strict=True)
+    }
+    torch.save(rows, tmp_path / "c.pt")
+    tensors = read_clinical_table(tmp_path / "c.pt").encode(None)
+    assert tensors["b"].tolist() == pytest.approx([0.6, 1, 2, 0, 1]) and torch.equal(tensors["a"], rows["a"])
+    assert "1 of 4 ages are missing, such as that of b, and set to the median (0.6 of" in caplog.text
+    for broken in ([0.5, np.nan, 2.0, 0.0, 1.0], [np.inf, 1.0, 2.0, 0.0, 1.0]):
+        torch.save({**rows, "e": torch.tensor(broken)}, tmp_path / "c.pt")
+        with pytest.raises(ValueError, match=r"c\.pt: case e holds NaN or infinite values"):
+            read_clinical_table(tmp_path / "c.pt")
+
+
 def test_tensors_stay_as_they_are(encoded):
     data = encoded()
     codes = ClinicalCodes.fit(TRAIN)

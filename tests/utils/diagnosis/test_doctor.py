@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -81,6 +82,20 @@ def test_a_sound_cohort_has_nothing_to_complain_of(subject):
     assert set(levels(findings)) == {"OK"}, findings
     subject.flags |= {"eval_only": True, "eval_weights": subject.root / "best_model_weights.pt"}
     assert set(levels(subject.findings())) == {"OK"}
+
+
+def test_published_weights_of_another_pathway_table_are_named(subject, sound):
+    weights = subject.root / "published.pt"
+    state = checkpoint.to_published(small_model().state_dict(), structures(list(PATHWAYS.values())))
+    checkpoint.save(weights, state)
+    subject.flags |= {"eval_only": True, "eval_weights": weights}
+    assert not [f for f in subject.findings() if f.level == "error"]
+    table = pd.read_csv(subject.cohort.pathways, index_col=0)
+    table.loc["G5", ["A", "B"]] = [0, 1]
+    table.to_csv(subject.cohort.pathways)
+    (found,) = [f for f in subject.findings() if f.level == "error"]
+    assert found.area == "weights" and "A (3, here 2), B (1, here 2)" in found.what
+    assert "pass it with --pathway_table" in found.what
 
 
 def test_a_sound_cohort_on_the_other_encoder(subject):

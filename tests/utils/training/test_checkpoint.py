@@ -34,7 +34,7 @@ def test_a_published_file_loads(name, tmp_path, tiny_config, pathways, randomise
     model = randomise(build(name, tiny_config, pathways))
     checkpoint.save(tmp_path / "published.pt", published(model))
     content = checkpoint.load_weights(tmp_path / "published.pt")
-    assert set(content) == {"model"} and set(content["model"]) == set(model.state_dict())
+    assert set(content) == {"model", "layouts"} and set(content["model"]) == set(model.state_dict())
     other = build(name, tiny_config, pathways)
     checkpoint.load_trainable(other, content["model"], "published.pt")
     assert torch.equal(other(make_case()), model(make_case()))

@@ -344,6 +344,22 @@ def test_a_published_checkpoint_gives_the_same_numbers(trained, cohort, tmp_path
     assert f"{weights} holds no text projector: nothing is evaluated zero-shot" in caplog.text
 
 
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_published_checkpoint_of_another_pathway_table_is_refused(trained, cohort, tmp_path, converted):
+    """Two pathways of other sizes whose sum is the same: side by side, their parameters have the same shape."""
+    weights = save_as_published(trained / "seed_0" / BEST_WEIGHTS, tmp_path / "published.pt")
+    if converted:
+        checkpoint.main(["convert", str(weights), str(tmp_path / "ours.pt")])
+        weights = tmp_path / "ours.pt"
+    table = pd.read_csv(cohort.pathways, index_col=0)
+    table.loc["G5", ["A", "B"]] = [0, 1]
+    table.to_csv(tmp_path / "other.csv")
+    flags = {"eval_only": True, "eval_weights": weights, "pathway_table": tmp_path / "other.csv"}
+    message = r"2 pathways have another number of genes: A \(3, here 2\), B \(1, here 2\); .*gene_pathway_processed_v2"
+    with pytest.raises(ValueError, match=message):
+        train_modaltune.main(cohort.flags(tmp_path / "eval", **flags))
+
+
 def test_a_new_cohort_is_embedded_with_the_trained_pathways(trained, tmp_path, caplog):
     other = make_small_cohort(tmp_path / "other", first=100)
     table = pd.read_csv(other.genes).rename(columns={"G4": "UNKNOWN"})
@@ -383,6 +399,18 @@ def test_weights_are_found_in_files_and_folders(trained, tmp_path):
 
 
 # ---------------------------------------------------------------------------- variants
+def test_weights_of_epochs_are_kept_and_evaluated(trained, cohort, tmp_path):
+    train_modaltune.main(cohort.flags(tmp_path / "run", keep_checkpoints=1))
+    seed = tmp_path / "run" / "seed_0"
+    assert_same_training(trained / "seed_0", seed)
+    kept = {path.name: checkpoint.load_weights(path)["run"]["epoch"] for path in seed.glob("weights_epoch_*")}
+    assert kept == {"weights_epoch_0.pt": 0, "weights_epoch_1.pt": 1}
+    best = checkpoint.load_weights(seed / BEST_WEIGHTS)["run"]["epoch"]
+    flags = {"eval_only": True, "eval_weights": seed / f"weights_epoch_{best}.pt"}
+    train_modaltune.main(cohort.flags(tmp_path / "again", **flags))
+    assert report(tmp_path / "again" / "seed_0") == report(seed)
+
+
 def test_mixed_precision_on_the_cpu(trained, cohort, tmp_path):
     train_modaltune.main(cohort.flags(tmp_path, use_amp=True))
     low, full = (
