@@ -44,6 +44,8 @@ def call(tmp_path):
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=(tmp_path / "stderr").open("w"),
+            # A shell cannot trap a signal that was ignored when it began, as under nohup.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start

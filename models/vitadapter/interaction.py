@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from models.vitadapter.attention import CrossAttention, SelfAttention
@@ -21,6 +20,25 @@ def init_linear(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+class DropPath(nn.Module):
+    """Leaves a residual branch out of some copies of a batch, the others are scaled up (Huang et al. 2016).
+
+    Draws the numbers of ``timm.layers.DropPath``; importing timm takes two seconds.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[T, M, E] -> [T, M, E]``."""
+        if not self.training or self.drop_prob == 0:
+            return x
+        keep = 1 - self.drop_prob
+        kept = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(keep)
+        return x * (kept.div_(keep) if keep > 0 else kept)
 
 
 class CompressedFFN(nn.Module):

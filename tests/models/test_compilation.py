@@ -8,13 +8,13 @@ import sys
 
 import pytest
 import torch
-from timm.layers import DropPath
 from torch import nn
 
 from models import compilation
 from models.aggregators import DataSpec, build_aggregator
 from models.encoders import slide_encoder, slide_encoders
 from models.prov_gigapath import dropout
+from models.vitadapter.interaction import DropPath
 from tests.structures import structures
 from utils import constants
 from utils.training.checkpoint import load_trainable, trainable_state

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from timm import layers
 from torch import nn
 
 from models.vitadapter.attention import CrossAttention
 from models.vitadapter.interaction import (
     CompressedFFN,
+    DropPath,
     Extractor,
     Injector,
     InteractionStage,
@@ -84,6 +86,16 @@ def test_drop_path_drops_the_network_of_whole_tasks_and_nothing_else(randomise):
         assert dropped or torch.allclose(row, without + 2 * network)
         kept += not dropped
     assert 8 < kept < 32
+
+
+@pytest.mark.parametrize("drop_prob", [0.0, 0.3, 1.0])
+def test_drop_path_draws_what_timm_draws(drop_prob):
+    x = torch.randn(50, 4, 6, dtype=torch.float64)
+    found = []
+    for layer in (DropPath(drop_prob), layers.DropPath(drop_prob)):
+        torch.manual_seed(0)
+        found.append(layer.train()(x))
+    assert torch.equal(*found)
 
 
 def test_network_has_no_residual_of_its_own(randomise):

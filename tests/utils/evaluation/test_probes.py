@@ -292,7 +292,7 @@ def test_a_fit_that_fails_is_reported(monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(CoxPHFitter, "fit", fail)
+    monkeypatch.setattr(probes.CoxModel, "fit", fail)
     result = survival_probe(make_embeddings(30), make_embeddings(10), 0)
     assert result.reason.startswith("the Cox model could not be fitted: ")
     assert result.reason.split(": ")[1] in ("High collinearity", "singular")
