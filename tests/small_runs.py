@@ -13,8 +13,7 @@ from models.aggregators import DataSpec, build_aggregator
 from models.aggregators.modaltune import ModalTune
 from tests.small_cohort import IN_DIM, MODEL_CONFIG, PATHWAYS
 from tests.structures import structures
-from utils import test_utils_modaltune
-from utils.evaluation import plots
+from utils.evaluation import bootstrap, plots
 from utils.training import checkpoint
 from utils.training.trainer import set_seed
 
@@ -34,8 +33,8 @@ TITAN_CONFIG = {**MODEL_CONFIG, "slide_encoder": TITAN_ENCODER, "token_agg": "ca
 def quick_evaluation(resamples: int = 5) -> Iterator[None]:
     """Few bootstrap resamples and no figures; all of them have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test_utils_modaltune, "RESAMPLES", resamples)
-        for name in ("roc", "confusion", "kaplan_meier", "training_curves"):
+        patch.setattr(bootstrap, "RESAMPLES", resamples)
+        for name in ("roc", "confusion", "reliability", "kaplan_meier", "training_curves"):
             patch.setattr(plots, name, lambda *args, **options: 0.5)
         yield
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from data_utils.tables.cohorts import load_cohort
 from utils import constants
-from utils.evaluation import bootstrap, plots
+from utils.evaluation import plots
+from utils.evaluation.calibration import reliability
 from utils.evaluation.embeddings import Embeddings, name_cases, same_split
 from utils.evaluation.heads import Head
 from utils.evaluation.probes import (
@@ -28,6 +28,7 @@ from utils.evaluation.probes import (
     fit_survival,
 )
 from utils.evaluation.results import COLUMNS
+from utils.evaluation.rows import HEAD, Result, head_results, metric_rows, zero_shot_rows
 from utils.evaluation.zero_shot import Candidates
 from utils.files import atomic_path
 from utils.run_config import RunConfig
@@ -35,17 +36,15 @@ from utils.run_config import RunConfig
 logger = logging.getLogger(__name__)
 
 FIGURE_SPLIT = "test"
-RESAMPLES = 1000
-ZERO_SHOT = "zero_shot_"
-HEAD = "head_"
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """Both probes of one task token, scored on one split."""
+    """Both probes of one task token and the heads on it, scored on one split."""
 
     subtype: SubtypeResult
     survival: SurvivalResult
+    heads: Sequence[Result] = ()
 
 
 class CohortEvaluator:
@@ -165,15 +164,13 @@ class CohortEvaluator:
             subtype = fit_subtype(splits["train"], task, self.num_classes)
             survival = fit_survival(splits["train"], task)
             for split, cases in splits.items():
-                scores = _Scores(subtype.score(cases), survival.score(cases))
-                found = _rows([scores.subtype, scores.survival], seed)
+                own = head_results(heads or {}, task, cases)
+                scores = _Scores(subtype.score(cases), survival.score(cases), own)
+                found = metric_rows([scores.subtype, scores.survival], splits["train"], seed)
                 if zero_shot is not None:
-                    unfitted: list[SubtypeResult | SurvivalResult] = [
-                        zero_shot.subtype(cases, task),
-                        zero_shot.survival(cases, task),
-                    ]
-                    found += _rows(unfitted, seed, ZERO_SHOT)
-                found += _rows(_of_heads(heads or {}, task, cases), seed, HEAD)
+                    unfitted = [zero_shot.subtype(cases, task), zero_shot.survival(cases, task)]
+                    found += zero_shot_rows(unfitted, seed)
+                found += metric_rows(own, splits["train"], seed, HEAD)
                 rows += [{"seed": seed, "task": name, "split": split, **row} for row in found]
                 predictions[split].append(self._predictions(cases, scores, name))
                 if split == FIGURE_SPLIT:
@@ -209,12 +206,16 @@ class CohortEvaluator:
             },
             index=cases.case_ids,
         )
-        subtype, survival = scores.subtype, scores.survival
-        predicted = pd.Series(subtype.predictions, index=subtype.case_ids, dtype="Int64")
-        table["prediction"] = predicted.mask(predicted < 0)
-        for c in range(self.num_classes):
-            table[f"probability_{c}"] = pd.Series(subtype.probabilities[:, c], index=subtype.case_ids)
-        table["risk"] = pd.Series(survival.risk, index=survival.case_ids)
+        found: list[tuple[str, Result]] = [("", scores.subtype), ("", scores.survival)]
+        for prefix, result in [*found, *((HEAD, own) for own in scores.heads)]:
+            if isinstance(result, SurvivalResult):
+                table[f"{prefix}risk"] = pd.Series(result.risk, index=result.case_ids)
+                continue
+            predicted = pd.Series(result.predictions, index=result.case_ids, dtype="Int64")
+            table[f"{prefix}prediction"] = predicted.mask(predicted < 0)
+            for c in range(self.num_classes):
+                column = pd.Series(result.probabilities[:, c], index=result.case_ids)
+                table[f"{prefix}probability_{c}"] = column
         return table
 
     def _draw(self, scores: _Scores, survival: SurvivalProbe, folder: Path, name: str) -> None:
@@ -225,6 +226,12 @@ class CohortEvaluator:
                 subtype.labels, subtype.probabilities, folder / f"{stem}_roc.png", title, self.class_names
             )
             plots.confusion(subtype.confusion, folder / f"{stem}_confusion.png", title, self.class_names)
+            groups = {"probe": subtype}
+            for head in scores.heads:
+                if isinstance(head, SubtypeResult) and not head.reason:
+                    groups["trained head"] = head
+            diagram = {name: reliability(r.labels, r.probabilities) for name, r in groups.items()}
+            plots.reliability(diagram, folder / f"{stem}_reliability.png", title)
         if survival.model is not None and len(scored.case_ids):
             high = scored.risk > survival.median_risk
             path = folder / f"{stem}_kaplan_meier.png"
@@ -246,58 +253,3 @@ class CohortEvaluator:
                 raise ValueError(
                     f"cases in both {one} and {other}: {name_cases(shared)}; correct the split files"
                 )
-
-
-_Arrays = tuple[np.ndarray, ...]
-
-
-def _rows(results: Sequence[SubtypeResult | SurvivalResult], seed: int, prefix: str = "") -> list[dict]:
-    """Metrics of a task token on a split, with bootstrap intervals over its patients."""
-    absent = "a class has no case here"
-    found: list[tuple[str, SubtypeResult | SurvivalResult, bootstrap.CountMetric, _Arrays]] = []
-    for result in results:
-        if isinstance(result, SurvivalResult):
-            fates: _Arrays = (result.durations, result.events, result.risk)
-            found.append(("concordance_index", result, bootstrap.concordance, fates))
-            continue
-        hard: _Arrays = (result.labels, result.predictions)
-        found.append(("balanced_accuracy", result, bootstrap.balanced_accuracy, hard))
-        found.append(("accuracy", result, bootstrap.accuracy, hard))
-        if prefix != ZERO_SHOT:  # similarities order cases, they are no probabilities
-            soft: _Arrays = (result.labels, result.probabilities)
-            found.append(("auc", result, bootstrap.macro_auc, soft))
-    rows = []
-    for metric, result, function, arrays in found:
-        value = getattr(result, metric)
-        rows.append(
-            {
-                "metric": prefix + metric,
-                "value": value,
-                **interval_columns(function, arrays, value, seed),
-                "n": len(result.case_ids),
-                "events": int(result.events.sum()) if isinstance(result, SurvivalResult) else math.nan,
-                "reason": "" if not math.isnan(value) else result.reason or absent,
-            }
-        )
-    return rows
-
-
-def _of_heads(
-    heads: Mapping[str, Head], task: int, cases: Embeddings
-) -> list[SubtypeResult | SurvivalResult]:
-    """The heads on a task token, scored."""
-    return [
-        head.subtype(cases) if kind == "subtype" else head.survival(cases)
-        for kind, head in heads.items()
-        if head.task == task
-    ]
-
-
-def interval_columns(
-    metric: bootstrap.CountMetric, arrays: Sequence[np.ndarray], value: float, seed: int
-) -> dict[str, float]:
-    """Bootstrap interval of a metric for a result table; NaN where the metric itself is."""
-    if math.isnan(value):
-        return {"ci_low": math.nan, "ci_high": math.nan}
-    low, high = bootstrap.bootstrap_interval(metric, arrays, RESAMPLES, seed)
-    return {"ci_low": low, "ci_high": high}

@@ -25,15 +25,20 @@ from utils.evaluation.embeddings import Embeddings, name_cases
 from utils.evaluation.heads import Head
 from utils.evaluation.probes import SurvivalResult, fit_subtype, fit_survival
 from utils.evaluation.results import OVERALL
+from utils.evaluation.rows import ZERO_SHOT, interval_columns
 from utils.evaluation.zero_shot import Candidates
 from utils.run_config import RunConfig
-from utils.test_utils_modaltune import FIGURE_SPLIT, ZERO_SHOT, CohortEvaluator, interval_columns
+from utils.test_utils_modaltune import FIGURE_SPLIT, CohortEvaluator
 
 logger = logging.getLogger(__name__)
 
 # Metrics whose mean over the sites is reported.
 _MEASURED = ("balanced_accuracy", "accuracy", "auc", "concordance_index")
-_AVERAGED = _MEASURED + tuple(ZERO_SHOT + metric for metric in _MEASURED if metric != "auc")
+_AVERAGED = (
+    *_MEASURED,
+    *(ZERO_SHOT + metric for metric in _MEASURED if metric != "auc"),
+    *("recall", "precision", "f1", "ece", "brier", "concordance_ipcw", "dynamic_auc", "integrated_brier"),
+)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # metric(*arrays [n, ...], counts [B, n] | None) -> [B]
 CountMetric = Callable[..., np.ndarray]
+# How often the evaluation draws.
+RESAMPLES = 1000
 
 
 def bootstrap_counts(cases: int, resamples: int, seed: int) -> np.ndarray:
@@ -79,6 +81,33 @@ def balanced_accuracy(
     of_class = (labels[:, None] == np.unique(labels)).astype(float)  # [n, classes]
     right = counts @ (of_class * (labels == predictions)[:, None])
     return _ratio(right, counts @ of_class).mean(axis=1)
+
+
+def macro_precision(
+    labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean precision ``[B]`` of the classes in ``labels``, 0 for one that is never predicted.
+
+    NaN where one of them was not drawn.
+    """
+    right, predicted, cases = _per_class(labels, predictions, counts)
+    precision = np.divide(right, predicted, out=np.zeros(right.shape), where=predicted > 0)
+    return np.where(cases > 0, precision, np.nan).mean(axis=1)
+
+
+def macro_f1(labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """Mean F1 ``[B]`` of the classes in ``labels``; NaN where one of them was not drawn."""
+    right, predicted, cases = _per_class(labels, predictions, counts)
+    return np.where(cases > 0, _ratio(2 * right, predicted + cases), np.nan).mean(axis=1)
+
+
+def _per_class(
+    labels: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often each class in ``labels`` is rightly predicted, predicted, and there; ``[B, classes]`` each."""
+    counts, classes = _counts(counts, len(labels)), np.unique(labels)
+    cases, predicted = (values[:, None] == classes for values in (labels, predictions))
+    return counts @ (cases & predicted), counts @ predicted, counts @ cases
 
 
 def macro_auc(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import nn
 from data_utils.tables.survival_bins import SurvivalBins
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.probes import SubtypeResult, SurvivalResult, score_subtype, score_survival
+from utils.evaluation.survival_metrics import Curves
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,15 @@ class Head:
     def survival(self, cases: Embeddings) -> SurvivalResult:
         """A survival head scored on the cases of known survival; the risk is ``-sum`` of the survival curve."""
         known = ~np.isnan(cases.durations)
-        risk = -self.alive(cases)[known].sum(axis=1)
+        alive = self.alive(cases)[known]
+        # Survival is predicted for the ends of the intervals; the last one has none that could be scored.
+        inner = np.empty(0) if self.bins is None else self.bins.inner
+        at_edges = alive[:, : len(inner)]
         return score_survival(
-            self.task, cases.select_ids(known), cases.durations[known], cases.events[known], risk
+            self.task,
+            cases.select_ids(known),
+            cases.durations[known],
+            cases.events[known],
+            -alive.sum(axis=1),
+            Curves(inner, at_edges, 1 - at_edges),
         )

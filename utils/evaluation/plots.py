@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from utils.evaluation.calibration import Reliability
 from utils.files import atomic_path
 
 # Okabe and Ito's palette, the strongest contrasts first.
@@ -135,6 +136,31 @@ def confusion(
         axes.set(xlabel="Predicted", ylabel="True", title=title)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
+
+
+def reliability(groups: Mapping[str, Reliability], path: str | Path, title: str = "") -> None:
+    """Accuracy over confidence of every group, with the number of cases in each interval below."""
+    with figure(path, 3.6, 4.2) as drawing:
+        axes, below = drawing.subplots(
+            2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1], "hspace": 0.04}
+        )
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+        for (name, group), color, marker in zip(groups.items(), _cycle(len(groups)), MARKERS, strict=False):
+            filled = group.cases > 0
+            axes.plot(
+                group.confidence[filled],
+                group.accuracy[filled],
+                color=color,
+                marker=marker,
+                markersize=4,
+                label=f"{name} (n = {group.cases.sum()})",
+                clip_on=False,
+            )
+            edges = np.linspace(0, 1, len(group.cases) + 1)
+            below.stairs(group.cases, edges, color=color)
+        axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy", title=title)
+        below.set(xlabel="Probability of the predicted class", ylabel="Cases")
+        axes.legend(loc="upper left")
 
 
 # ---------------------------------------------------------------------------- survival

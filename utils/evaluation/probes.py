@@ -25,6 +25,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from sklearn.multiclass import OneVsRestClassifier
 
 from utils.evaluation.embeddings import Embeddings, name_cases
+from utils.evaluation.survival_metrics import Curves
 
 __all__ = [
     "Embeddings",
@@ -185,7 +186,7 @@ class SurvivalResult:
     """A Cox probe scored on the cases of known survival.
 
     ``risk [n]`` is the log partial hazard (higher dies earlier). The concordance index is NaN where
-    ``reason`` is not empty.
+    ``reason`` is not empty. ``curves`` is the predicted survival at some times, where there is any.
     """
 
     task: int
@@ -195,6 +196,7 @@ class SurvivalResult:
     risk: np.ndarray
     concordance_index: float = float("nan")
     reason: str = ""
+    curves: Curves | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +204,8 @@ class SurvivalProbe:
     """A fitted Cox probe; ``model`` is None where ``reason`` says why there is none.
 
     ``varying [O]`` marks the embedding dimensions the model sees, ``median_risk`` is the median risk
-    of the training cases.
+    of the training cases, ``times [K]`` are the quartiles of the times of death of the training cases, at which
+    survival curves are scored.
     """
 
     task: int
@@ -210,6 +213,7 @@ class SurvivalProbe:
     varying: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     median_risk: float = float("nan")
     reason: str = ""
+    times: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def score(self, cases: Embeddings) -> SurvivalResult:
         """Predicts and scores the cases whose survival is known."""
@@ -219,18 +223,32 @@ class SurvivalProbe:
             reason = self.reason or "no case of known survival to score"
             return SurvivalResult(self.task, ids, durations, events, np.full(len(ids), np.nan), reason=reason)
         risk = _risk(self.model, cases.task(self.task)[known][:, self.varying])
-        return score_survival(self.task, ids, durations, events, risk)
+        curves = None if self.model.strata is not None else self._curves(risk)
+        return score_survival(self.task, ids, durations, events, risk, curves)
+
+    def _curves(self, risk: np.ndarray) -> Curves:
+        """Survival from Breslow's baseline hazard, which moves at deaths only (lifelines interpolates)."""
+        hazard = self.model.baseline_cumulative_hazard_.iloc[:, 0]
+        step = np.searchsorted(hazard.index.to_numpy(), self.times, side="right") - 1
+        reached = np.where(step >= 0, hazard.to_numpy()[np.maximum(step, 0)], 0.0)
+        alive = np.exp(-reached * np.exp(np.clip(risk, -500, 500))[:, None])
+        return Curves(self.times, alive, np.repeat(risk[:, None], len(self.times), axis=1))
 
 
 def score_survival(
-    task: int, case_ids: list[str], durations: np.ndarray, events: np.ndarray, risk: np.ndarray
+    task: int,
+    case_ids: list[str],
+    durations: np.ndarray,
+    events: np.ndarray,
+    risk: np.ndarray,
+    curves: Curves | None = None,
 ) -> SurvivalResult:
     """Scores a risk ``[n]`` (higher dies earlier), wherever it comes from."""
     try:
         value, reason = float(concordance_index(durations, -risk, events)), ""
     except ZeroDivisionError:
         value, reason = float("nan"), "no two scored cases of which one is known to have died earlier"
-    return SurvivalResult(task, case_ids, durations, events, risk, value, reason)
+    return SurvivalResult(task, case_ids, durations, events, risk, value, reason, curves)
 
 
 class CoxModel(SemiParametricPHFitter):
@@ -291,7 +309,9 @@ def fit_survival(train: Embeddings, task: int, strata: Sequence[str] | None = No
         reason = "coefficients are not finite"
     if reason:
         return SurvivalProbe(task, None, reason=f"the Cox model could not be fitted: {reason}")
-    return SurvivalProbe(task, model, varying, float(np.median(_risk(model, vectors))))
+    # As many and as spread as the ends of a survival head's intervals, so that their scores compare.
+    quartiles = np.unique(np.quantile(durations[events == 1], [0.25, 0.5, 0.75]))
+    return SurvivalProbe(task, model, varying, float(np.median(_risk(model, vectors))), times=quartiles)
 
 
 def survival_probe(train: Embeddings, test: Embeddings, task: int) -> SurvivalResult:

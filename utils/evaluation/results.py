@@ -22,22 +22,40 @@ from utils.files import atomic_path
 
 COLUMNS = ("seed", "task", "split", "metric", "value", "ci_low", "ci_high", "n", "events", "reason")
 MEAN = "mean"
-METRIC_NAMES = {
-    "accuracy": "Accuracy",
+_MAIN = {
     "balanced_accuracy": "Balanced accuracy",
+    "accuracy": "Accuracy",
     "auc": "AUC",
     "concordance_index": "Concordance index",
-    "zero_shot_balanced_accuracy": "Balanced accuracy, zero-shot",
-    "zero_shot_accuracy": "Accuracy, zero-shot",
-    "zero_shot_concordance_index": "Concordance index, zero-shot",
-    "head_balanced_accuracy": "Balanced accuracy, trained head",
-    "head_accuracy": "Accuracy, trained head",
-    "head_auc": "AUC, trained head",
-    "head_concordance_index": "Concordance index, trained head",
+}
+# What results.md shows in tables of its own, behind those that people look for.
+_DETAILS = {
+    "recall": "Recall, mean of classes",
+    "precision": "Precision, mean of classes",
+    "f1": "F1, mean of classes",
+    "ece": "Expected calibration error (less is better)",
+    "brier": "Brier score of the classes (less is better)",
+    "concordance_ipcw": "Concordance index, censoring-weighted",
+    "dynamic_auc": "Time-dependent AUC",
+    "integrated_brier": "Integrated Brier score of survival (less is better)",
+}
+_SOURCES = {"": "", "zero_shot_": ", zero-shot", "head_": ", trained head"}
+METRIC_NAMES = {
+    **{
+        prefix + metric: name + source
+        for prefix, source in _SOURCES.items()
+        for metric, name in (_MAIN | _DETAILS).items()
+    },
     "pooled_concordance_index": "Concordance index, pooled Cox model",
     "site_balanced_accuracy": "Balanced accuracy of the cancer site",
     "site_accuracy": "Accuracy of the cancer site",
 }
+# Numbers below a table: of which metric the patients or events are counted.
+_COUNTS = (
+    ("Patients with a class", "balanced_accuracy", "n"),
+    ("Patients with survival", "concordance_index", "n"),
+    ("Deaths", "concordance_index", "events"),
+)
 # What is written of all cancer sites together.
 OVERALL = "overall"
 NOT_EVALUABLE = "n/e"
@@ -178,20 +196,28 @@ def render_markdown(table: pd.DataFrame, header: Mapping[str, Any]) -> str:
     """``results.md`` of an aggregated table: one table per task token, then what the numbers belong to."""
     lines = ["# Results", "", READING, ""]
     notes: dict[str, int] = {}
-    sites = list(dict.fromkeys(table["site"]))
-    for task in dict.fromkeys(table["task"]):
-        rows = table[table["task"] == task]
-        if sites == [""]:
-            lines += _section(f"Task token {task}", rows, "split", notes)
-            continue
-        for split in dict.fromkeys(rows["split"]):
-            of_split = rows[rows["split"] == split]
-            lines += _section(f"Task token {task}, {split} patients", of_split, "site", notes)
+    details = table["metric"].isin([prefix + metric for prefix in _SOURCES for metric in _DETAILS])
+    lines += _tables(table[~details], "Task token", notes)
+    if details.any():
+        lines += _tables(table[details], "More of task token", notes)
     lines += [f"[{number}] {reason}" for reason, number in notes.items()]
     if header:
         lines += ["", "## Made from", ""]
         lines += [f"- **{name}**: {value}" for name, value in header.items()]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _tables(table: pd.DataFrame, title: str, notes: dict[str, int]) -> list[str]:
+    """A section for every task token; of several cancer sites one for every split, too."""
+    lines, sites = [], list(dict.fromkeys(table["site"]))
+    for task in dict.fromkeys(table["task"]):
+        rows, name = table[table["task"] == task], f"{title} {task}"
+        if sites == [""]:
+            lines += _section(name, rows, "split", notes)
+            continue
+        for split in dict.fromkeys(rows["split"]):
+            lines += _section(f"{name}, {split} patients", rows[rows["split"] == split], "site", notes)
+    return lines
 
 
 def _section(title: str, rows: pd.DataFrame, across: str, notes: dict[str, int]) -> list[str]:
@@ -203,9 +229,9 @@ def _section(title: str, rows: pd.DataFrame, across: str, notes: dict[str, int])
         line = [METRIC_NAMES.get(metric, metric)]
         line += [_cell(cells.get((metric, head)), notes) for head in heads]
         lines.append(f"| {' | '.join(line)} |")
-    lines.append(f"| Patients with a class | {' | '.join(_counts(cells, heads, 'n', False))} |")
-    lines.append(f"| Patients with survival | {' | '.join(_counts(cells, heads, 'n', True))} |")
-    lines.append(f"| Deaths | {' | '.join(_counts(cells, heads, 'events', True))} |")
+    for name, metric, column in _COUNTS:
+        if any((metric, head) in cells for head in heads):
+            lines.append(f"| {name} | {' | '.join(_counts(cells, heads, metric, column))} |")
     return [*lines, ""]
 
 
@@ -221,9 +247,8 @@ def _cell(row: pd.Series | None, notes: dict[str, int]) -> str:
 
 
 def _counts(
-    cells: Mapping[tuple[str, str], pd.Series], heads: Sequence[str], column: str, survival: bool
+    cells: Mapping[tuple[str, str], pd.Series], heads: Sequence[str], metric: str, column: str
 ) -> list[str]:
-    """Number of patients (or deaths) behind the metrics of every column."""
-    metric = "concordance_index" if survival else "balanced_accuracy"
+    """Number of patients (or deaths) behind a metric in every column."""
     rows = [cells.get((metric, head)) for head in heads]
     return ["" if row is None or math.isnan(row[column]) else f"{row[column]:.4g}" for row in rows]

@@ -19,8 +19,6 @@ from sksurv.util import Surv
 
 from utils.evaluation import bootstrap
 
-RESAMPLES = 1000
-
 
 @dataclass(frozen=True, eq=False)
 class FollowUp:
@@ -240,4 +238,4 @@ def _measure(
         return Measured(reason=f"not evaluable: {error}")
     if not math.isfinite(found):
         return Measured(reason="not evaluable: the censoring distribution reaches zero")
-    return Measured(found, *bootstrap.bootstrap_interval(metric, arrays, RESAMPLES, seed))
+    return Measured(found, *bootstrap.bootstrap_interval(metric, arrays, bootstrap.RESAMPLES, seed))
