@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifelines.utils import concordance_index
+from sklearn.metrics import f1_score, precision_score
 
 from tests.utils.evaluation.evaluation_data import slow_auc, slow_balanced_accuracy, slow_concordance
 from utils.evaluation import bootstrap
@@ -54,8 +55,17 @@ def test_counts_stand_for_repeated_patients(n, classes, seed, drawn):
         balanced = bootstrap.balanced_accuracy(labels, predictions, one)[0]
         if set(y) == set(labels):
             assert balanced == pytest.approx(slow_balanced_accuracy(y, predictions[chosen]))
+            options = {"average": "macro", "labels": np.unique(y), "zero_division": 0}
+            for ours, theirs in (
+                (bootstrap.macro_precision, precision_score),
+                (bootstrap.macro_f1, f1_score),
+            ):
+                expected = theirs(y, predictions[chosen], **options)
+                assert ours(labels, predictions, one)[0] == pytest.approx(expected)
         else:
             assert np.isnan(balanced)
+            assert np.isnan(bootstrap.macro_precision(labels, predictions, one)[0])
+            assert np.isnan(bootstrap.macro_f1(labels, predictions, one)[0])
         auc = bootstrap.macro_auc(labels, probabilities, one)[0]
         if set(y) == set(range(classes)):
             used = [1] if classes == 2 else range(classes)

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from tests.utils.evaluation.evaluation_data import slow_auc
-from utils.evaluation import plots
+from utils.evaluation import calibration, plots
 
 
 @pytest.fixture
@@ -90,6 +90,18 @@ def slow_logrank(durations, events, high):
         if n > 1:
             variance += d * (n1 / n) * (1 - n1 / n) * (n - d) / (n - 1)
     return (observed - expected) ** 2 / variance
+
+
+def test_reliability(tmp_path, drawn):
+    labels = np.array([0, 1, 1, 0])
+    probabilities = np.array([[0.9, 0.1], [0.15, 0.85], [0.95, 0.05], [0.55, 0.45]])
+    group = calibration.reliability(labels, probabilities)
+    plots.reliability({"probe": group, "trained head": group}, tmp_path / "r.png", "Title")
+    check_file(tmp_path / "r.png")
+    (figure,) = drawn
+    curve = figure.axes[0].get_lines()[1]
+    assert curve.get_xydata() == pytest.approx(np.array([[0.55, 1], [0.875, 1], [0.95, 0]]))
+    assert {"probe (n = 4)", "trained head (n = 4)"} <= set(texts(figure))
 
 
 def test_kaplan_meier(tmp_path, drawn):

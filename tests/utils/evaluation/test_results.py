@@ -114,6 +114,23 @@ def test_nothing_evaluable_is_written_as_such(tmp_path):
     assert text.endswith("[1] no case of known class to score\n")
 
 
+def test_details_stand_behind_what_people_look_for(tmp_path):
+    rows = [
+        ("General", "test", "balanced_accuracy", 0.7, 0.6, 0.8, 10, NAN, ""),
+        ("General", "test", "ece", 0.1, 0.0, 0.2, 10, NAN, ""),
+        ("General", "test", "concordance_ipcw", NAN, NAN, NAN, 12, 7, "no reason"),
+        ("Survival", "test", "head_auc", 0.6, 0.5, 0.7, 10, NAN, ""),
+    ]
+    write_results([table(0, rows)], tmp_path, {})
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    titles = [line for line in text.splitlines() if line.startswith("## ")]
+    assert titles == ["## Task token General", "## Task token Survival", "## More of task token General"]
+    more = text.split(titles[-1])[1]
+    assert "| Expected calibration error (less is better) | 0.100 [0.000, 0.200] |" in more
+    assert "| Concordance index, censoring-weighted | n/e [1] |" in more
+    assert "Balanced" not in more and "Patients" not in more
+
+
 def test_names_of_runs(tmp_path):
     folds = [run(0, 0.6, 0.5), run(0, 0.7, 0.5)]
     write_results(folds, tmp_path, {})
