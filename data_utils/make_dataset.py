@@ -3,7 +3,7 @@
 Joins GDC tables, patch features and the gene table into one row per slide, and splits by patient: 20 % test,
 15 % of the rest validation, stratified by class. Cases without a class, and unless --split_without_genes those
 without expression, are in the training split only. What was left out and why is written to
-``dropped_{onco}.csv`` beside the splits.
+``dropped_{onco}.csv`` beside the splits, which rows of a case contradict each other to ``contradictions_{onco}.csv``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from data_utils.features.slide_names import slide_of
 from data_utils.features.store import FEATURE_SUFFIXES, FeatureFileError, num_patches
 from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.cohorts import Cohort, load_cohort, read_cohort
-from data_utils.tables.gdc import clean_cases, read_clinical, read_slides, split_paths
+from data_utils.tables.gdc import clean_cases, read_clinical, read_slides, split_paths, strange_texts
 from data_utils.tables.genes import read_gene_table
 from utils import constants
 from utils.barcodes import patient_of
@@ -82,7 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     genes_path = args.genomics_csv_path or constants.gene_table(args.onco)
     outputs = split_paths(args.onco, args.features_encoder, args.splits_dir)
 
-    cases, left_out = clean_cases(read_clinical(clinical_path), cohort, clinical_path)
+    export = read_clinical(clinical_path)
+    cases, left_out = clean_cases(export.cases, cohort, clinical_path)
+    strange = [("", case, reason) for case, reason in strange_texts(cases, clinical_path)]
     listed = read_slides(slides_path)
     features, unusable, strays = find_features(features_dir, listed["slide_submitter_id"])
     slides, dropped = join_slides(listed, cases, left_out, features, unusable, strays)
@@ -104,7 +106,13 @@ def main(argv: list[str] | None = None) -> None:
         if not rows[split]:
             logger.warning("the %s split is empty: too few cases with a class and expression", split)
     suffix = "" if args.features_encoder == "gigapath" else f"_{args.features_encoder}"
-    _write_dropped(dropped, outputs["train"].parent / f"dropped_{args.onco.lower()}{suffix}.csv")
+    folder = outputs["train"].parent
+    _write_dropped([*dropped, *strange], folder / f"dropped_{args.onco.lower()}{suffix}.csv")
+    notes = folder / f"contradictions_{args.onco.lower()}{suffix}.csv"
+    with atomic_path(notes) as temporary:
+        export.notes.to_csv(temporary, index=False)
+    if count := export.notes["case_submitter_id"].nunique():
+        logger.warning("the rows of %d cases contradict each other: what was taken is in %s", count, notes)
 
 
 # ---------------------------------------------------------------------------- joining
@@ -280,7 +288,7 @@ def _write_dropped(dropped: Dropped, path: Path) -> None:
         table.sort_values(list(table.columns)).to_csv(temporary, index=False)
     # Reasons that quote a file are counted together.
     counts = table["reason"].str.replace(r":.*", "", regex=True).value_counts().to_dict()
-    logger.info("left out %d slides or cases: %s -> %s", len(table), counts, path)
+    logger.info("left out %d slides, cases or values: %s -> %s", len(table), counts, path)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ import os
 import pickle
 import re
 import shutil
-import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,31 @@ import torch
 
 # Full disk, exhausted quota, limit on the size of files.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+# So much of what a file holds is quoted in a message.
+_QUOTED = 200
+# A tensor that repeats stored numbers may have this many bytes.
+_MAX_REPEATED = 1 << 26
+_AGAIN = "copy it again from where it came, or write it anew"
+
+
+class FileError(ValueError):
+    """A file that cannot be used; the message says which, what is wrong with it and what to do.
+
+    Args:
+        path: the file.
+        fault: goes on after its name, as in "holds no gene".
+        remedy: what to do.
+    """
+
+    def __init__(self, path: str | Path, fault: str, remedy: str) -> None:
+        super().__init__(f"{path} {quoted(' '.join(fault.split()))}; {remedy}")
+
+
+def quoted(text: str, limit: int = _QUOTED) -> str:
+    """A text for a message: cut where it is long, because files hold whatever they hold."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def setup_logging(level: int = logging.INFO) -> None:
@@ -71,19 +95,21 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is no JSON, is nested without end or names a key of an object twice; the message
-            names it and, where it can, the place of the fault.
+        FileError: the file is no JSON, is nested without end, holds a number of thousands of digits or names a
+            key of an object twice; the message says where, if it can.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         return json.loads(text, object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
-        where = f"{error.reason} at byte {error.start}"
-        raise ValueError(f"{path} is no text in UTF-8 ({where}); save it as UTF-8") from error
+        where = f"is no text in UTF-8 ({error.reason} at byte {error.start})"
+        raise FileError(path, where, "save it as UTF-8") from error
     except RecursionError as error:
-        raise ValueError(f"{path} is not valid JSON: brackets are nested too deeply") from error
+        fault = "is not valid JSON: brackets are nested too deeply"
+        raise FileError(path, fault, "write it again") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({str(error)[:200]})") from error
+        fault = f"is not valid JSON ({error})"
+        raise FileError(path, fault, "correct it there, or write the file again") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -124,19 +150,54 @@ def read_tensors(path: str | Path, what: str, mmap: bool = False) -> Any:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, or holds more than tensors and plain values.
+        FileError: the file is damaged, or holds more than tensors and plain values.
     """
     try:
+        packed = zipfile.is_zipfile(path)
+        if packed and not mmap:
+            _check_archive(path, what)
         # Only files in torch's zip format can be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and packed)
+        _check_sizes(content, path, what)
+        return content
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"{path} is no readable {what}: it holds a {found[1]}, and reading that would run code from the "
-                f"file. If you trust where it comes from: python -m utils.checkpoint clean {path} NEW_FILE "
-                "--trust_checkpoint, and use the new file"
+            holds = f"it holds a {found[1][:80]}, and reading that would run code from the file"
+            raise FileError(
+                path,
+                f"is no readable {what}: {holds}",
+                f"if you trust where it comes from: python -m utils.checkpoint clean {path} NEW_FILE "
+                "--trust_checkpoint, and use the new file",
             ) from error
-        raise ValueError(f"{path} is no readable {what}: {error}") from error
-    # Bytes that are no checkpoint end in any of these, depending on how they begin.
-    except (RuntimeError, EOFError, LookupError, ValueError, struct.error) as error:
-        raise ValueError(f"{path} is no readable {what}: {error}") from error
+        raise FileError(path, f"is no readable {what}: {error}", _AGAIN) from error
+    except (FileError, FileNotFoundError, PermissionError):
+        raise
+    # Bytes that are no checkpoint end in almost anything, depending on how they begin.
+    except Exception as error:
+        raise FileError(path, f"is no readable {what}: {type(error).__name__}: {error}", _AGAIN) from error
+
+
+def _check_archive(path: str | Path, what: str) -> None:
+    """Compares the checksums in a file of torch's zip format, which torch itself does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        declared, held = sum(member.file_size for member in archive.infolist()), Path(path).stat().st_size
+        if declared > held:
+            fault = f"is no readable {what}: it declares {declared:,} bytes and has {held:,}"
+            raise FileError(path, fault, _AGAIN)
+        if damaged := archive.testzip():
+            raise FileError(path, f"is no readable {what}: {damaged} in it is damaged", _AGAIN)
+
+
+def _check_sizes(content: Any, path: str | Path, what: str) -> None:
+    """Refuses tensors that repeat few stored numbers without end: the first computation would fill the memory."""
+    largest = max(_MAX_REPEATED, 64 * Path(path).stat().st_size)
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+        elif isinstance(value, torch.Tensor) and value.numel() * value.element_size() > largest:
+            fault = f"is no readable {what}: a tensor in it claims to be {tuple(value.shape)}"
+            raise FileError(path, fault, _AGAIN)

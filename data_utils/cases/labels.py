@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-# Longer than any follow-up: such a time is in days, or a placeholder.
-MAX_MONTHS = 1_200
-MAX_AGE = 130
+from data_utils.tables.values import MAX_AGE, MAX_MONTHS
 
 
 def number(value: Any) -> float | None:

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from data_utils.tables.ajcc import AJCC_COLUMNS, is_category, reduce_text
-from data_utils.tables.gdc import is_missing
 from data_utils.tables.tensor_table import read_tensor_table
-from utils.files import read_json
+from data_utils.tables.text_table import read_own_table
+from data_utils.tables.values import MAX_AGE, is_missing
+from utils.files import FileError, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -283,22 +284,17 @@ def codes_path(path: Path) -> Path:
 
 
 def _read_values(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {_REMEDY}")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path} is no CSV table: {error}") from error
+    table = read_own_table(path, "table of clinical values", _REMEDY)
     needed = ("case_id", AGE, *AJCC_COLUMNS)
     if lacking := [column for column in needed if column not in table]:
-        raise ValueError(f"{path} lacks the columns {lacking}; {_REMEDY}")
+        raise FileError(path, f"lacks the columns {lacking}", _REMEDY)
     table = table[list(needed)].set_index("case_id")
     if table.empty or table.index.has_duplicates:
         twice = table.index[table.index.duplicated()][:5].tolist()
         raise ValueError(f"{path}: cases stand twice: {twice}" if twice else f"{path} holds no case")
     table = table.apply(lambda column: column.astype(object).where(~is_missing(column), None))
     ages = pd.to_numeric(table[AGE], errors="coerce").astype(float)
-    wrong = (ages.isna() & table[AGE].notna()) | ~np.isfinite(ages.fillna(0)) | (ages < 0)
+    wrong = (ages.isna() & table[AGE].notna()) | ~np.isfinite(ages.fillna(0)) | (ages < 0) | (ages > MAX_AGE)
     if wrong.any():
         case = wrong.index[wrong][0]
         raise ValueError(f"{path}: age_at_index of case {case} is no age in years: {table.at[case, AGE]!r}")

@@ -7,55 +7,112 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from data_utils.tables.ajcc import AJCC_COLUMNS
+from data_utils.tables.ajcc import AJCC_COLUMNS, is_category, reduce_text
 from data_utils.tables.cohorts import Cohort
+from data_utils.tables.text_table import read_table
+from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS, events_of, is_missing
 from utils import constants
-from utils.files import read_json
+from utils.files import FileError, quoted, read_json
 
 logger = logging.getLogger(__name__)
 
-DAYS_PER_MONTH = 30.44
-_CASE_COLUMNS = (
-    "case_id",
-    "case_submitter_id",
-    "project_id",
-    "vital_status",
-    "days_to_death",
-    "days_to_last_follow_up",
-    "primary_diagnosis",
-)
+FOLLOW_UP_FILE = "follow_up.tsv"
+_REMEDY = "export it from the GDC portal (tab separated)"
+_ID_COLUMNS = ("case_id", "case_submitter_id", "project_id")
+_FATE_COLUMNS = ("vital_status", "days_to_death", "days_to_last_follow_up")
+_CASE_COLUMNS = (*_ID_COLUMNS, *_FATE_COLUMNS, "primary_diagnosis")
 # GBM and LGG have no AJCC columns; where a column is absent every case lacks the value.
 _OPTIONAL_CASE_COLUMNS = ("age_at_index", "year_of_diagnosis", *AJCC_COLUMNS)
-_SLIDE_COLUMNS = ("case_submitter_id", "slide_submitter_id")
-_MISSING = frozenset(
-    {"", "'--", "--", "nan", "na", "n/a", "none", "null", "unknown", "not reported", "not applicable"}
+# What one diagnosis says; it must come from one row.
+_DIAGNOSIS_COLUMNS = ("primary_diagnosis", "year_of_diagnosis", *AJCC_COLUMNS)
+# Which tumour of the patient a row is about.
+_TUMOUR_COLUMNS = ("classification_of_tumor", "diagnosis_is_primary_disease")
+_OTHER_TUMOURS = (
+    "metastasis",
+    "recurrence",
+    "progression",
+    "prior primary",
+    "subsequent primary",
+    "synchronous primary",
 )
+_SLIDE_COLUMNS = ("case_submitter_id", "slide_submitter_id")
+# The entity that exports since 2024 put in front of a name; columns of other entities have the same names.
+_ENTITIES = {
+    **dict.fromkeys(("case_id", "case_submitter_id"), ("cases",)),
+    "project_id": ("project", "cases"),
+    **dict.fromkeys(("age_at_index", "vital_status", "days_to_death"), ("demographic",)),
+    **dict.fromkeys((*_DIAGNOSIS_COLUMNS, *_TUMOUR_COLUMNS, "days_to_last_follow_up"), ("diagnoses",)),
+    "days_to_follow_up": ("follow_ups",),
+    "slide_submitter_id": ("slides",),
+}
+
+
+@dataclass(frozen=True)
+class ClinicalExport:
+    """A clinical table, one row a case.
+
+    Attributes:
+        cases: raw texts, missing values are None.
+        notes: ``case_submitter_id, field, values, taken`` of every case whose rows contradict each other.
+    """
+
+    cases: pd.DataFrame
+    notes: pd.DataFrame
 
 
 # ---------------------------------------------------------------------------- GDC exports
-def read_clinical(path: str | Path) -> pd.DataFrame:
-    """One row per case of ``clinical.tsv``, raw texts, missing values as None.
+def read_clinical(path: str | Path) -> ClinicalExport:
+    """One row per case of ``clinical.tsv``, with the times of ``follow_up.tsv`` beside it where it has none.
 
-    GDC writes several rows per case, one per treatment. They collapse to the first value that is not
-    missing in each column; how many cases hold contradicting values is logged.
+    GDC writes a row for every treatment and every diagnosis. Rows about the primary tumour count where a column
+    says which they are. Where they still contradict each other, all fields of the diagnosis come from the first
+    row that has most of them. Of several times the latest counts, and one row that says dead is enough.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: a column is missing or the table is empty.
+        FileError: it is no table, a column is missing, there are no rows, or a number is impossible.
     """
-    rows = _read_gdc_table(path, _CASE_COLUMNS, _OPTIONAL_CASE_COLUMNS)
-    rows = rows[rows["case_submitter_id"].notna() & rows["case_id"].notna()]
-    groups = rows.groupby("case_submitter_id", sort=True)
-    contradictions = (groups.nunique() > 1).sum()
-    for column, count in contradictions[contradictions > 0].items():
-        logger.warning("%s: %d cases have several values of %s, the first one counts", path, count, column)
-    cases = groups.first().reset_index()
+    path = Path(path)
+    rows = _read_gdc_table(path, _CASE_COLUMNS, _OPTIONAL_CASE_COLUMNS, _TUMOUR_COLUMNS)
+    rows = rows[rows["case_submitter_id"].notna() & rows["case_id"].notna()].reset_index(drop=True)
+    if rows.empty:
+        raise FileError(path, "names no case: case_id and case_submitter_id are empty", _REMEDY)
+    _check_status(path, rows)
+    chosen = _rows_of_the_tumour(path, rows)
+    groups = chosen.groupby("case_submitter_id", sort=True)
+    cases = groups[[name for name in rows if name not in ("case_submitter_id", *_FATE_COLUMNS)]].first()
+    notes: list[tuple[str, str, str, str]] = []
+    several = (groups[list(_DIAGNOSIS_COLUMNS)].nunique() > 1).any(axis=1)
+    for case in several.index[several]:
+        fields = groups.get_group(case)[list(_DIAGNOSIS_COLUMNS)]
+        row = fields.loc[fields.notna().sum(axis=1).idxmax()]
+        cases.loc[case, list(_DIAGNOSIS_COLUMNS)] = row
+    every = rows.groupby("case_submitter_id", sort=True)
+    fates = pd.DataFrame([_fate(path, case, group) for case, group in every], index=list(every.groups))
+    cases = cases.join(fates)
+    disagree = (
+        rows.groupby("case_submitter_id")[[*_DIAGNOSIS_COLUMNS, *_FATE_COLUMNS, "age_at_index"]].nunique() > 1
+    )
+    for name in disagree:
+        for case in disagree.index[disagree[name]]:
+            values = dict.fromkeys(map(str, every.get_group(case)[name].dropna()))
+            notes.append((str(case), str(name), " | ".join(values), str(cases.at[case, name])))
+        if disagree[name].any():
+            count = int(disagree[name].sum())
+            logger.warning("%s: the rows of %d cases have several values of %s", path, count, name)
+    cases = cases.rename_axis("case_submitter_id").reset_index()
+    cases = _later_follow_ups(path, cases)[[*_CASE_COLUMNS, *_OPTIONAL_CASE_COLUMNS]]
     logger.info("%s: %d cases in %d rows", path, len(cases), len(rows))
-    return cases.astype(object).mask(cases.isna(), None)
+    return ClinicalExport(
+        cases.astype(object).mask(cases.isna(), None),
+        pd.DataFrame(notes, columns=["case_submitter_id", "field", "values", "taken"]),
+    )
 
 
 def read_slides(path: str | Path) -> pd.DataFrame:
@@ -64,35 +121,105 @@ def read_slides(path: str | Path) -> pd.DataFrame:
     return slides.dropna().drop_duplicates("slide_submitter_id").reset_index(drop=True)
 
 
-def _read_gdc_table(path: str | Path, required: tuple[str, ...], optional: tuple[str, ...]) -> pd.DataFrame:
+def _rows_of_the_tumour(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows about the primary tumour of each case; all of a case where no row says what it is about."""
+    primary = (
+        rows["diagnosis_is_primary_disease"].str.lower().map({"true": 2, "yes": 2, "false": -2, "no": -2})
+    )
+    kind = rows["classification_of_tumor"].str.lower()
+    score = primary.fillna(0).astype(int) + (kind == "primary") - kind.isin(_OTHER_TUMOURS).astype(int)
+    best = score.groupby(rows["case_submitter_id"]).transform("max")
+    if (foreign := rows.loc[best < 0, "case_submitter_id"].unique()).size:
+        shown = ", ".join(foreign[:3])
+        logger.warning("%s: %d cases have rows of other tumours only, such as %s", path, foreign.size, shown)
+    return rows[score == best]
+
+
+def _fate(path: Path, case: str, rows: pd.DataFrame) -> dict[str, str | None]:
+    """Vital status and the latest days of a case: dead beats alive."""
+    status = rows["vital_status"].dropna()
+    events = events_of(status)
+    found: dict[str, str | None] = {"vital_status": None}
+    if len(status):
+        dead, alive = status[events == 1], status[events == 0]
+        known = dead if len(dead) else alive
+        found["vital_status"] = str((known if len(known) else status).iloc[0])
+    for name in _FATE_COLUMNS[1:]:
+        texts = rows.loc[rows[name].notna(), ["case_submitter_id", name]]
+        # Numbers are compared only where there is a choice; what is none is found later in any case.
+        if len(texts) > 1:
+            found[name] = texts.at[_numbers(texts, name, path).abs().idxmax(), name]
+        else:
+            found[name] = None if texts.empty else texts[name].iloc[0]
+    return found
+
+
+def _later_follow_ups(path: Path, cases: pd.DataFrame) -> pd.DataFrame:
+    """The last day of ``follow_up.tsv`` where the clinical table has none: that is where GDC moved it in release 42."""
+    beside = path.parent / FOLLOW_UP_FILE
+    without = cases["days_to_last_follow_up"].isna()
+    if not without.any() or not beside.is_file():
+        return cases
+    rows = _read_gdc_table(beside, ("case_submitter_id", "days_to_follow_up"), ()).dropna()
+    days = _numbers(rows, "days_to_follow_up", beside)
+    last = days.groupby(rows["case_submitter_id"]).max()
+    found = cases["case_submitter_id"].map(last)
+    filled = without & found.notna()
+    logger.info("%s: the last follow-up of %d cases, which %s lacks", beside, filled.sum(), path)
+    texts = cases["days_to_last_follow_up"].astype(object)
+    return cases.assign(days_to_last_follow_up=texts.where(~filled, found.map("{:g}".format)))
+
+
+def _read_gdc_table(
+    path: str | Path, required: tuple[str, ...], optional: tuple[str, ...], silent: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """The columns asked for, missing values as None; absent optional columns are named in the log, silent ones not."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; export it from the GDC portal (tab separated)")
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    table = read_table(path, "GDC table", _REMEDY)
     table.columns = [_column_name(column) for column in table.columns]
+    wanted = [name for name in (*required, *optional, *silent) if name in table]
+    for name in wanted:
+        same = table.loc[:, table.columns == name]
+        if same.shape[1] > 1 and not same.eq(same.iloc[:, 0], axis=0).all(axis=None):
+            raise FileError(
+                path, f"has {same.shape[1]} columns {name} that differ", "delete or rename the others"
+            )
     table = table.loc[:, ~table.columns.duplicated()]
     missing = [column for column in required if column not in table]
     if missing:
-        raise ValueError(f"{path} lacks the columns {missing}; it has {list(table.columns)[:20]}")
+        fault = f"lacks the columns {missing}; it has {list(table.columns)[:20]}"
+        raise FileError(path, fault, _REMEDY)
     if table.empty:
-        raise ValueError(f"{path} has no rows")
+        raise FileError(path, "has no rows", _REMEDY)
     absent = [column for column in optional if column not in table]
     if absent:
         logger.warning("%s has no columns %s: missing for every case", path, absent)
-    table = table.reindex(columns=[*required, *optional]).astype(object)
-    text = table.apply(lambda column: column.str.strip())
-    return text.where(text.notna() & ~text.apply(lambda column: column.str.lower()).isin(_MISSING), None)
+    table = table.reindex(columns=[*required, *optional, *silent]).astype(object)
+    return table.apply(lambda column: column.astype(object).mask(is_missing(column), None))
 
 
 def _column_name(column: str) -> str:
-    """Name without the entity that GDC exports since 2024 put in front ("demographic.vital_status")."""
-    entity, _, name = column.strip().rpartition(".")
+    """Name without the entity that GDC exports since 2024 put in front ("demographic.vital_status").
+
+    These exports repeat field names across entities; columns of other entities keep theirs.
+    """
+    path, _, name = column.strip().rpartition(".")
+    entity = path.rpartition(".")[2]
     if name == "submitter_id" and entity in ("cases", "slides"):
         return f"{entity.removesuffix('s')}_submitter_id"
-    # These exports repeat field names across entities; ids of other entities must not pass for the case's.
-    if name in ("case_id", "project_id") and entity not in ("", "cases", "project"):
-        return column
-    return name
+    return name if not entity or entity in _ENTITIES.get(name, ()) else column
+
+
+def _check_status(path: Path, rows: pd.DataFrame) -> None:
+    """Of 0 and 1, 1 means dead; days to death must not say the opposite."""
+    codes = rows["vital_status"].isin(("0", "1", "0.0", "1.0"))
+    if not codes.any():
+        return
+    with_death = events_of(rows.loc[codes & rows["days_to_death"].notna(), "vital_status"])
+    if len(with_death) and (with_death == 0).all():
+        fault = "has days to death for vital status 0 and none for 1, so 1 does not mean dead"
+        raise FileError(path, fault, "write Dead and Alive instead of numbers")
+    logger.warning("%s: vital status is in numbers: 1 is read as dead, 0 as alive", path)
 
 
 # ---------------------------------------------------------------------------- cleaning
@@ -100,7 +227,7 @@ def clean_cases(raw: pd.DataFrame, cohort: Cohort, source: str | Path) -> tuple[
     """Cases as the split files list them, and the reason for every case that had to be left out.
 
     Args:
-        raw: table of :func:`read_clinical`.
+        raw: ``cases`` of :func:`read_clinical`.
         cohort: names projects, diagnoses and classes.
         source: file the rows come from, for messages.
 
@@ -109,7 +236,7 @@ def clean_cases(raw: pd.DataFrame, cohort: Cohort, source: str | Path) -> tuple[
         ``{case_submitter_id: reason}``.
 
     Raises:
-        ValueError: a number is no number.
+        FileError: a number is impossible, or survival times are missing for the living above all.
     """
     cases = raw.copy()
     cases["durations"], cases["vital_status"] = survival(raw, source)
@@ -118,20 +245,67 @@ def clean_cases(raw: pd.DataFrame, cohort: Cohort, source: str | Path) -> tuple[
         for diagnosis, project in zip(raw["primary_diagnosis"], raw["project_id"], strict=True)
     ]
     cases["primary_class"] = [cohort.class_of(diagnosis) for diagnosis in cases["primary_diagnosis"]]
-    for column in ("age_at_index", "year_of_diagnosis"):
-        cases[column] = _numbers(raw, column, source).round().astype("Int64")
+    cases["age_at_index"] = _numbers(raw, "age_at_index", source, MAX_AGE).round().astype("Int64")
+    cases["year_of_diagnosis"] = _numbers(raw, "year_of_diagnosis", source).round().astype("Int64")
 
     reasons = pd.Series(None, index=cases.index, dtype=object)
     # The first fault of a case is the one reported, so the last line written is the first one checked.
     reasons[cases["durations"].isna()] = "survival time missing"
     reasons[cases["vital_status"].isna()] = "vital status missing"
-    strange = ~cases["project_id"].isin(cohort.projects)
-    reasons[strange] = "project " + cases.loc[strange, "project_id"].astype(str) + f" not in {cohort.name}"
+    strange = cases["vital_status"].isna() & raw["vital_status"].notna()
+    reasons[strange] = "vital status not understood: " + raw.loc[strange, "vital_status"].astype(str).map(
+        quoted
+    )
+    if strange.any():
+        values = raw.loc[strange, "vital_status"].map(quoted).value_counts().head(10).to_dict()
+        logger.warning("%s: vital status is not understood, and the case left out: %s", source, values)
+    foreign = ~cases["project_id"].isin(cohort.projects)
+    reasons[foreign] = "project " + cases.loc[foreign, "project_id"].astype(str) + f" not in {cohort.name}"
+    _check_living(cases, reasons, foreign, source)
     dropped = dict(
         zip(cases.loc[reasons.notna(), "case_submitter_id"], reasons[reasons.notna()], strict=True)
     )
     cases = cases[reasons.isna()].drop(columns=["days_to_death", "days_to_last_follow_up"])
     return cases.astype({"vital_status": int, "durations": float}).reset_index(drop=True), dropped
+
+
+def _check_living(cases: pd.DataFrame, reasons: pd.Series, foreign: pd.Series, source: str | Path) -> None:
+    """Leaving out the living and keeping the dead would make a cohort without censoring."""
+    living, dead = (cases["vital_status"] == event for event in (0, 1))
+    lost = reasons == "survival time missing"
+    of_living, of_dead = (int((group & lost).sum()) for group in (living, dead))
+    all_living, all_dead = (int((group & ~foreign).sum()) for group in (living, dead))
+    if not of_living or not all_dead:
+        return
+    fault = (
+        f"has no survival time for {of_living} of {all_living} living and {of_dead} of {all_dead} dead cases"
+    )
+    remedy = (
+        f"since release 42 GDC has the last follow-up in {FOLLOW_UP_FILE}: export it, too, and put it beside the "
+        "clinical table"
+    )
+    if 2 * of_living > all_living and of_dead * all_living < of_living * all_dead:
+        raise FileError(source, fault, remedy)
+    logger.warning("%s %s; %s", source, fault, remedy)
+
+
+def strange_texts(cases: pd.DataFrame, source: str | Path) -> list[tuple[str, str]]:
+    """Barcode and message of every AJCC text that names no category; their values are counted in the log.
+
+    Label sentences leave such a part out, clinical features give it a code of its own.
+    """
+    found: list[tuple[str, str]] = []
+    for column in AJCC_COLUMNS:
+        texts = cases[column].dropna()
+        odd = texts[[not is_category(reduce_text(text, column), column) for text in texts]]
+        found += [
+            (str(case), f"{column} not understood: {quoted(text)}")
+            for case, text in zip(cases.loc[odd.index, "case_submitter_id"], odd, strict=True)
+        ]
+        if len(odd):
+            values = odd.map(quoted).value_counts().head(10).to_dict()
+            logger.warning("%s: %s names no category: %s", source, column, values)
+    return found
 
 
 def survival(raw: pd.DataFrame, source: str | Path = "clinical table") -> tuple[pd.Series, pd.Series]:
@@ -140,26 +314,22 @@ def survival(raw: pd.DataFrame, source: str | Path = "clinical table") -> tuple[
     Months are days / 30.44 without sign: days to death of the dead (to the last follow-up where that is
     missing), days to the last follow-up of the living.
     """
-    event = raw["vital_status"].str.lower().map({"dead": 1.0, "alive": 0.0}).astype(float)
-    follow_up = _numbers(raw, "days_to_last_follow_up", source)
-    days = _numbers(raw, "days_to_death", source).fillna(follow_up).where(event == 1, follow_up)
+    event = events_of(raw["vital_status"])
+    largest = MAX_MONTHS * DAYS_PER_MONTH
+    follow_up = _numbers(raw, "days_to_last_follow_up", source, largest)
+    days = _numbers(raw, "days_to_death", source, largest).fillna(follow_up).where(event == 1, follow_up)
     return days.abs() / DAYS_PER_MONTH, event
 
 
-def _numbers(table: pd.DataFrame, column: str, source: str | Path) -> pd.Series:
+def _numbers(table: pd.DataFrame, column: str, source: str | Path, largest: float = np.inf) -> pd.Series:
     numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-    wrong = numbers.isna() & table[column].notna()
-    if wrong.any():
+    absurd = ~np.isfinite(numbers) | (numbers.abs() > largest)
+    if (wrong := absurd & table[column].notna()).any():
         row = table[wrong].iloc[0]
-        raise ValueError(
-            f"{source}: {column} of case {row['case_submitter_id']} is no number: {row[column]!r}"
-        )
+        limit = f" up to {largest:,.0f}" if np.isfinite(largest) else ""
+        fault = f"has no possible number in {column} of case {row['case_submitter_id']}: {str(row[column])[:60]!r}"
+        raise FileError(source, fault, f"correct the row, it should be a number{limit}")
     return numbers
-
-
-def is_missing(texts: pd.Series) -> pd.Series:
-    """Where a column says in one of the usual ways that a value is not known."""
-    return texts.isna() | texts.astype(str).str.strip().str.lower().isin(_MISSING)
 
 
 # ---------------------------------------------------------------------------- split files

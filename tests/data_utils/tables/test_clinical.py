@@ -171,7 +171,7 @@ def test_no_raw_values(tmp_path):
     ):
         read_clinical_table(tmp_path / "c.csv")
     (tmp_path / "c.csv").write_text("")
-    with pytest.raises(ValueError, match=r"c\.csv is no CSV table"):
+    with pytest.raises(ValueError, match=r"c\.csv is empty"):
         read_clinical_table(tmp_path / "c.csv")
 
 

@@ -53,7 +53,7 @@ def write_tsv(path: Path, rows: list[dict[str, str]]) -> Path:
 
 def cleaned(tmp_path: Path, rows: list[dict[str, str]]) -> tuple[pd.DataFrame, dict[str, str]]:
     path = write_tsv(tmp_path / "clinical.tsv", rows)
-    return tcga.clean_cases(tcga.read_clinical(path), load_cohort("BRCA"), path)
+    return tcga.clean_cases(tcga.read_clinical(path).cases, load_cohort("BRCA"), path)
 
 
 def test_rows_of_a_case_collapse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -62,7 +62,7 @@ def test_rows_of_a_case_collapse(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         clinical_row(0, ajcc_pathologic_t="not reported"),
         clinical_row(1, age_at_index="41", ajcc_pathologic_stage="Stage IV", treatment_type="Pharma"),
     ]
-    table = tcga.read_clinical(write_tsv(tmp_path / "clinical.tsv", rows))
+    table = tcga.read_clinical(write_tsv(tmp_path / "clinical.tsv", rows)).cases
     assert table["case_submitter_id"].tolist() == ["TCGA-AA-0000", "TCGA-AA-0001"]
     assert table.loc[1, "age_at_index"] == "41"  # the first value that is not missing
     assert table.loc[1, "ajcc_pathologic_stage"] == "Stage IIA"
@@ -81,7 +81,7 @@ def test_column_names_of_recent_exports(tmp_path: Path) -> None:
     }
     row = {names.get(name, f"diagnoses.{name}"): value for name, value in clinical_row(0).items()}
     row = {"demographic.submitter_id": "no", "diagnoses.case_id": "no", **row}
-    table = tcga.read_clinical(write_tsv(tmp_path / "clinical.tsv", [row]))
+    table = tcga.read_clinical(write_tsv(tmp_path / "clinical.tsv", [row])).cases
     assert table.loc[0, ["case_id", "case_submitter_id"]].tolist() == ["id-0", "TCGA-AA-0000"]
     slides = write_tsv(
         tmp_path / "slide.tsv", [{"cases.submitter_id": "TCGA-AA-0000", "slides.submitter_id": "S"}] * 2
@@ -93,7 +93,7 @@ def test_column_names_of_recent_exports(tmp_path: Path) -> None:
 
 def test_absent_ajcc_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     row = {name: value for name, value in clinical_row(0).items() if not name.startswith("ajcc")}
-    table = tcga.read_clinical(write_tsv(tmp_path / "clinical.tsv", [row]))
+    table = tcga.read_clinical(write_tsv(tmp_path / "clinical.tsv", [row])).cases
     assert table.loc[0, list(tcga.AJCC_COLUMNS)].tolist() == [None] * 4
     assert "has no columns" in caplog.text
 
@@ -161,7 +161,7 @@ def test_clean_cases_gives_reasons(tmp_path: Path) -> None:
 
 
 def test_number_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"clinical.tsv: age_at_index of case TCGA-AA-0001 .*'old'"):
+    with pytest.raises(ValueError, match=r"clinical.tsv has no .* age_at_index of case TCGA-AA-0001: 'old'"):
         cleaned(tmp_path, [clinical_row(0), clinical_row(1, age_at_index="old")])
 
 

@@ -1,0 +1,42 @@
+"""What single cells of clinical tables say: missing or not, alive or dead, a number or none."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+DAYS_PER_MONTH = 30.44
+# Longer than any follow-up: such a time is in other units, or a placeholder.
+MAX_MONTHS = 1_200
+MAX_AGE = 130
+
+_WORDS = (
+    "",
+    "'--",
+    "--",
+    "-",
+    "nan",
+    "na",
+    "n/a",
+    "none",
+    "null",
+    "unknown",
+    "not reported",
+    "not applicable",
+    "not available",
+    "not evaluated",
+)
+# TCGA's biotab files write them in brackets.
+MISSING = frozenset({*_WORDS, *(f"[{word}]" for word in _WORDS if word), "[discrepancy]"})
+_DEAD = frozenset({"dead", "deceased", "1", "1.0", "1:deceased"})
+_ALIVE = frozenset({"alive", "living", "0", "0.0", "0:living"})
+
+
+def is_missing(texts: pd.Series) -> pd.Series:
+    """Where a column says in one of the usual ways that a value is not known."""
+    return texts.isna() | texts.astype(str).str.strip().str.lower().isin(MISSING)
+
+
+def events_of(texts: pd.Series) -> pd.Series:
+    """1 dead, 0 alive, NaN for every other text, of vital status as GDC, cBioPortal and Xena write it."""
+    lower = texts.astype(object).where(texts.notna(), "").astype(str).str.strip().str.lower()
+    return lower.map({**dict.fromkeys(_DEAD, 1.0), **dict.fromkeys(_ALIVE, 0.0)}).astype(float)
