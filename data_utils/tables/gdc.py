@@ -94,7 +94,7 @@ def read_clinical(path: str | Path) -> ClinicalExport:
         row = fields.loc[fields.notna().sum(axis=1).idxmax()]
         cases.loc[case, list(_DIAGNOSIS_COLUMNS)] = row
     every = rows.groupby("case_submitter_id", sort=True)
-    fates = pd.DataFrame([_fate(path, case, group) for case, group in every], index=list(every.groups))
+    fates = pd.DataFrame([_fate(path, group) for _, group in every], index=list(every.groups))
     cases = cases.join(fates)
     disagree = (
         rows.groupby("case_submitter_id")[[*_DIAGNOSIS_COLUMNS, *_FATE_COLUMNS, "age_at_index"]].nunique() > 1
@@ -135,7 +135,7 @@ def _rows_of_the_tumour(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[score == best]
 
 
-def _fate(path: Path, case: str, rows: pd.DataFrame) -> dict[str, str | None]:
+def _fate(path: Path, rows: pd.DataFrame) -> dict[str, str | None]:
     """Vital status and the latest days of a case: dead beats alive."""
     status = rows["vital_status"].dropna()
     events = events_of(status)
@@ -148,7 +148,7 @@ def _fate(path: Path, case: str, rows: pd.DataFrame) -> dict[str, str | None]:
         texts = rows.loc[rows[name].notna(), ["case_submitter_id", name]]
         # Numbers are compared only where there is a choice; what is none is found later in any case.
         if len(texts) > 1:
-            found[name] = texts.at[_numbers(texts, name, path).abs().idxmax(), name]
+            found[name] = str(texts[name].loc[_numbers(texts, name, path).abs().idxmax()])
         else:
             found[name] = None if texts.empty else texts[name].iloc[0]
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,11 @@ def number_chunks(
         logger.warning("%s: decimal commas are read as such", path)
     labels = {0, *(n for n, name in enumerate(layout.columns) if name in texts)}
     types = {n: str if n in labels else np.float32 for n in range(len(layout.columns))}
-    options = {"na_values": list(MISSING_NUMBERS), "keep_default_na": False, **parser_options(layout)}
+    options: dict[str, Any] = {
+        "na_values": list(MISSING_NUMBERS),
+        "keep_default_na": False,
+        **parser_options(layout),
+    }
     try:
         with (
             open_rows(path, layout) as text,

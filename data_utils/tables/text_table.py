@@ -155,22 +155,29 @@ def open_rows(path: Path, layout: Layout) -> Iterator[Rows]:
         raise FileError(path, f"is no table: {error}", _AGAIN) from error
 
 
-class Rows:
+class Rows(io.TextIOBase):
     """The text of the rows below the header, as a file that pandas reads; every row has as many cells as it should.
 
     pandas fills short rows up without a word.
     """
 
+    mode = "r"
+
     def __init__(self, path: Path, text: IO[str], layout: Layout) -> None:
+        super().__init__()
         self.path, self.layout = path, layout
         self._lines = self._checked(text)
 
-    def __iter__(self) -> Iterator[str]:
-        return self._lines
+    def readable(self) -> bool:
+        return True
 
-    def read(self, size: int = -1) -> str:
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        """The next row."""
+        return next(self._lines, "")
+
+    def read(self, size: int | None = -1, /) -> str:
         """The next rows, whole ones, of at least ``size`` characters if there are as many."""
-        part, length = [], 0
+        part, length, size = [], 0, -1 if size is None else size
         for line in self._lines:
             part.append(line)
             length += len(line)
