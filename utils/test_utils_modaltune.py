@@ -29,6 +29,7 @@ from utils.evaluation.probes import (
 )
 from utils.evaluation.results import COLUMNS
 from utils.evaluation.rows import HEAD, Result, head_results, metric_rows, zero_shot_rows
+from utils.evaluation.stored_probes import PROBES, store
 from utils.evaluation.zero_shot import Candidates
 from utils.files import atomic_path
 from utils.run_config import RunConfig
@@ -145,7 +146,8 @@ class CohortEvaluator:
 
         Args:
             splits: embeddings under ``train`` (needed), ``val`` and ``test``.
-            output_dir: gets ``predictions/<split>.csv`` and, for the test split, ``figures/``.
+            output_dir: gets ``probes.npz``, ``predictions/<split>.csv`` and, for the test split,
+                ``figures/``.
             seed: seed of the run; seeds the bootstrap.
             candidates: those of the cohort under its name; nothing is evaluated zero-shot without.
             heads: trained heads by what they predict, evaluated beside the probes.
@@ -160,9 +162,11 @@ class CohortEvaluator:
         output_dir = Path(output_dir)
         rows: list[dict] = []
         predictions: dict[str, list[pd.DataFrame]] = {split: [] for split in splits}
+        fitted = {}
         for task, name in enumerate(self.task_names):
             subtype = fit_subtype(splits["train"], task, self.num_classes)
             survival = fit_survival(splits["train"], task)
+            fitted[name] = subtype, survival
             for split, cases in splits.items():
                 own = head_results(heads or {}, task, cases)
                 scores = _Scores(subtype.score(cases), survival.score(cases), own)
@@ -175,6 +179,8 @@ class CohortEvaluator:
                 predictions[split].append(self._predictions(cases, scores, name))
                 if split == FIGURE_SPLIT:
                     self._draw(scores, survival, output_dir / "figures", name)
+        names = plots.class_labels(self.num_classes, self.class_names)
+        store(splits["train"], fitted, names).save(output_dir / PROBES)
         for split, tables in predictions.items():
             with atomic_path(output_dir / "predictions" / f"{split}.csv") as temporary:
                 pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)

@@ -1,0 +1,219 @@
+"""Fitted probes as plain arrays: what a model says of a patient long after its training patients are gone.
+
+``probes.npz`` lies beside the weights and is read without pickle. For every task token it holds
+
+- the logistic regression of the subtype: ``class_weights [k, O]``, ``class_bias [k]`` and the classes they are about,
+  ``class_rows`` (two classes have one row of weights, more have one each, one-versus-rest);
+- the Cox model: ``cox_weights [O]`` and ``cox_mean [O]`` (a risk is ``(x - mean) . weights``), the baseline
+  cumulative hazard ``hazard [m]`` at ``hazard_months [m]``, and the sorted risks of the training patients
+  ``risks [n]``;
+- where the training patients lie: ``centre [O]``, ``precision [O, O]`` (Ledoit-Wolf) and ``limit``, the distance
+  that 99 % of held-out training patients stay below.
+
+A part that could not be fitted is missing, and its reason is stored instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from sklearn.covariance import LedoitWolf
+from sklearn.model_selection import KFold
+
+from utils.evaluation.embeddings import Embeddings
+from utils.evaluation.probes import SubtypeProbe, SurvivalProbe
+from utils.files import atomic_path
+
+PROBES = "probes.npz"
+OUTLIER_QUANTILE = 0.99
+_FOLDS = 5
+_ABOUT = "about"
+
+
+@dataclass(frozen=True, eq=False)
+class TaskProbes:
+    """The probes of one task token; see the module. ``reasons`` says why a part is None."""
+
+    class_weights: np.ndarray | None = None
+    class_bias: np.ndarray | None = None
+    class_rows: np.ndarray | None = None
+    cox_weights: np.ndarray | None = None
+    cox_mean: np.ndarray | None = None
+    hazard: np.ndarray | None = None
+    hazard_months: np.ndarray | None = None
+    risks: np.ndarray | None = None
+    centre: np.ndarray | None = None
+    precision: np.ndarray | None = None
+    limit: np.ndarray | None = None
+
+    def probabilities(self, vectors: np.ndarray, num_classes: int) -> np.ndarray:
+        """``[n, O] -> [n, num_classes]``; NaN where there is no subtype probe."""
+        if self.class_weights is None or self.class_bias is None or self.class_rows is None:
+            return np.full((len(vectors), num_classes), np.nan)
+        chances = 1 / (1 + np.exp(-(vectors @ self.class_weights.T + self.class_bias)))  # [n, k]
+        found = np.zeros((len(vectors), num_classes))
+        if len(self.class_weights) == 1:
+            found[:, self.class_rows] = np.concatenate([1 - chances, chances], axis=1)
+        else:
+            found[:, self.class_rows] = chances / chances.sum(axis=1, keepdims=True)
+        return found
+
+    def risk(self, vectors: np.ndarray) -> np.ndarray:
+        """Log partial hazard ``[n]``, higher dies earlier; NaN where there is no Cox model."""
+        if self.cox_weights is None or self.cox_mean is None:
+            return np.full(len(vectors), np.nan)
+        return (vectors - self.cox_mean) @ self.cox_weights
+
+    def percentile(self, risk: np.ndarray) -> np.ndarray:
+        """Share of training patients with a lower risk ``[n]``, in percent; ties count one half."""
+        if self.risks is None:
+            return np.full(len(risk), np.nan)
+        below = np.searchsorted(self.risks, risk, "left") + np.searchsorted(self.risks, risk, "right")
+        return np.where(np.isnan(risk), np.nan, 50 * below / len(self.risks))
+
+    def survival(self, risk: np.ndarray, months: Sequence[float]) -> np.ndarray:
+        """Probability to be alive after ``months``, ``[n, len(months)]``; NaN beyond the last training death."""
+        if self.hazard is None or self.hazard_months is None:
+            return np.full((len(risk), len(months)), np.nan)
+        at = np.searchsorted(self.hazard_months, months, "right") - 1
+        hazard = np.where(at < 0, 0.0, self.hazard[np.maximum(at, 0)])
+        hazard = np.where(np.asarray(months) > self.hazard_months[-1], np.nan, hazard)
+        return np.exp(-np.exp(risk)[:, None] * hazard)
+
+    def distance(self, vectors: np.ndarray) -> np.ndarray:
+        """Mahalanobis distance to the training patients, in multiples of the limit ``[n]``; above 1 is outside."""
+        if self.centre is None or self.precision is None or self.limit is None:
+            return np.full(len(vectors), np.nan)
+        return _mahalanobis(vectors, self.centre, self.precision) / self.limit
+
+
+@dataclass(frozen=True, eq=False)
+class StoredProbes:
+    """All probes of a model on a cohort.
+
+    Attributes:
+        tasks: by name of the task token.
+        class_names: of the subtype, in the order of the columns of :meth:`TaskProbes.probabilities`.
+        reasons: why a part is missing, by ``task/part``.
+    """
+
+    tasks: Mapping[str, TaskProbes]
+    class_names: tuple[str, ...]
+    reasons: Mapping[str, str]
+
+    def save(self, path: Path) -> None:
+        """Writes ``probes.npz``, atomically."""
+        arrays = {
+            f"{task}/{field.name}": getattr(probes, field.name)
+            for task, probes in self.tasks.items()
+            for field in fields(probes)
+            if getattr(probes, field.name) is not None
+        }
+        about = {"tasks": list(self.tasks), "class_names": self.class_names, "reasons": dict(self.reasons)}
+        with atomic_path(path) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, allow_pickle=False, **{**arrays, _ABOUT: np.array(json.dumps(about))})
+
+    @classmethod
+    def load(cls, path: Path) -> StoredProbes:
+        """Inverse of :meth:`save`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged or something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                about = json.loads(str(content[_ABOUT]))
+                tasks = {
+                    task: TaskProbes(
+                        **{
+                            field.name: content[f"{task}/{field.name}"]
+                            for field in fields(TaskProbes)
+                            if f"{task}/{field.name}" in content
+                        }
+                    )
+                    for task in about["tasks"]
+                }
+                return cls(tasks, tuple(about["class_names"]), about["reasons"])
+        except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is no readable file of probes ({error}); evaluate the run again"
+            ) from error
+
+
+def store(
+    train: Embeddings,
+    fitted: Mapping[str, tuple[SubtypeProbe, SurvivalProbe]],
+    class_names: Sequence[str],
+) -> StoredProbes:
+    """Plain arrays of the probes that were fitted on ``train``, by task token in the order of the embeddings."""
+    tasks, reasons = {}, {}
+    for task, (name, (subtype, survival)) in enumerate(fitted.items()):
+        vectors = train.task(task).astype(np.float64)
+        parts = {**_classifier(subtype), **_cox(survival, vectors), **_region(vectors)}
+        tasks[name] = TaskProbes(**parts)
+        if subtype.reason:
+            reasons[f"{name}/subtype"] = subtype.reason
+        if survival.reason:
+            reasons[f"{name}/survival"] = survival.reason
+        if tasks[name].limit is None:
+            reasons[f"{name}/region"] = f"{len(vectors)} training patients, {2 * _FOLDS} are needed"
+    return StoredProbes(tasks, tuple(class_names), reasons)
+
+
+def _classifier(probe: SubtypeProbe) -> dict[str, Any]:
+    if probe.model is None:
+        return {}
+    parts = getattr(probe.model, "estimators_", [probe.model])  # one for each class, or one for both
+    return {
+        "class_weights": np.concatenate([part.coef_ for part in parts]),
+        "class_bias": np.concatenate([part.intercept_ for part in parts]),
+        "class_rows": np.asarray(probe.model.classes_, dtype=np.int64),
+    }
+
+
+def _cox(probe: SurvivalProbe, vectors: np.ndarray) -> dict[str, Any]:
+    if probe.model is None:
+        return {}
+    weights, mean = np.zeros(vectors.shape[1]), np.zeros(vectors.shape[1])
+    weights[probe.varying] = probe.model.params_.to_numpy()
+    mean[probe.varying] = np.asarray(probe.model._norm_mean)
+    found: dict[str, Any] = {
+        "cox_weights": weights,
+        "cox_mean": mean,
+        "risks": np.sort((vectors - mean) @ weights),
+    }
+    baseline = probe.model.baseline_cumulative_hazard_
+    if baseline.shape[1] == 1:  # strata have one each
+        found |= {"hazard": baseline.iloc[:, 0].to_numpy(), "hazard_months": baseline.index.to_numpy(float)}
+    return found
+
+
+def _region(vectors: np.ndarray) -> dict[str, Any]:
+    """Where training patients lie. Distances of the patients themselves would be too small: they are held out."""
+    if len(vectors) < 2 * _FOLDS:
+        return {}
+    distances = []
+    for rest, held_out in KFold(_FOLDS, shuffle=True, random_state=0).split(vectors):
+        part = LedoitWolf().fit(vectors[rest])
+        distances.append(_mahalanobis(vectors[held_out], part.location_, part.precision_))
+    limit = float(np.quantile(np.concatenate(distances), OUTLIER_QUANTILE))
+    if not limit > 0:
+        return {}
+    whole = LedoitWolf().fit(vectors)
+    return {
+        "centre": whole.location_,
+        "precision": whole.precision_.astype(np.float32),
+        "limit": np.array(limit),
+    }
+
+
+def _mahalanobis(vectors: np.ndarray, centre: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    apart = vectors - centre
+    return np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", apart, precision.astype(np.float64), apart), 0))
