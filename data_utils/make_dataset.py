@@ -4,37 +4,36 @@ Joins GDC tables, patch features and the gene table into one row per slide, and 
 15 % of the rest validation, stratified by class. Cases without a class, and unless --split_without_genes those
 without expression, are in the training split only. What was left out and why is written to
 ``dropped_{onco}.csv`` beside the splits, which rows of a case contradict each other to ``contradictions_{onco}.csv``.
+
+``--table cohort.csv`` takes the table of a user's own cohort instead (CSV, TSV, XLSX, parquet). Its columns are named
+in the cohort file ``dataset/cohorts/{onco}.json``, or by --columns; where there is no cohort file, one is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
-from data_utils.features.folder import FeatureFolder
+from data_utils.cases.own_cohort import OwnCohortFlags, read_definition, split_own_cohort
+from data_utils.cases.splitting import Dropped, split_cases, split_rows, write_dropped, write_splits
 from data_utils.features.slide_names import slide_of
-from data_utils.features.store import FEATURE_SUFFIXES, FeatureFileError, num_patches
+from data_utils.features.usable import find_features
 from data_utils.tables.ajcc import AJCC_COLUMNS
+from data_utils.tables.cohort_table import ALIVE, DEAD, ROLES, UNITS
 from data_utils.tables.cohorts import Cohort, load_cohort, read_cohort
 from data_utils.tables.gdc import clean_cases, read_clinical, read_slides, split_paths, strange_texts
 from data_utils.tables.genes import read_gene_table
 from utils import constants
 from utils.barcodes import patient_of
-from utils.files import atomic_path, setup_logging, write_json
+from utils.files import atomic_path, setup_logging
 
 logger = logging.getLogger(__name__)
 
 WITHOUT = Path("none")  # in place of a gene table
-TEST_SHARE = 0.20
-VAL_SHARE = 0.15
 _CASE_FIELDS = (
     "case_id",
     "case_submitter_id",
@@ -69,12 +68,62 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="split cases without expression like all others, for models that do without",
     )
     parser.add_argument("--splits_dir", type=Path, help="where the split files go (default: constants)")
-    return parser.parse_args(argv)
+    own = parser.add_argument_group("own cohort")
+    own.add_argument("--table", type=Path, help="one row a patient or a slide: .csv, .tsv, .xlsx, .parquet")
+    own.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="ROLE=COLUMN",
+        help=f"which column is what, in place of the cohort file: {', '.join(ROLES)}",
+    )
+    own.add_argument("--time_unit", choices=tuple(UNITS), help="unit of the time column")
+    own.add_argument(
+        "--dead", nargs="+", metavar="VALUE", help=f"event means dead (default: {', '.join(DEAD)})"
+    )
+    own.add_argument(
+        "--alive", nargs="+", metavar="VALUE", help=f"event means alive (default: {', '.join(ALIVE)})"
+    )
+    own.add_argument("--further", nargs="+", default=[], metavar="COLUMN", help="columns to keep for tasks")
+    own.add_argument("--site", help="words after 'Cancer location:' of a cohort file that is written")
+    own.add_argument(
+        "--slide_pattern",
+        help="regular expression with one group, the patient, for the names of feature files; without it and without "
+        "a slide column, a slide is of the patient whose id its name begins with",
+    )
+    own.add_argument(
+        "--split", metavar="COLUMN", help="column that holds train, val or test for every patient"
+    )
+    own.add_argument(
+        "--site_column", metavar="COLUMN", help="column of the hospital: each is in one split only"
+    )
+    args = parser.parse_args(argv)
+    if args.split and args.site_column:
+        parser.error("--split takes the split as it is; leave out --site_column")
+    own_flags = (
+        "columns",
+        "time_unit",
+        "dead",
+        "alive",
+        "further",
+        "site",
+        "slide_pattern",
+        "split",
+        "site_column",
+    )
+    if args.table is None and (given := [f"--{name}" for name in own_flags if getattr(args, name)]):
+        parser.error(f"{', '.join(given)}: these are for --table")
+    if unusable := [text for text in args.columns if "=" not in text]:
+        parser.error(f"--columns {unusable}: write ROLE=COLUMN, such as patient=ID")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     setup_logging()
+    if args.table is not None:
+        write_own_cohort(args)
+        return
     cohort = read_cohort(args.cohort_json) if args.cohort_json else load_cohort(args.onco)
     clinical_path = args.clinical or constants.clinical_table(args.onco)
     slides_path = args.slides or constants.slide_table(args.onco)
@@ -98,66 +147,56 @@ def main(argv: list[str] | None = None) -> None:
     _check_classes(cases, cohort)
 
     split_of = split_cases(cases, without_genes or args.split_without_genes)
-    rows = split_rows(cases, slides, split_of)
-    for split, path in outputs.items():
-        write_json(path, {"data": rows[split]})
-        count = len({row["case_id"] for row in rows[split]})
-        logger.info("%s: %d cases, %d slides -> %s", split, count, len(rows[split]), path)
-        if not rows[split]:
-            logger.warning("the %s split is empty: too few cases with a class and expression", split)
-    suffix = "" if args.features_encoder == "gigapath" else f"_{args.features_encoder}"
+    write_splits(split_rows(cases, slides, split_of, _CASE_FIELDS), outputs)
     folder = outputs["train"].parent
-    _write_dropped([*dropped, *strange], folder / f"dropped_{args.onco.lower()}{suffix}.csv")
-    notes = folder / f"contradictions_{args.onco.lower()}{suffix}.csv"
+    write_dropped([*dropped, *strange], folder / dropped_file(args.onco, args.features_encoder))
+    notes = folder / dropped_file(args.onco, args.features_encoder).replace("dropped", "contradictions", 1)
     with atomic_path(notes) as temporary:
         export.notes.to_csv(temporary, index=False)
     if count := export.notes["case_submitter_id"].nunique():
         logger.warning("the rows of %d cases contradict each other: what was taken is in %s", count, notes)
 
 
+def write_own_cohort(args: argparse.Namespace) -> None:
+    """The split files of a user's own cohort."""
+    genes_path = args.genomics_csv_path or constants.gene_table(args.onco)
+    if args.genomics_csv_path is None and not genes_path.is_file():
+        logger.warning("there is no gene table %s: the cohort is taken to be without expression", genes_path)
+        genes_path = WITHOUT
+    flags = OwnCohortFlags(
+        columns=dict(text.split("=", 1) for text in args.columns),
+        time_unit=args.time_unit,
+        dead=args.dead,
+        alive=args.alive,
+        further=tuple(args.further),
+        slide_pattern=args.slide_pattern,
+        split=args.split,
+        hospital=args.site_column,
+        site=args.site,
+    )
+    definition = read_definition(args.onco, args.cohort_json, args.table, flags)
+    features_dir = args.features_dir or constants.feature_dir(args.onco, args.features_encoder)
+    cases, slides, dropped = definition.join(features_dir)
+    cases["gene_availability"] = 0 if genes_path == WITHOUT else _gene_availability(cases, genes_path)
+    if definition.cohort.classes:
+        _check_classes(cases, definition.cohort)
+    needs_genes = genes_path != WITHOUT and not args.split_without_genes
+    split_of = split_own_cohort(cases, flags, needs_genes, args.table, dropped)
+    fields = [name for name in cases.columns if name != "split"]
+    slides = [entry for entry in slides if entry[1] in split_of]
+    rows = split_rows(cases, slides, split_of, fields)
+    definition.write_if_new()
+    outputs = split_paths(args.onco, args.features_encoder, args.splits_dir)
+    write_splits(rows, outputs)
+    write_dropped(dropped, outputs["train"].parent / dropped_file(args.onco, args.features_encoder))
+
+
+def dropped_file(onco: str, encoder: str) -> str:
+    """Name of the list of what was left out."""
+    return f"dropped_{onco.lower()}{'' if encoder == 'gigapath' else f'_{encoder}'}.csv"
+
+
 # ---------------------------------------------------------------------------- joining
-Dropped = list[tuple[str, str, str]]  # slide barcode, case barcode, reason
-
-
-def find_features(folder: Path, slides: Iterable[str]) -> tuple[dict[str, Path], dict[str, str], list[Path]]:
-    """Readable feature files of the slides named (see :mod:`data_utils.features.slide_names`).
-
-    Of several readable files for a slide the first in alphabetical order counts.
-
-    Returns:
-        ``{slide: file}``, ``{slide: fault}`` of slides without a readable file, and files of no slide.
-
-    Raises:
-        FileNotFoundError: the folder does not exist or holds no feature file.
-        ValueError: a slide and a file differ in upper and lower case only.
-    """
-    try:
-        files = FeatureFolder(folder)
-    except (NotADirectoryError, ValueError) as error:
-        raise FileNotFoundError(
-            f"no feature files ({', '.join(FEATURE_SUFFIXES)}) in {folder}; extract them first "
-            "(scripts/submit_extract_patches.sh) or point --features_dir to them"
-        ) from error
-    found: dict[str, Path] = {}
-    faults: dict[str, str] = {}
-    used: set[Path] = set()
-    for slide in tqdm(sorted(set(slides)), desc="feature files", disable=None):
-        candidates = files.slides.candidates(slide)
-        used.update(candidates)
-        for file in candidates:
-            if slide in found:
-                logger.warning("slide %s has a second feature file %s, which is left out", slide, file)
-                continue
-            try:
-                num_patches(file)
-            except FeatureFileError as error:
-                faults[slide] = f"feature file cannot be read: {error}"
-            else:
-                found[slide] = file
-    faults = {slide: fault for slide, fault in faults.items() if slide not in found}
-    return found, faults, [file for file in files.files if file not in used]
-
-
 def join_slides(
     slides: pd.DataFrame,
     cases: pd.DataFrame,
@@ -222,73 +261,6 @@ def _nothing_matches(
         f"{cases['case_submitter_id'].head(3).tolist()}; feature files of {len(features)} slides in "
         f"{features_dir} such as {sorted(features)[:3]}; slides of {slides_path} fail by {reasons}"
     )
-
-
-# ---------------------------------------------------------------------------- splitting
-def split_cases(cases: pd.DataFrame, without_genes: bool = False) -> dict[str, str]:
-    """``{case_id: split}``, by patient, the same for the same cases in any order.
-
-    Cases are sorted by ``case_id`` before each of the two draws, which gives the published BLCA and COADREAD
-    splits.
-
-    Args:
-        cases: ``case_id, primary_class, gene_availability``.
-        without_genes: cases without expression are validated and tested on, too.
-    """
-    has_genes = (cases["gene_availability"] == 1) | without_genes
-    eligible = cases[(cases["primary_class"] >= 0) & has_genes].sort_values("case_id")
-    classes = dict(zip(eligible["case_id"], eligible["primary_class"], strict=True))
-    rest, test = _hold_out(classes, TEST_SHARE, "test")
-    _, val = _hold_out(rest, VAL_SHARE, "val")
-    split_of = dict.fromkeys(cases["case_id"], "train")
-    return {**split_of, **dict.fromkeys(test, "test"), **dict.fromkeys(val, "val")}
-
-
-def _hold_out(classes: Mapping[str, int], share: float, split: str) -> tuple[dict[str, int], dict[str, int]]:
-    """The rest of ``{case: class}``, sorted by case, and a random ``share`` of it, stratified if possible."""
-    if len(classes) < 2:
-        logger.warning("only %d cases left: none for the %s split", len(classes), split)
-        return dict(classes), {}
-    cases, labels = list(classes), list(classes.values())
-    counts = pd.Series(labels).value_counts()
-    held_out = math.ceil(share * len(cases))
-    stratify: list[int] | None = labels
-    if counts.min() < 2 or len(counts) > min(held_out, len(cases) - held_out):
-        logger.warning("too few cases to stratify the %s split by class %s", split, counts.to_dict())
-        stratify = None
-    rest, chosen = train_test_split(cases, test_size=share, random_state=0, stratify=stratify)
-    return {case: classes[case] for case in sorted(rest)}, {case: classes[case] for case in chosen}
-
-
-def split_rows(
-    cases: pd.DataFrame, slides: list[tuple[str, str, Path]], split_of: Mapping[str, str]
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the split files, one per slide, ordered by case and slide."""
-    by_barcode = {case["case_submitter_id"]: case for case in cases.to_dict("records")}
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in constants.SPLITS}
-    for slide, barcode, file in slides:
-        case = by_barcode[barcode]
-        row = {field: None if pd.isna(case[field]) else case[field] for field in _CASE_FIELDS}
-        row |= {"slide_submitter_id": slide, "features_path": _relative(file)}
-        rows[split_of[case["case_id"]]].append(row)
-    for part in rows.values():
-        part.sort(key=lambda row: (row["case_id"], row["slide_submitter_id"]))
-    return rows
-
-
-def _relative(file: Path) -> str:
-    root = constants.FEATURES_ROOT.resolve()
-    file = file.resolve()
-    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
-
-
-def _write_dropped(dropped: Dropped, path: Path) -> None:
-    table = pd.DataFrame(dropped, columns=["slide_submitter_id", "case_submitter_id", "reason"])
-    with atomic_path(path) as temporary:
-        table.sort_values(list(table.columns)).to_csv(temporary, index=False)
-    # Reasons that quote a file are counted together.
-    counts = table["reason"].str.replace(r":.*", "", regex=True).value_counts().to_dict()
-    logger.info("left out %d slides, cases or values: %s -> %s", len(table), counts, path)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 A definition holds
 
 - ``name``: the short name used in paths and flags, such as ``BRCA``;
-- ``projects``: the TCGA projects it is made of;
 - ``site``: the words after "Cancer location:" in the label sentences;
+- ``projects``: the TCGA projects it is made of (default: its name alone);
 - ``classes``: for each subtype class the cleaned diagnoses that belong to it. Every other diagnosis
-  is class -1: such a case trains the text objective and is never scored;
+  is class -1: such a case trains the text objective and is never scored. A cohort without classes has none;
+- ``class_names`` (optional): what tables and figures call the classes (default: the first diagnosis of each);
 - ``synonyms`` (optional): ``{diagnosis: diagnosis that replaces it}``, lower case, without ", nos";
 - ``diagnosis_prefix`` (optional): a word put before every diagnosis, one for the cohort or
-  ``{project: word}``. Synonyms are written without it, classes with it.
+  ``{project: word}``. Synonyms are written without it, classes with it;
+- ``table`` (optional): which column of the user's own table is what (data_utils.tables.cohort_table).
 
 Classes follow the published cohorts. The published work names none for STAD; its file uses the Lauren
 groups (intestinal with the WHO types tubular and papillary; diffuse with signet ring cell).
@@ -26,8 +28,8 @@ from typing import Any
 from utils import constants
 from utils.files import read_json
 
-_REQUIRED = ("name", "projects", "site", "classes")
-_OPTIONAL = ("synonyms", "diagnosis_prefix")
+_REQUIRED = ("name", "site")
+_OPTIONAL = ("projects", "classes", "class_names", "synonyms", "diagnosis_prefix", "table")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Cohort:
 
     Attributes:
         diagnosis_prefix: ``{project: prefix}`` for every project, "" where there is none.
+        class_names: one for each class.
+        table: as it stands in the file, see :mod:`data_utils.tables.cohort_table`.
     """
 
     name: str
@@ -44,6 +48,8 @@ class Cohort:
     classes: tuple[tuple[str, ...], ...]
     synonyms: Mapping[str, str] = field(default_factory=dict)
     diagnosis_prefix: Mapping[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    table: Mapping[str, Any] | None = None
 
     def clean_diagnosis(self, raw: str | None, project: str) -> str | None:
         """Diagnosis as the label sentences and the classes spell it; None stays None.
@@ -108,18 +114,31 @@ def read_cohort(path: str | Path) -> Cohort:
     for key in ("name", "site"):
         if not _is_text(value[key]):
             raise ValueError(f"{path}: '{key}' must be a text, not {value[key]!r}")
-    if not _is_text_list(value["projects"]):
+    if not _is_text_list(value.setdefault("projects", [value["name"].upper()])):
         raise ValueError(f"{path}: 'projects' must be a list of texts, not {value['projects']!r}")
     projects = tuple(value["projects"])
     prefixes = _prefixes(path, value.get("diagnosis_prefix", ""), projects)
+    classes = _classes(path, value["classes"], prefixes) if value.get("classes") else ()
     return Cohort(
         name=value["name"].upper(),
         projects=projects,
         site=value["site"],
-        classes=_classes(path, value["classes"], prefixes),
+        classes=classes,
         synonyms=_synonyms(path, value.get("synonyms", {})),
         diagnosis_prefix=prefixes,
+        class_names=_class_names(path, value.get("class_names"), classes),
+        table=value.get("table"),
     )
+
+
+def _class_names(path: Path, value: Any, classes: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    if value is None:
+        return tuple(members[0] for members in classes)
+    if not isinstance(value, list) or not all(map(_is_text, value)) or len(set(value)) < len(value):
+        raise ValueError(f"{path}: 'class_names' must be a list of different texts, not {value!r}")
+    if len(value) != len(classes):
+        raise ValueError(f"{path}: {len(value)} class_names for {len(classes)} classes")
+    return tuple(value)
 
 
 def _is_text(value: Any) -> bool:

@@ -35,7 +35,7 @@ def read_gene_table(path: str | Path) -> pd.DataFrame:
             f"gene table {path} does not exist; write it with data_utils.make_gene_dataset"
         )
     table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv_table(path)
-    table.index = table.index.astype(str).rename("case_id")
+    table.index = table.index.astype(str).str.strip().rename("case_id")
     sites = table.pop(SITE_COLUMN) if SITE_COLUMN in table else None
     for kind, labels in (("cases", table.index), ("genes", table.columns)):
         if labels.has_duplicates:
@@ -69,8 +69,9 @@ def read_gene_sites(path: str | Path) -> pd.Series | None:
     else:
         head = pd.read_csv(path, nrows=0)
         columns = [head.columns[0], *(c for c in head.columns[1:] if c == SITE_COLUMN)]
-        table = pd.read_csv(path, usecols=columns, index_col=0, dtype=str)
-    table.index = table.index.astype(str)
+        # (As index_col the first column would not be read as text.)
+        table = pd.read_csv(path, usecols=columns, dtype=str).set_index(columns[0])
+    table.index = table.index.astype(str).str.strip()
     return table[SITE_COLUMN].astype(str) if SITE_COLUMN in table else None
 
 
@@ -78,7 +79,8 @@ def _read_csv_table(path: Path) -> pd.DataFrame:
     try:
         # pandas renames columns that stand twice; reading the header apart keeps the true names.
         names = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0, 1:].tolist()
-        table = pd.read_csv(path, index_col=0, low_memory=False)
+        # An identifier is a text: 0037 keeps its zeros.
+        table = pd.read_csv(path, index_col=0, low_memory=False, converters={0: str})
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no CSV table: {error}") from error
     table.columns = names

@@ -17,6 +17,7 @@ from data_utils.tables.genes import (
     GeneScaler,
     PathwayGroups,
     align_genes,
+    read_gene_sites,
     read_gene_table,
     read_pathway_table,
 )
@@ -197,3 +198,11 @@ def test_bad_pathway_table(tmp_path: Path, text: str, words: str) -> None:
 def test_no_pathway_table(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="MODALTUNE_PATHWAY_TABLE"):
         read_pathway_table(tmp_path / "pathways.csv")
+
+
+def test_identifiers_of_patients_keep_their_zeros(tmp_path: Path) -> None:
+    (tmp_path / "genes.csv").write_text("case_id,A,B\n0037,1,2\n H-1 ,3,4\n1e5,5,6\n")
+    assert list(read_gene_table(tmp_path / "genes.csv").index) == ["0037", "H-1", "1e5"]
+    (tmp_path / "sites.csv").write_text("case_id,site,A\n0037,X,1\n0038,Y,2\n")
+    assert list(read_gene_table(tmp_path / "sites.csv").index) == ["0037", "0038"]
+    assert list(read_gene_sites(tmp_path / "sites.csv").index) == ["0037", "0038"]

@@ -1,0 +1,137 @@
+"""Tables of patients as texts: CSV, TSV (see :mod:`data_utils.tables.text_table`), Excel and parquet.
+
+Every cell is the text that stands in it, so that an identifier ``0037`` keeps its zeros; a cell that says that
+nothing is known (see :func:`data_utils.tables.values.is_missing`) is None.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import math
+import re
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import pandas as pd
+
+from data_utils.tables.text_table import inspect_layout, read_table
+from data_utils.tables.values import is_missing
+
+FORMATS = (".csv", ".tsv", ".txt", ".xlsx", ".parquet")
+# In files with decimal commas.
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_PADDED = re.compile(r"0{2,}")
+
+
+def read_texts(path: str | Path) -> pd.DataFrame:
+    """Rows of a table as texts, missing cells as None; empty rows are left out.
+
+    Of an Excel file the first sheet counts, with the zeros that a number format such as ``0000`` shows.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ImportError: the format needs a package that is not installed.
+        ValueError: the format is unknown, the file is damaged, a column has no name or stands twice, or there is
+            no row.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"table {path} does not exist")
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise ValueError(f"{path}: tables are {', '.join(FORMATS)}; save it as one of them")
+    rows = {".xlsx": _read_excel, ".parquet": _read_parquet}.get(suffix, _read_text)(path)
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    header, *body = rows
+    names = ["" if is_blank(cell) else str(cell).strip() for cell in header]
+    while names and not names[-1] and all(len(r) < len(names) or is_blank(r[len(names) - 1]) for r in body):
+        names.pop()  # a separator too many at the end of every row
+    if not all(names):
+        raise ValueError(f"{path}: column {names.index('') + 1} has no name; name it, or remove it")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: columns stand twice: {twice}; name them apart")
+    for number, row in enumerate(body, 2):
+        if extra := [cell for cell in row[len(names) :] if not is_blank(cell)]:
+            raise ValueError(f"{path}: row {number} has more cells than the header has names: {extra[:3]}")
+    body = [row[: len(names)] + [None] * (len(names) - len(row)) for row in body]
+    table = pd.DataFrame(body, columns=names, dtype=object)
+    for name in names:
+        texts = table[name].map(lambda cell: None if is_blank(cell) else str(cell).strip()).astype(object)
+        table[name] = texts.mask(is_missing(texts), None)
+    table = table[table.notna().any(axis=1)].reset_index(drop=True)
+    if table.empty:
+        raise ValueError(f"{path} has no rows")
+    return table
+
+
+def is_blank(cell: Any) -> bool:
+    """Whether there is nothing in a cell."""
+    return cell is None or (isinstance(cell, float) and math.isnan(cell)) or not str(cell).strip()
+
+
+def _read_text(path: Path) -> list[list[Any]]:
+    layout = inspect_layout(path, "table of patients")
+    table = read_table(path, "table of patients", "pass the table of the cohort")
+    rows = table.to_numpy(dtype=object).tolist()
+    if layout.decimal == ",":
+        rows = [[c.replace(",", ".") if _DECIMAL_COMMA.fullmatch(c) else c for c in row] for row in rows]
+    return [list(table.columns), *rows]
+
+
+def _read_excel(path: Path) -> list[list[Any]]:
+    if importlib.util.find_spec("openpyxl") is None:
+        raise ImportError(
+            f"{path}: Excel files need openpyxl: pip install openpyxl, or save the sheet as CSV"
+        )
+    from openpyxl import load_workbook
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+    except (InvalidFileException, BadZipFile, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no Excel file ({error}); save it anew as XLSX or CSV") from error
+    try:
+        return [[_cell_text(cell) for cell in row] for row in book.worksheets[0].iter_rows()]
+    finally:
+        book.close()
+
+
+def _cell_text(cell: Any) -> str | None:
+    """What Excel shows of a cell, as far as it matters here: whole numbers without a point, zeros in front."""
+    text = value_text(cell.value)
+    if text is not None and text.isdigit() and _PADDED.fullmatch(str(cell.number_format)):
+        return text.zfill(len(cell.number_format))
+    return text
+
+
+def _read_parquet(path: Path) -> list[list[Any]]:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ImportError(
+            f"{path}: parquet files need pyarrow: pip install pyarrow, or save the table as CSV"
+        )
+    try:
+        table = pd.read_parquet(path, engine="pyarrow")
+    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        raise ValueError(f"{path} is no parquet file ({error})") from error
+    if table.index.name is not None:
+        table = table.reset_index()
+    return [
+        list(map(str, table.columns)),
+        *[list(map(value_text, row)) for row in table.to_numpy(dtype=object)],
+    ]
+
+
+def value_text(value: Any) -> str | None:
+    """The text of a typed value; a whole number has no decimal point, a date is ``YYYY-MM-DD``."""
+    if value is None or value is pd.NaT or value is pd.NA:
+        return None
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() else repr(float(value))
+    if isinstance(value, datetime.datetime):
+        return value.date().isoformat() if value.time() == datetime.time() else value.isoformat(" ")
+    return str(value)
