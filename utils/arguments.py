@@ -149,6 +149,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--nll_alpha must be between 0 and 1")
     if args.keep_checkpoints < 0:
         parser.error("--keep_checkpoints must not be negative")
+    if args.modality_report_every < 0:
+        parser.error("--modality_report_every must not be negative")
     if args.task_weights and min(args.task_weights) <= 0:
         parser.error("--task_weights must be positive")
     if not 0 <= args.modality_dropout < 1:

@@ -196,6 +196,14 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         help="keep the weights of every N-th epoch, too (weights_epoch_<n>.pt, for --eval_weights); 0 keeps the best",
     )
     training.add_argument(
+        "--modality_report_every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure every N epochs, where the epoch is validated, what each modality contributes (into metrics.csv "
+        "and figures/training_curves.png); 0 only at the end",
+    )
+    training.add_argument(
         "--checkpoint_minutes",
         type=float,
         default=10.0,

@@ -80,6 +80,7 @@ class TrainingConfig:
     eval_interval: int = 1
     save_interval: int = field(default=1, metadata=_FREE)
     keep_checkpoints: int = field(default=0, metadata=_FREE)
+    modality_report_every: int = field(default=0, metadata=_FREE)
     checkpoint_minutes: float = field(default=10.0, metadata=_FREE)
     resume: str = field(default="auto", metadata=_FREE)
     max_skipped: int = field(default=10, metadata=_FREE)

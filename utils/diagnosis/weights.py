@@ -12,6 +12,7 @@ from models.pretrained import compare_states, official_state
 from utils.diagnosis.inputs import Inputs
 from utils.findings import Finding, error, listing, ok, warning
 from utils.training import checkpoint
+from utils.training.modality_report import ModalityReport
 
 
 def check_model(inputs: Inputs) -> Iterator[Finding]:
@@ -59,6 +60,9 @@ def check_weights(inputs: Inputs) -> Iterator[Finding]:
             checkpoint.check_layouts(content, inputs.need("structures"), path)
             checkpoint.check_trainable(inputs.need("model"), state, path)
             yield ok(f"{path} fits {inputs.mil_name}")
+            report = ModalityReport.read(path.parent)
+            if report is not None and (finding := report.finding(str(path.parent))):
+                yield finding
         except (OSError, ValueError) as reason:
             yield error(
                 str(reason), "pass --mil_name, --model_config and --pathway_table of the training run"

@@ -39,6 +39,7 @@ from utils.training.checkpoint import TrainedWeights
 from utils.training.distributed import Group, process_group
 from utils.training.fingerprint import data_digests, differences, patients_digest
 from utils.training.jobs import Job, eval_weights, evaluations, find_weights, trainings
+from utils.training.modality_report import ModalityReport
 from utils.training.model_setup import (
     ModelSetup,
     about_missing,
@@ -220,7 +221,11 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
 def _report(trainer: Trainer, datasets: Mapping[str, CaseDataset], job: Job, config: RunConfig) -> None:
     embeddings = {split: trainer.embed(datasets[split]) for split in constants.SPLITS if split in datasets}
 
+    used = trainer.report_modalities(datasets["val"], embeddings["val"]) if "val" in datasets else None
+
     def write() -> None:
+        if used is not None:
+            _say_what_is_used(used, job)
         if config.output.save_embeddings:
             for split, embedded in embeddings.items():
                 embedded.save(job.folder / "data" / f"{split}_embeddings.npz")
@@ -232,6 +237,15 @@ def _report(trainer: Trainer, datasets: Mapping[str, CaseDataset], job: Job, con
             frame.to_csv(temporary, index=False)
 
     trainer.group.on_main(write)
+
+
+def _say_what_is_used(used: ModalityReport, job: Job) -> None:
+    used.save(job.folder)
+    finding = used.finding("validation patients")
+    if finding is not None and finding.remedy:
+        logger.warning("%s - %s", finding.what, finding.remedy)
+    elif finding is not None:
+        logger.info(finding.what)
 
 
 def _candidates(trainer: Trainer, job: Job, location: Path | None) -> dict[str, Candidates] | None:

@@ -28,6 +28,7 @@ from utils.run_config import TrainingConfig
 from utils.training import checkpoint
 from utils.training.distributed import Group
 from utils.training.fingerprint import differences
+from utils.training.modality_report import Exchanged, GradientShares, ModalityReport, modality_report
 from utils.training.objectives import Objective
 from utils.training.precision import Precision
 from utils.training.progress import Progress, random_state, set_random_state
@@ -105,6 +106,7 @@ class Trainer:
         self.progress = Progress()
         self.signals = StopSignals()
         self._tracker: Tracker | None = None
+        self._shares: GradientShares | None = None
         self._random: dict[str, Any] | None = None
         self._saved = time.monotonic()
 
@@ -131,6 +133,8 @@ class Trainer:
             for epoch in range(first, options.num_epochs):
                 # Seeded by the epoch; processes differ, so that they draw different dropout masks.
                 set_seed(options.seed * 1_000_003 + epoch + self.group.rank * 7_919_000_017)
+                due = options.modality_report_every and (epoch + 1) % options.modality_report_every == 0
+                self._shares = GradientShares(self.model) if due else None
                 metrics = {"lr": schedule.lr, "loss": self._train_epoch(train, epoch)}
                 metrics["skipped"] = self.group.sum(len(self.progress.skipped))[0]
                 schedule.step()
@@ -154,7 +158,7 @@ class Trainer:
         self.objective.load_state_dict(best["objective"])
 
     @dead_readers_explained()
-    def embed(self, dataset: CaseDataset) -> Embeddings:
+    def embed(self, dataset: CaseDataset | Exchanged) -> Embeddings:
         """Outputs of every case in evaluation mode, in the order of the dataset.
 
         Several processes share the work; each gets all embeddings.
@@ -248,6 +252,8 @@ class Trainer:
 
     def _step(self) -> None:
         if self.group.sum_gradients(self.parameters):  # else all cases of the step were skipped
+            if self._shares is not None:
+                self._shares.add()
             self.precision.scaler.step(self.optimizer)
             self.precision.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -292,7 +298,15 @@ class Trainer:
         if self.best["score"] is None or self.better(score, tuple(self.best["score"])):
             self.best = {"epoch": epoch, "score": list(score)}
             self._save_weights(BEST_WEIGHTS, epoch)
+        if self._shares is not None:
+            report = self.report_modalities(val, parts[1])
+            found = self.group.on_main(lambda: report.metrics(parts[0], self.evaluator))
+            metrics |= self._shares.metrics() | found
         return metrics
+
+    def report_modalities(self, dataset: CaseDataset, plain: Embeddings) -> ModalityReport:
+        """What each modality does to the outputs of the cases, which are ``plain`` as they are."""
+        return modality_report(self.embed, dataset, plain, hasattr(self.model, "backbone"))
 
     def _save_weights(self, name: str, epoch: int) -> None:
         """Writes what an evaluation needs."""
@@ -305,15 +319,9 @@ class Trainer:
 
     def _say(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """The line of an epoch in the log."""
-        key = self.evaluator.key
+        key, last = self.evaluator.key, self.options.num_epochs - 1
         found = f", {key} {metrics[key]:.3f} (best in epoch {self.best['epoch']})" if key in metrics else ""
-        logger.info(
-            "epoch %d, the last is %d: loss %.4f%s",
-            epoch,
-            self.options.num_epochs - 1,
-            metrics["loss"],
-            found,
-        )
+        logger.info("epoch %d, the last is %d: loss %.4f%s", epoch, last, metrics["loss"], found)
 
     # ------------------------------------------------------------------------ interruption
     def _stop_requested(self) -> bool:
