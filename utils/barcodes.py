@@ -1,10 +1,15 @@
-"""What an identifier says: TCGA barcodes have parts, other identifiers are whole."""
+"""What an identifier says: TCGA barcodes have parts, so have samples of GDC's other programmes; others are whole."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-_TCGA = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?:-(\d{2})[A-Z]?)?(?=-|$)", re.IGNORECASE)
+_TCGA = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?:-(\d{2})([A-Z])?)?(?=-|$)", re.IGNORECASE)
+# R turns dashes in column names into dots.
+_TCGA_OF_R = re.compile(r"TCGA[.-][A-Z0-9]{2}[.-][A-Z0-9]{4}(?:[.-]\w+)*", re.IGNORECASE)
+# A sample of another programme: the patient, type and vial.
+_SAMPLE = re.compile(r"(.+)-(\d{2})([A-Z])")
 
 
 def patient_of(identifier: str) -> str:
@@ -17,3 +22,28 @@ def is_normal_tissue(identifier: str) -> bool:
     """Whether a TCGA barcode is of normal tissue (sample types 10 to 19); of other identifiers nothing is known."""
     match = _TCGA.match(identifier)
     return bool(match and match[2] and match[2].startswith("1"))
+
+
+def tidy_barcode(identifier: str) -> str:
+    """A TCGA barcode in capitals and with dashes, however R or a table wrote it; other identifiers stay."""
+    text = identifier.strip()
+    return text.upper().replace(".", "-") if _TCGA_OF_R.fullmatch(text) else text
+
+
+def sample_rank(identifier: str) -> tuple[int, str]:
+    """Sorts samples of a patient: by type (01 is the primary tumour, 02 a recurrence, 06 a metastasis), then vial."""
+    match = _TCGA.match(identifier) or _SAMPLE.fullmatch(identifier)
+    return (int(match[2] or 99), match[3] or "") if match else (99, "")
+
+
+def patients_of(samples: Iterable[str]) -> list[str]:
+    """The patient of every sample of a table.
+
+    TCGA barcodes are cut. If all the others end with a sample type and a vial ("TARGET-30-PAAPFA-01A"), these are cut
+    off, unless two of them would become one patient: what looks like a sample may be a patient.
+    """
+    names = list(samples)
+    others = {name for name in names if not _TCGA.match(name)}
+    parts = {name: match[1] for name in others if (match := _SAMPLE.fullmatch(name))}
+    cut = len(parts) == len(others) == len(set(parts.values()))
+    return [parts[name] if cut and name in others else patient_of(name) for name in names]

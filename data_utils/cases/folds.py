@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from data_utils.cases.splits import Patient, check_disjoint
+from data_utils.tables.text_table import read_table
 from utils import constants
 from utils.files import read_json
 
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.15
 _SPLIT_CSV = re.compile(r"splits_(\d+)\.csv")
+
+# What pandas writes where a column is shorter than the others.
+_EMPTY = ("", "nan", "NaN", "NA")
 
 Fold = dict[str, list[Patient]]
 
@@ -146,18 +149,14 @@ def split_csvs(path: Path) -> list[Path]:
 
 
 def _read_csv_fold(path: Path) -> dict[str, list[str]]:
-    try:
-        # Without index_col=False, a comma too many at the row ends shifts every column to the left.
-        table = pd.read_csv(path, dtype=str, index_col=False)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path} is no CSV table: {error}") from error
+    table = read_table(path, "CSV table of a fold", "pass another --fold_json")
     names = [name for name in constants.SPLITS if name in table]
     if not {"train", "val"} <= set(names):
         raise ValueError(
             f"{path} should have the columns train and val (and may have test) of case barcodes; it has "
             f"{list(table.columns)[:6]}"
         )
-    fold = {name: table[name].dropna().str.strip().tolist() for name in names}
+    fold = {name: [case for case in table[name] if case not in _EMPTY] for name in names}
     if empty := [name for name, cases in fold.items() if not cases]:
         raise ValueError(f"{path}: nobody is in {' and '.join(empty)}; every column needs patients")
     return fold

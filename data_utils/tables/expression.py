@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from data_utils.tables.gene_aliases import GeneAliases
-from utils.barcodes import is_normal_tissue, patient_of
+from data_utils.tables.number_table import number_chunks
+from data_utils.tables.text_table import existing, inspect_layout
+from utils.barcodes import is_normal_tissue, patient_of, patients_of, sample_rank, tidy_barcode
+from utils.files import FileError
 
 logger = logging.getLogger(__name__)
 
-CASE_BARCODE = 12  # characters of "TCGA-XX-XXXX"
 MAX_MISSING_SHARE = 0.2  # a gene without a value in more cases than this is dropped
-_MISSING = ["", "NA", "NaN", "nan", "null", "NULL", "N/A"]
 
 
 # ---------------------------------------------------------------------------- raw matrices
@@ -27,15 +26,16 @@ def read_expression(path: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: a cell is no finite number (file, gene and sample are named), or there is no gene or no
+        FileError: a cell is no finite number (file, gene and sample are named), or there is no gene or no
             sample.
     """
-    (matrix,) = _expression_chunks(
-        path, None
-    )  # unpacking runs the generator to its end, which closes the file
+    matrix = pd.concat(_expression_chunks(path, None))
     if matrix.empty:
-        raise ValueError(f"{path} holds no gene or no sample; expected genes in rows, tab separated")
-    return matrix
+        raise FileError(path, "holds no gene or no sample", "it should have genes in rows, separated by tabs")
+    tidy = [tidy_barcode(sample) for sample in matrix.columns]
+    if changed := sum(new != old for new, old in zip(tidy, matrix.columns, strict=True)):
+        logger.info("%s: %d barcodes brought into capitals and dashes, such as %s", path, changed, tidy[0])
+    return matrix.set_axis(tidy, axis=1)
 
 
 def constant_genes(path: str | Path, rows_at_once: int = 1000) -> set[str]:
@@ -58,38 +58,10 @@ def _is_constant(matrix: pd.DataFrame) -> np.ndarray:
 
 
 def _expression_chunks(path: str | Path, rows_at_once: int | None) -> Iterator[pd.DataFrame]:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"expression matrix {path} does not exist; download it from UCSC Xena")
-    with path.open(encoding="utf-8") as handle:
-        first_column = handle.readline().rstrip("\r\n").split("\t")[0]
-    # pandas calls a column without a name "Unnamed: 0".
-    types: defaultdict[str, type] = defaultdict(lambda: np.float32, {first_column: str, "Unnamed: 0": str})
-    options: dict[str, Any] = {"sep": "\t", "index_col": 0, "na_values": _MISSING, "keep_default_na": False}
-    try:
-        with pd.read_csv(path, dtype=types, chunksize=rows_at_once or 2**31 - 1, **options) as reader:
-            for chunk in reader:
-                if np.isinf(chunk.to_numpy(dtype=np.float32)).any():
-                    raise ValueError("infinite value")
-                yield chunk
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path} is no tab separated matrix: {error}") from error
-    except ValueError as error:
-        raise ValueError(_bad_cell(path, options) or f"{path}: {error}") from error
-
-
-def _bad_cell(path: Path, options: dict[str, Any]) -> str | None:
-    """Where the first cell that is no finite number stands; only read after an error."""
-    texts = pd.read_csv(path, dtype=str, **options)
-    numbers = texts.apply(pd.to_numeric, errors="coerce")
-    bad = np.argwhere(((numbers.isna() | np.isinf(numbers)) & texts.notna()).to_numpy())
-    if not len(bad):
-        return None
-    row, column = bad[0]
-    return (
-        f"{path}: gene {texts.index[row]}, sample {texts.columns[column]} is no finite number: "
-        f"{texts.iat[row, column]!r}"
-    )
+    path = existing(path, "expression matrix", "download it from UCSC Xena")
+    layout = inspect_layout(path, "expression matrix")
+    for chunk in number_chunks(path, layout, rows_at_once, kinds=("gene", "sample")):
+        yield chunk.set_axis(chunk.index.str.strip(), axis=0)
 
 
 # ---------------------------------------------------------------------------- case x gene table
@@ -109,8 +81,8 @@ def build_gene_table(
         constant: symbols to drop because they never vary.
         aliases: resolves pathway genes that stand under another name in the matrix.
         clip: values beyond +-clip are set to it, for matrices of z-scores with outliers.
-        tumor_only: leave out samples of normal tissue (type codes 10 to 19). The published tables keep
-            them, and the first sample of a case wins.
+        tumor_only: of several samples of a case, take the primary tumour (01 before 02 and 06, vial A before B)
+            instead of the first of the matrix, as published. Normal tissue (types 10 to 19) never counts.
 
     Returns:
         float32 ``[cases, genes]``, index ``case_id`` = 12-character case barcodes, sorted.
@@ -120,12 +92,12 @@ def build_gene_table(
     """
     unknown = expression.index.astype(str).str.startswith("?") | expression.index.isna()
     known = expression[~unknown]
-    duplicates = known.index.duplicated(keep="first")
+    duplicates = _surplus_copies(known)
     known = known[~duplicates]
     dropped_constant = known.index.isin(list(constant))
     known = known[~dropped_constant]
     logger.info(
-        "genes: %d rows, dropped %d without symbol, %d repeating a symbol (the first counts), %d constant",
+        "genes: %d rows, dropped %d without symbol, %d repeating a symbol (the first that varies counts), %d constant",
         len(expression),
         unknown.sum(),
         duplicates.sum(),
@@ -163,25 +135,52 @@ def build_gene_table(
     return table.astype(np.float32)
 
 
+def _surplus_copies(matrix: pd.DataFrame) -> np.ndarray:
+    """Which rows repeat a symbol; the first that varies stays, or the first where none does."""
+    repeated = np.flatnonzero(matrix.index.duplicated(keep=False))
+    surplus = np.zeros(len(matrix), dtype=bool)
+    if not len(repeated):
+        return surplus
+    surplus[repeated] = True
+    constant = pd.Series(_is_constant(matrix.iloc[repeated]), index=repeated)
+    for rows in pd.Series(repeated, index=repeated).groupby(matrix.index[repeated].to_numpy(), sort=False):
+        surplus[constant[rows[1].to_numpy()].idxmin()] = False
+    return surplus
+
+
 def _one_row_per_case(table: pd.DataFrame, tumor_only: bool) -> pd.DataFrame:
-    samples = table.index.astype(str)
+    samples = np.array(list(map(str, table.index)), dtype=object)
     normal = np.array([is_normal_tissue(sample) for sample in samples], dtype=bool)
-    if tumor_only:
-        logger.info("%d samples of normal tissue left out", normal.sum())
-        table, samples, normal = table[~normal], samples[~normal], normal[~normal]
-    cases = pd.Index([patient_of(sample) for sample in samples])
-    first = ~cases.duplicated(keep="first")
-    if not first.any():
+    table, tumours, cases = table[~normal], samples[~normal], patients_of(samples[~normal])
+    if not len(tumours):
         raise ValueError("no sample is left in the expression matrix")
-    logger.info("samples: %d of %d cases, the first of each case counts", len(samples), first.sum())
-    if normal[first].any():
+    without = sorted({patient_of(sample) for sample in samples[normal]} - set(cases))
+    logger.info(
+        "samples: %d of normal tissue left out, %d of %d cases", normal.sum(), len(tumours), len(set(cases))
+    )
+    if without:
         logger.warning(
-            "%d cases are represented by normal tissue, such as %s; leave it out with --tumor_only",
-            normal[first].sum(),
-            samples[first & normal][:3].tolist(),
+            "%d cases have normal tissue only, and so no row, such as %s", len(without), without[:3]
         )
-    table = table[first]
-    table.index = pd.Index(cases[first], name="case_id")
+    order = range(len(tumours))
+    by_type = sorted(order, key=lambda n: (*sample_rank(tumours[n]), n))
+    chosen = {cases[n]: n for n in reversed(by_type if tumor_only else order)}
+    best = {cases[n]: n for n in reversed(by_type)}
+    if several := len(tumours) - len(chosen):
+        logger.info(
+            "%d further samples of the same cases left out; %s counts",
+            several,
+            "the primary tumour" if tumor_only else "the first",
+        )
+    if odd := [tumours[n] for case, n in chosen.items() if n != best[case]]:
+        logger.warning(
+            "%d cases are represented by another sample than their primary tumour, such as %s: it comes first in the "
+            "matrix, as published; --tumor_only takes the primary tumour",
+            len(odd),
+            odd[:3],
+        )
+    table = table.iloc[np.array(list(chosen.values()))]
+    table.index = pd.Index(list(chosen), name="case_id")
     return table.sort_index()
 
 

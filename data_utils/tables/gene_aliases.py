@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from data_utils.tables.text_table import read_table
 from utils import constants
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def load_gene_aliases(path: str | Path | None = None) -> GeneAliases:
     chosen = Path(path or constants.HGNC_TABLE)
     if chosen.is_file():
         source = str(chosen)
-        table = pd.read_csv(chosen, sep="\t", dtype=str, keep_default_na=False)
+        table = read_table(chosen, "HGNC table", "download hgnc_complete_set.txt from genenames.org")
         columns = ("symbol", "prev_symbol", "alias_symbol")
     elif path is not None:
         raise FileNotFoundError(f"{path} does not exist; download hgnc_complete_set.txt from genenames.org")

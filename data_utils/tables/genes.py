@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data_utils.tables.number_table import number_chunks
+from data_utils.tables.text_table import existing, open_rows, own_layout, parser_options
+from utils.files import FileError, quoted
+
 logger = logging.getLogger(__name__)
+
+_GENES_REMEDY = "write it with data_utils.make_gene_dataset"
 
 # Column of pan-cancer gene tables that names the cancer site of a case.
 SITE_COLUMN = "site"
@@ -29,35 +35,35 @@ def read_gene_table(path: str | Path) -> pd.DataFrame:
         ValueError: a case or gene stands twice, or a cell is missing or no number; file, gene and case are
             named.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"gene table {path} does not exist; write it with data_utils.make_gene_dataset"
-        )
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv_table(path)
-    table.index = table.index.astype(str).str.strip().rename("case_id")
+    path = existing(path, "gene table", _GENES_REMEDY)
+    table = _read_parquet(path) if path.suffix == ".parquet" else _read_csv_table(path)
+    table.index = table.index.astype(str).rename("case_id")
+    if blank := [name for name in table.index if name != name.strip()]:
+        fault = f"has blanks around {len(blank)} case ids, such as {blank[0]!r} for {blank[0].strip()!r}"
+        raise FileError(path, fault, "delete them")
     sites = table.pop(SITE_COLUMN) if SITE_COLUMN in table else None
     for kind, labels in (("cases", table.index), ("genes", table.columns)):
         if labels.has_duplicates:
-            raise ValueError(f"{path}: {kind} stand twice: {labels[labels.duplicated()][:5].tolist()}")
+            twice = labels[labels.duplicated()][:5].tolist()
+            raise FileError(path, f"is contradictory: {kind} stand twice: {twice}", "keep one of each")
     if table.empty:
-        raise ValueError(f"{path} holds no case or no gene")
-    numbers = (
-        table.apply(pd.to_numeric, errors="coerce")
-        if any(map(pd.api.types.is_object_dtype, table.dtypes))
-        else table
-    )
-    values = numbers.to_numpy(dtype=np.float32)
+        raise FileError(path, "holds no case or no gene", _GENES_REMEDY)
+    if texts := [str(name) for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]:
+        raise FileError(
+            path, f"has texts in the columns {texts[:5]}", "genes are numbers; leave the others out"
+        )
+    values = table.to_numpy(dtype=np.float32)
     finite = np.isfinite(values)
     if sites is not None:
-        finite |= table.isna().groupby(sites.to_numpy()).transform("all").to_numpy()
+        for site in sites.unique():
+            rows = (sites == site).to_numpy()
+            finite[rows] |= np.isnan(values[rows]).all(axis=0)
     bad = np.argwhere(~finite)
     if len(bad):
         row, column = bad[0]
-        raise ValueError(
-            f"{path}: {len(bad)} cells are no finite number, the first is gene {table.columns[column]} of "
-            f"case {table.index[row]}: {table.iat[row, column]}"
-        )
+        where = f"gene {table.columns[column]} of case {table.index[row]}: {values[row, column]}"
+        fault = f"has {len(bad)} cells without a finite number, the first is {quoted(where, 120)}"
+        raise FileError(path, fault, "leave patients without expression out of the table")
     return pd.DataFrame(values, index=table.index, columns=table.columns)
 
 
@@ -65,26 +71,29 @@ def read_gene_sites(path: str | Path) -> pd.Series | None:
     """Cancer site of every row of a pan-cancer gene table, None for the table of one cohort."""
     path = Path(path)
     if path.suffix == ".parquet":
-        table = pd.read_parquet(path)
-    else:
-        head = pd.read_csv(path, nrows=0)
-        columns = [head.columns[0], *(c for c in head.columns[1:] if c == SITE_COLUMN)]
-        # (As index_col the first column would not be read as text.)
-        table = pd.read_csv(path, usecols=columns, dtype=str).set_index(columns[0])
-    table.index = table.index.astype(str).str.strip()
-    return table[SITE_COLUMN].astype(str) if SITE_COLUMN in table else None
+        table = _read_parquet(path)
+        table.index = table.index.astype(str)
+        return table[SITE_COLUMN].astype(str) if SITE_COLUMN in table else None
+    layout = own_layout(path, "gene table", _GENES_REMEDY)
+    if SITE_COLUMN not in layout.columns:
+        return None
+    column = layout.columns.index(SITE_COLUMN)
+    with open_rows(path, layout) as rows:
+        table = pd.read_csv(rows, dtype=str, na_filter=False, usecols=[0, column], **parser_options(layout))
+    return pd.Series(table[column].to_numpy(), index=pd.Index(table[0]), name=SITE_COLUMN)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    # What a damaged file ends in depends on where it is damaged.
+    except Exception as error:
+        raise FileError(path, f"is no readable parquet table: {error}", _GENES_REMEDY) from error
 
 
 def _read_csv_table(path: Path) -> pd.DataFrame:
-    try:
-        # pandas renames columns that stand twice; reading the header apart keeps the true names.
-        names = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0, 1:].tolist()
-        # An identifier is a text: 0037 keeps its zeros.
-        table = pd.read_csv(path, index_col=0, low_memory=False, converters={0: str})
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no CSV table: {error}") from error
-    table.columns = names
-    return table
+    layout = own_layout(path, "gene table", _GENES_REMEDY)
+    return pd.concat(number_chunks(path, layout, texts=(SITE_COLUMN,), kinds=("case", "gene")))
 
 
 def align_genes(table: pd.DataFrame, genes: Sequence[str]) -> pd.DataFrame:
@@ -176,39 +185,6 @@ class GeneScaler:
 
 
 # ---------------------------------------------------------------------------- pathways
-def read_pathway_table(path: str | Path) -> pd.DataFrame:
-    """Gene x pathway table of 0 and 1 (int8); index = gene symbols.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: a cell is neither 0 nor 1, a gene or pathway stands twice, or the table is empty.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"pathway table {path} does not exist; use SurvPath's combine_comps.csv or a table of your own "
-            "(first column gene, one 0/1 column per pathway) and set PATHWAY_TABLE in utils/constants.py or "
-            "MODALTUNE_PATHWAY_TABLE"
-        )
-    table = _read_csv_table(path)
-    table.index = table.index.astype(str).rename("gene")
-    if table.empty:
-        raise ValueError(
-            f"{path} holds no gene or no pathway; its first column is gene, then one per pathway"
-        )
-    for kind, labels in (("genes", table.index), ("pathways", table.columns)):
-        if labels.has_duplicates:
-            raise ValueError(f"{path}: {kind} stand twice: {labels[labels.duplicated()][:5].tolist()}")
-    bad = np.argwhere(~table.isin([0, 1]).to_numpy())
-    if len(bad):
-        row, column = bad[0]
-        raise ValueError(
-            f"{path}: cells must be 0 or 1, gene {table.index[row]} in pathway {table.columns[column]} is "
-            f"{table.iat[row, column]}"
-        )
-    return table.astype(np.int8)
-
-
 @dataclass(frozen=True)
 class PathwayGroups:
     """Which entries of a case's gene vector belong to which pathway.

@@ -45,6 +45,7 @@ def number_chunks(
     labels = {0, *(n for n, name in enumerate(layout.columns) if name in texts)}
     types = {n: str if n in labels else np.float32 for n in range(len(layout.columns))}
     options: dict[str, Any] = {
+        "dtype": types,
         "na_values": list(MISSING_NUMBERS),
         "keep_default_na": False,
         **parser_options(layout),
@@ -53,7 +54,7 @@ def number_chunks(
         with (
             open_rows(path, layout) as text,
             pd.read_csv(
-                text, dtype=types, decimal=layout.decimal, chunksize=rows_at_once or 2**31 - 1, **options
+                text, decimal=layout.decimal, chunksize=rows_at_once or 2**31 - 1, **options
             ) as reader,
         ):
             for part in reader:

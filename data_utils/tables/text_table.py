@@ -29,7 +29,7 @@ from utils.files import FileError
 
 logger = logging.getLogger(__name__)
 
-SEPARATORS = ("\t", ",", ";")
+SEPARATORS = (",", "\t", ";")
 NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 MISSING_NUMBERS = ("", "NA", "NaN", "nan", "null", "NULL", "N/A")
 _GZIP = b"\x1f\x8b"
@@ -151,7 +151,7 @@ def open_rows(path: Path, layout: Layout) -> Iterator[Rows]:
         raise _no_utf8(path, error) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise FileError(path, f"is damaged: {error}", _AGAIN) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
         raise FileError(path, f"is no table: {error}", _AGAIN) from error
 
 
@@ -281,12 +281,12 @@ def inspect_layout(path: Path, what: str) -> Layout:
         raise FileError(path, fault, _TEXT_REMEDY)
     if not sample.strip():
         raise FileError(path, f"is empty; it should be a {what}", _AGAIN)
-    fits = [_try(path, sample, complete, separator) for separator in SEPARATORS]
+    fits = [_try(sample, complete, separator) for separator in SEPARATORS]
     separator, columns, surplus, decimal = max(fits, key=lambda fit: len(fit[1]))
     return Layout(columns, separator, encoding, gzipped, surplus, decimal)
 
 
-def _try(path: Path, sample: str, complete: bool, separator: str) -> tuple[str, tuple[str, ...], int, str]:
+def _try(sample: str, complete: bool, separator: str) -> tuple[str, tuple[str, ...], int, str]:
     """Separator, columns, surplus and decimal separator, if the cells are separated so."""
     lines = csv.reader(io.StringIO(sample, newline=""), delimiter=separator)
     rows: list[list[str]] = []
@@ -298,8 +298,8 @@ def _try(path: Path, sample: str, complete: bool, separator: str) -> tuple[str, 
                 break
         else:
             rows = rows if complete or len(rows) < 2 else rows[:-1]
-    except csv.Error as error:
-        raise FileError(path, f"is no table: {error}", _AGAIN) from error
+    except csv.Error:  # a cell of more than 131,072 characters: a row of another separator
+        return separator, ("",), 0, "."
     header, body = [name.strip() for name in rows[0]], rows[1:]
     surplus = 0
     one_more = [len(row) == len(header) + 1 for row in body]

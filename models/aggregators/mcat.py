@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from data_utils.tables.text_table import read_table
 from models.aggregators.registry import DataSpec, register
 from models.aggregators.single_vector import LABEL_OBJECTIVES, SingleVector, built, needed
 from models.genomic_utils.gene_mixer import PathwayNetworks
@@ -84,14 +84,13 @@ def read_groups(path: str | Path, genes: Sequence[str]) -> list[list[int]]:
         FileNotFoundError: there is no such file.
         ValueError: a group keeps no gene; the message names it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"signature table {path} does not exist; MCAT needs one (a column for each functional group with its gene "
-            "symbols): name it under signatures in the model config"
-        )
-    table, place = pd.read_csv(path, dtype=str), {gene: index for index, gene in enumerate(genes)}
-    groups = [[place[gene] for gene in sorted(set(table[name].dropna())) if gene in place] for name in table]
+    path, place = Path(path), {gene: index for index, gene in enumerate(genes)}
+    remedy = (
+        "MCAT needs one (a column for each functional group with its gene symbols): name it under signatures in the "
+        "model config"
+    )
+    table = read_table(path, "signature table", remedy)
+    groups = [[place[gene] for gene in sorted(set(table[name])) if gene in place] for name in table]
     if empty := [name for name, group in zip(table, groups, strict=True) if not group]:
         raise ValueError(
             f"{path}: no gene of the groups {empty} is in the gene table; leave these columns out"

@@ -15,14 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from data_utils.tables.genes import (
-    GeneScaler,
-    PathwayGroups,
-    align_genes,
-    read_gene_sites,
-    read_gene_table,
-    read_pathway_table,
-)
+from data_utils.tables.genes import GeneScaler, PathwayGroups, align_genes, read_gene_sites, read_gene_table
+from data_utils.tables.pathway_table import read_pathway_table
 from data_utils.tables.tensor_table import ModalityTable
 from models.genomic_utils.gene_mixer import (
     GeneMixer,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.barcodes import is_normal_tissue, patient_of
+from utils.barcodes import is_normal_tissue, patient_of, patients_of, sample_rank, tidy_barcode
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,28 @@ def test_only_tcga_barcodes_have_parts(identifier, patient, normal):
 @given(st.text())
 def test_a_patient_is_a_beginning_of_the_identifier(identifier):
     assert identifier.startswith(patient_of(identifier))
+
+
+@pytest.mark.parametrize(
+    ("samples", "patients"),
+    [
+        (["TARGET-30-PAAPFA-01A", "TARGET-30-PANZYW-01A"], ["TARGET-30-PAAPFA", "TARGET-30-PANZYW"]),
+        (["TCGA-AA-0001-01", "C3L-00001-01A"], ["TCGA-AA-0001", "C3L-00001"]),
+        (["P-01A", "P-02A"], ["P-01A", "P-02A"]),  # two patients, as far as one can know
+        (["C3L-00001-01A", "C3L-00002"], ["C3L-00001-01A", "C3L-00002"]),
+        (["patient.1", "patient.2"], ["patient.1", "patient.2"]),
+    ],
+)
+def test_patients_of_samples(samples: list[str], patients: list[str]) -> None:
+    assert patients_of(samples) == patients
+
+
+def test_samples_in_the_order_of_their_types() -> None:
+    order = ["TCGA-AA-0001-01A-11R", "TCGA-AA-0001-01B", "TCGA-AA-0001-02A", "TCGA-AA-0001-06A", "own"]
+    backwards = order[::-1]
+    assert sorted(backwards, key=sample_rank) == order
+
+
+def test_tidy_barcodes() -> None:
+    assert tidy_barcode("tcga.aa.0001.01a") == "TCGA-AA-0001-01A"
+    assert tidy_barcode("own.name.h5") == "own.name.h5"

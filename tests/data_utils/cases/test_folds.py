@@ -226,7 +226,7 @@ def test_no_csv_at_all(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no splits_0\.csv"):
         count_folds(tmp_path)
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(ValueError, match=r"empty\.csv is no CSV"):
+    with pytest.raises(ValueError, match=r"empty\.csv is empty"):
         read_folds(tmp_path / "empty.csv", [patient(0)], (), 0)
 
 

@@ -45,11 +45,11 @@ def test_first_column_without_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["sample S1 S2", "A 1 2", "B 3 high"], "gene B, sample S2 is no finite number: 'high'"),
-        (["sample S1", "A inf"], "gene A, sample S1 is no finite number: 'inf'"),
+        (["sample S1 S2", "A 1 2", "B 3 high"], "no finite number at gene B, sample S2: 'high'"),
+        (["sample S1", "A inf"], "no finite number at gene A, sample S1: 'inf'"),
         (["sample S1 S2"], "no gene or no sample"),
         (["sample", "A"], "no gene or no sample"),
-        (["sample S1", "A 1", "B 1 2 3 4"], "no tab separated matrix"),
+        (["sample S1", "A 1", "B 1 2 3 4"], "5 cells in line 3"),
     ],
 )
 def test_bad_matrix(tmp_path: Path, lines: list[str], words: str) -> None:
@@ -63,7 +63,7 @@ def test_no_matrix(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Xena"):
         read_expression(tmp_path / "absent")
     (tmp_path / "empty").touch()
-    with pytest.raises(ValueError, match="empty is no tab separated matrix"):
+    with pytest.raises(ValueError, match="empty is empty"):
         read_expression(tmp_path / "empty")
 
 
@@ -90,7 +90,10 @@ def test_what_is_kept_of_the_genes(caplog: pytest.LogCaptureFixture) -> None:
     assert table.columns.tolist() == ["NEW", "A", "B"]  # order of the pathway table
     assert table.loc["TCGA-AA-0001"].tolist() == [8, 2, 4]  # first row of A; OLD became NEW
     assert table.index.name == "case_id"
-    assert "dropped 1 without symbol, 1 repeating a symbol (the first counts), 1 constant" in caplog.text
+    assert (
+        "dropped 1 without symbol, 1 repeating a symbol (the first that varies counts), 1 constant"
+        in caplog.text
+    )
     assert "of 5 pathway genes 2 are missing (['FLAT', 'ABSENT']), 1 go by another name" in caplog.text
 
 
@@ -99,18 +102,37 @@ def test_renaming_never_overwrites_a_direct_match() -> None:
     assert table.columns.tolist() == ["G1"]
 
 
-def test_first_sample_of_a_case_wins(caplog: pytest.LogCaptureFixture) -> None:
-    matrix = expression(A=[1, 2, 3, 4])
-    matrix.columns = ["TCGA-BB-0001-11", "TCGA-BB-0001-01", "TCGA-AA-0001-01A-11R", "TCGA-AA-0001-06"]
-    table = build_gene_table(matrix, ["A"], (), NO_ALIASES)
-    assert table["A"].to_dict() == {"TCGA-AA-0001": 3, "TCGA-BB-0001": 1}
-    assert "1 cases are represented by normal tissue, such as ['TCGA-BB-0001-11']" in caplog.text
-    caplog.clear()
-    table = build_gene_table(matrix, ["A"], (), NO_ALIASES, tumor_only=True)
-    assert table["A"].to_dict() == {"TCGA-AA-0001": 3, "TCGA-BB-0001": 2}
-    assert "normal tissue, such as" not in caplog.text
+SAMPLES = {"TCGA-BB-0001-11": 1, "TCGA-BB-0001-06": 2, "TCGA-BB-0001-01B": 3, "TCGA-BB-0001-01A": 4}
+
+
+@pytest.mark.parametrize(("tumor_only", "value"), [(False, 2), (True, 4)])
+def test_several_samples_of_a_case(caplog: pytest.LogCaptureFixture, tumor_only: bool, value: float) -> None:
+    caplog.set_level(logging.INFO)
+    matrix = expression(A=[*SAMPLES.values(), 7, 8])
+    matrix.columns = [*SAMPLES, "TCGA-AA-0001-01A-11R", "TCGA-CC-0001-11"]
+    table = build_gene_table(matrix, ["A"], (), NO_ALIASES, tumor_only=tumor_only)
+    assert table["A"].to_dict() == {"TCGA-AA-0001": 7, "TCGA-BB-0001": value}  # never normal tissue
+    assert "2 of normal tissue left out" in caplog.text
+    assert "1 cases have normal tissue only, and so no row, such as ['TCGA-CC-0001']" in caplog.text
+    assert ("than their primary tumour, such as ['TCGA-BB-0001-06']" in caplog.text) != tumor_only
+
+
+def test_normal_tissue_only() -> None:
+    matrix = expression(A=[1])
+    matrix.columns = ["TCGA-BB-0001-11"]
     with pytest.raises(ValueError, match="no sample is left"):
-        build_gene_table(matrix.iloc[:, :1], ["A"], (), NO_ALIASES, tumor_only=True)
+        build_gene_table(matrix, ["A"], (), NO_ALIASES)
+
+
+def test_of_two_rows_of_a_gene_the_one_that_varies_counts() -> None:
+    matrix = pd.concat([expression(A=[5, 5], B=[1, 2]), expression(A=[3, 4], B=[8, 9]), expression(A=[6, 7])])
+    table = build_gene_table(matrix, ["A", "B"], (), NO_ALIASES)
+    assert table.to_numpy().tolist() == [[3, 1], [4, 2]]
+
+
+def test_barcodes_as_r_writes_them(tmp_path: Path) -> None:
+    matrix = read_expression(write(tmp_path / "m", "sample TCGA.AA.0001.01 tcga-bb-0002-01", "A 1 2"))
+    assert matrix.columns.tolist() == ["TCGA-AA-0001-01", "TCGA-BB-0002-01"]
 
 
 def test_missing_values(caplog: pytest.LogCaptureFixture) -> None:

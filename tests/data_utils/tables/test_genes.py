@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 from data_utils.make_gene_dataset import write_gene_table
-from data_utils.tables.genes import (
-    GeneScaler,
-    PathwayGroups,
-    align_genes,
-    read_gene_sites,
-    read_gene_table,
-    read_pathway_table,
-)
+from data_utils.tables.genes import GeneScaler, PathwayGroups, align_genes, read_gene_sites, read_gene_table
+from data_utils.tables.pathway_table import read_pathway_table
 
 
 def gene_table(cases: int = 6, genes: int = 4, seed: int = 0) -> pd.DataFrame:
@@ -41,13 +35,15 @@ def test_gene_table_round_trip(tmp_path: Path, name: str) -> None:
     ("text", "words"),
     [
         ("case_id,A,B\nC1,1,2\nC2,,3\n", "1 cells.*gene A of case C2"),
-        ("case_id,A,B\nC1,1,2\nC2,1,high\n", "gene B of case C2: high"),
-        ("case_id,A,B\nC1,1,inf\n", "gene B of case C1"),
+        ("case_id,A,B\nC1,1,2\nC2,1,high\n", "case C2, gene B: 'high'"),
+        ("case_id,A,B\nC1,1,inf\n", "case C1, gene B: 'inf'"),
         ("case_id,A,A\nC1,1,2\n", r"genes stand twice: \['A'\]"),
         ("case_id,A\nC1,1\nC1,2\n", r"cases stand twice: \['C1'\]"),
         ("case_id,A\n", "no case or no gene"),
         ("case_id\nC1\n", "no case or no gene"),
-        ("", "no CSV table"),
+        ("", "is empty"),
+        ("case_id,A\n C1 ,1\n", "blanks around 1 case ids, such as ' C1 '"),
+        ("case_id;A\nC1;1\n", "has semicolons between the cells"),
     ],
 )
 def test_bad_gene_table(tmp_path: Path, text: str, words: str) -> None:
@@ -178,13 +174,13 @@ def test_read_pathway_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("gene,P\nA,1\nB,2\n", "gene B in pathway P is 2"),
-        ("gene,P\nA,1\nB,\n", "gene B in pathway P is nan"),
-        ("gene,P\nA,yes\n", "gene A in pathway P is yes"),
+        ("gene,P\nA,1\nB,2\n", "gene B in pathway P is '2'"),
+        ("gene,P\nA,1\nB,\n", "gene B in pathway P is ''"),
+        ("gene,P\nA,yes\n", "gene A in pathway P is 'yes'"),
         ("gene,P\nA,1\nA,0\n", r"genes stand twice: \['A'\]"),
         ("gene,P,P\nA,1,0\n", r"pathways stand twice: \['P'\]"),
         ("gene\nA\n", "no gene or no pathway"),
-        ("", "no CSV table"),
+        ("", "is empty"),
     ],
 )
 def test_bad_pathway_table(tmp_path: Path, text: str, words: str) -> None:
@@ -201,7 +197,7 @@ def test_no_pathway_table(tmp_path: Path) -> None:
 
 
 def test_identifiers_of_patients_keep_their_zeros(tmp_path: Path) -> None:
-    (tmp_path / "genes.csv").write_text("case_id,A,B\n0037,1,2\n H-1 ,3,4\n1e5,5,6\n")
+    (tmp_path / "genes.csv").write_text("case_id,A,B\n0037,1,2\nH-1,3,4\n1e5,5,6\n")
     assert list(read_gene_table(tmp_path / "genes.csv").index) == ["0037", "H-1", "1e5"]
     (tmp_path / "sites.csv").write_text("case_id,site,A\n0037,X,1\n0038,Y,2\n")
     assert list(read_gene_table(tmp_path / "sites.csv").index) == ["0037", "0038"]
