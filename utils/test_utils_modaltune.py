@@ -172,8 +172,9 @@ class CohortEvaluator:
                 scores = _Scores(subtype.score(cases), survival.score(cases), own)
                 found = metric_rows([scores.subtype, scores.survival], splits["train"], seed)
                 if zero_shot is not None:
-                    unfitted = [zero_shot.subtype(cases, task), zero_shot.survival(cases, task)]
-                    found += zero_shot_rows(unfitted, seed)
+                    found += zero_shot_rows(
+                        [zero_shot.subtype(cases, task), zero_shot.survival(cases, task)], seed
+                    )
                 found += metric_rows(own, splits["train"], seed, HEAD)
                 rows += [{"seed": seed, "task": name, "split": split, **row} for row in found]
                 predictions[split].append(self._predictions(cases, scores, name))

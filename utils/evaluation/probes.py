@@ -223,12 +223,12 @@ class SurvivalProbe:
             reason = self.reason or "no case of known survival to score"
             return SurvivalResult(self.task, ids, durations, events, np.full(len(ids), np.nan), reason=reason)
         risk = _risk(self.model, cases.task(self.task)[known][:, self.varying])
-        curves = None if self.model.strata is not None else self._curves(risk)
+        curves = None if self.model.strata is not None else self._curves(self.model, risk)
         return score_survival(self.task, ids, durations, events, risk, curves)
 
-    def _curves(self, risk: np.ndarray) -> Curves:
+    def _curves(self, model: CoxModel, risk: np.ndarray) -> Curves:
         """Survival from Breslow's baseline hazard, which moves at deaths only (lifelines interpolates)."""
-        hazard = self.model.baseline_cumulative_hazard_.iloc[:, 0]
+        hazard = model.baseline_cumulative_hazard_.iloc[:, 0]
         step = np.searchsorted(hazard.index.to_numpy(), self.times, side="right") - 1
         reached = np.where(step >= 0, hazard.to_numpy()[np.maximum(step, 0)], 0.0)
         alive = np.exp(-reached * np.exp(np.clip(risk, -500, 500))[:, None])

@@ -132,8 +132,8 @@ def _subtype(result: SubtypeResult, seed: int) -> dict[str, Measured]:
 def _survival(result: SurvivalResult, train: FollowUp, seed: int) -> dict[str, Measured]:
     found = {"concordance_index": _own(result, "concordance_index", seed)}
     scored = FollowUp(result.durations, result.events)
-    if reason := result.reason or ("" if result.curves is not None else _NO_CURVES):
-        absent = Measured(reason=reason)
+    if result.reason or result.curves is None:
+        absent = Measured(reason=result.reason or _NO_CURVES)
         return found | dict.fromkeys(("concordance_ipcw", "dynamic_auc", "integrated_brier"), absent)
     curves = result.curves.within(scored)
     return found | {
