@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from data_utils.tables.cohorts import load_cohort
@@ -21,6 +22,7 @@ from utils.evaluation.calibration import reliability
 from utils.evaluation.embeddings import Embeddings, name_cases, same_split
 from utils.evaluation.heads import Head
 from utils.evaluation.probes import (
+    SubtypeProbe,
     SubtypeResult,
     SurvivalProbe,
     SurvivalResult,
@@ -177,7 +179,7 @@ class CohortEvaluator:
                     )
                 found += metric_rows(own, splits["train"], seed, HEAD)
                 rows += [{"seed": seed, "task": name, "split": split, **row} for row in found]
-                predictions[split].append(self._predictions(cases, scores, name))
+                predictions[split].append(self._predictions(cases, task, subtype, survival, heads or {}))
                 if split == FIGURE_SPLIT:
                     self._draw(scores, survival, output_dir / "figures", name)
         names = plots.class_labels(self.num_classes, self.class_names)
@@ -200,30 +202,45 @@ class CohortEvaluator:
             )
         return found
 
-    def _predictions(self, cases: Embeddings, scores: _Scores, name: str) -> pd.DataFrame:
-        """One row per case; empty where a class or the survival is unknown."""
+    def _predictions(
+        self,
+        cases: Embeddings,
+        task: int,
+        subtype: SubtypeProbe,
+        survival: SurvivalProbe,
+        heads: Mapping[str, Head],
+    ) -> pd.DataFrame:
+        """One row per case, also where class or survival are unknown; empty where there is nothing to predict with."""
         table = pd.DataFrame(
             {
-                "task": name,
+                "task": self.task_names[task],
                 "case_id": cases.case_ids,
                 "site": cases.sites,
                 "label": cases.labels,
                 "duration": cases.durations,
                 "event": cases.events,
-            },
-            index=cases.case_ids,
+            }
         )
-        found: list[tuple[str, Result]] = [("", scores.subtype), ("", scores.survival)]
-        for prefix, result in [*found, *((HEAD, own) for own in scores.heads)]:
-            if isinstance(result, SurvivalResult):
-                table[f"{prefix}risk"] = pd.Series(result.risk, index=result.case_ids)
+        vectors = cases.task(task)
+        self._add_classes(table, "", *subtype.predict(vectors))
+        table["risk"] = survival.risk(vectors)
+        for kind, head in heads.items():
+            if head.task != task:
                 continue
-            predicted = pd.Series(result.predictions, index=result.case_ids, dtype="Int64")
-            table[f"{prefix}prediction"] = predicted.mask(predicted < 0)
-            for c in range(self.num_classes):
-                column = pd.Series(result.probabilities[:, c], index=result.case_ids)
-                table[f"{prefix}probability_{c}"] = column
+            if kind == "subtype":
+                probabilities = head.probabilities(cases)
+                self._add_classes(table, HEAD, probabilities.argmax(axis=1), probabilities)
+            else:
+                table[f"{HEAD}risk"] = head.risk(cases)
         return table
+
+    def _add_classes(
+        self, table: pd.DataFrame, prefix: str, predictions: np.ndarray, probabilities: np.ndarray
+    ) -> None:
+        predicted = pd.Series(predictions, dtype="Int64")
+        table[f"{prefix}prediction"] = predicted.mask(predicted < 0)
+        for c in range(self.num_classes):
+            table[f"{prefix}probability_{c}"] = probabilities[:, c]
 
     def _draw(self, scores: _Scores, survival: SurvivalProbe, folder: Path, name: str) -> None:
         subtype, scored = scores.subtype, scores.survival

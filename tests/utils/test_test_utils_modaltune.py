@@ -10,6 +10,7 @@ from tests.utils.evaluation.evaluation_data import make_embeddings, slow_balance
 from utils.evaluation.embeddings import with_complete_parts
 from utils.evaluation.probes import subtype_probe, survival_probe
 from utils.evaluation.results import COLUMNS, write_results
+from utils.evaluation.stored_probes import PROBES, StoredProbes
 from utils.test_utils_modaltune import CohortEvaluator
 
 TASKS = ("General", "Survival")
@@ -158,7 +159,7 @@ def test_three_classes(tmp_path, no_figures):
     assert "probability_2" in pd.read_csv(tmp_path / "predictions" / "test.csv")
 
 
-def test_unknown_classes_and_survival_leave_empty_cells(tmp_path, no_figures):
+def test_unknown_classes_and_survival_are_predicted_and_not_scored(tmp_path, no_figures):
     labels, durations = np.arange(30) % 2, np.arange(30.0)
     labels[4], durations[[5, 6]] = -1, np.nan
     splits = make_splits(test={"labels": labels, "durations": durations})
@@ -168,10 +169,33 @@ def test_unknown_classes_and_survival_leave_empty_cells(tmp_path, no_figures):
     assert rows.loc[("General", "concordance_index"), "n"] == 28
     known = ~np.isnan(durations)
     assert rows.loc[("General", "concordance_index"), "events"] == splits["test"].events[known].sum()
-    predictions = pd.read_csv(tmp_path / "predictions" / "test.csv").iloc[:30]
-    assert np.flatnonzero(predictions["prediction"].isna()).tolist() == [4]
-    assert np.flatnonzero(predictions["probability_1"].isna()).tolist() == [4]
-    assert np.flatnonzero(predictions["risk"].isna()).tolist() == [5, 6]
+    # What is predicted does not depend on what is known.
+    predictions = pd.read_csv(tmp_path / "predictions" / "test.csv")
+    CohortEvaluator(2, TASKS).report(make_splits(), tmp_path / "known", seed=0)
+    of_known = pd.read_csv(tmp_path / "known" / "predictions" / "test.csv")
+    columns = ["task", "case_id", "prediction", "probability_0", "probability_1", "risk"]
+    assert not predictions[columns].isna().any(axis=None)
+    pd.testing.assert_frame_equal(predictions[columns], of_known[columns])
+
+
+def test_the_stored_probes_are_those_that_predicted(tmp_path, no_figures):
+    splits = make_splits()
+    CohortEvaluator(2, TASKS, ("ductal, NOS", "lobular")).report(splits, tmp_path, seed=0)
+    probes = StoredProbes.load(tmp_path / PROBES)
+    table = pd.read_csv(tmp_path / "predictions" / "test.csv")
+    assert probes.class_names == ("ductal, NOS", "lobular") and list(probes.tasks) == list(TASKS)
+    for task, (name, probe) in enumerate(probes.tasks.items()):
+        vectors, written = splits["test"].task(task).astype(float), table[table.task == name]
+        np.testing.assert_allclose(probe.risk(vectors), written.risk, rtol=0, atol=1e-6)
+        written = written[["probability_0", "probability_1"]]
+        np.testing.assert_allclose(probe.probabilities(vectors, 2), written, rtol=0, atol=1e-6)
+
+
+def test_nothing_to_predict_with_leaves_empty_cells(tmp_path, no_figures):
+    splits = make_splits(train={"labels": [-1] * 60, "events": [0] * 60})
+    CohortEvaluator(2, TASKS).report(splits, tmp_path, seed=0)
+    columns = ["prediction", "probability_0", "probability_1", "risk"]
+    assert pd.read_csv(tmp_path / "predictions" / "test.csv")[columns].isna().all(axis=None)
 
 
 def test_splits_that_cannot_be_evaluated_say_why(tmp_path):

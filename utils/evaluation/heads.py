@@ -49,6 +49,10 @@ class Head:
         """Probability to live on after each interval ``[n, K]`` of a survival head."""
         return np.cumprod(1 / (1 + np.exp(np.clip(self.logits(cases), -500, 500))), axis=1)
 
+    def risk(self, cases: Embeddings) -> np.ndarray:
+        """Risk ``[n]`` of a survival head: ``-sum`` of the survival curve, higher dies earlier."""
+        return -self.alive(cases).sum(axis=1)
+
     def subtype(self, cases: Embeddings) -> SubtypeResult:
         """A subtype head scored on the cases of known class."""
         known = cases.labels >= 0
@@ -62,7 +66,7 @@ class Head:
         )
 
     def survival(self, cases: Embeddings) -> SurvivalResult:
-        """A survival head scored on the cases of known survival; the risk is ``-sum`` of the survival curve."""
+        """A survival head scored on the cases of known survival."""
         known = ~np.isnan(cases.durations)
         alive = self.alive(cases)[known]
         # Survival is predicted for the ends of the intervals; the last one has none that could be scored.
@@ -73,6 +77,6 @@ class Head:
             cases.select_ids(known),
             cases.durations[known],
             cases.events[known],
-            -alive.sum(axis=1),
+            self.risk(cases)[known],
             Curves(inner, at_edges, 1 - at_edges),
         )

@@ -94,10 +94,20 @@ class SubtypeProbe:
                 probabilities=np.full((len(ids), self.num_classes), np.nan),
                 reason=self.reason or "no case of known class to score",
             )
-        vectors = cases.task(self.task)[known]
-        probabilities = np.zeros((len(ids), self.num_classes))
+        predictions, probabilities = self.predict(cases.task(self.task)[known])
+        return score_subtype(self.task, ids, labels, predictions, probabilities)
+
+    def predict(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Classes ``[n]`` and probabilities ``[n, num_classes]`` of embeddings ``[n, O]``, whatever is known of them.
+
+        -1 and NaN where there is no model.
+        """
+        if self.model is None or not len(vectors):
+            nothing = np.full((len(vectors), self.num_classes), np.nan)
+            return np.full(len(vectors), -1), nothing
+        probabilities = np.zeros((len(vectors), self.num_classes))
         probabilities[:, self.model.classes_] = self.model.predict_proba(vectors)
-        return score_subtype(self.task, ids, labels, self.model.predict(vectors), probabilities)
+        return self.model.predict(vectors), probabilities
 
 
 def score_subtype(
@@ -233,6 +243,12 @@ class SurvivalProbe:
         reached = np.where(step >= 0, hazard.to_numpy()[np.maximum(step, 0)], 0.0)
         alive = np.exp(-reached * np.exp(np.clip(risk, -500, 500))[:, None])
         return Curves(self.times, alive, np.repeat(risk[:, None], len(self.times), axis=1))
+
+    def risk(self, vectors: np.ndarray) -> np.ndarray:
+        """Log partial hazard ``[n]`` of embeddings ``[n, O]``, whatever is known of them; NaN without a model."""
+        if self.model is None or not len(vectors):
+            return np.full(len(vectors), np.nan)
+        return _risk(self.model, vectors[:, self.varying])
 
 
 def score_survival(
