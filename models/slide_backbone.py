@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,17 @@ class SlideBackbone(nn.Module, ABC):
     def pool(self, cls: Tensor, patches: Tensor, context: Any) -> Tensor:
         """The image token ``[T, 1, E]`` from the tokens after the last block."""
 
+    # ------------------------------------------------------------------------ explanations
+    @contextmanager
+    def whole_gradient(self) -> Iterator[None]:
+        """Within the block gradients are those of the function, also where training takes parts of it for constant."""
+        yield
+
+    def token_of_patch(self, case: Case) -> Tensor:
+        """Which patch token ``[L]`` every patch of a case became; -1 where the encoder drops it."""
+        return torch.arange(len(case.features))
+
+    # ------------------------------------------------------------------------ checkpoints
     @abstractmethod
     def read_pretrained(self, path: str | Path) -> dict[str, Tensor]:
         """The tensors of the official checkpoint, under the names of ``vit``'s parameters.

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from data_utils.cases.case import Case
 from data_utils.cases.splits import Patient
 from data_utils.cases.stacking import fits, repack_slides, stack_slides
 from data_utils.features.source import FeatureSource
+from data_utils.features.store import FeatureMeta
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,21 @@ class PatchOptions:
     patch_size: int | None = None
     check_slide: Callable[[Tensor, int | None, str], None] | None = None
     source: FeatureSource = field(default_factory=FeatureSource)
+
+
+@dataclass(frozen=True)
+class SlidePatches:
+    """Where the patches of a case lie on one of its slides.
+
+    Attributes:
+        path: the feature file.
+        corners: upper left corners ``[L_k, 2]`` in level-0 pixels of the slide itself, not of the stack.
+        meta: what the file states.
+    """
+
+    path: Path
+    corners: np.ndarray
+    meta: FeatureMeta
 
 
 @dataclass(frozen=True)
@@ -242,6 +259,16 @@ class CaseDataset(Dataset):
                 "with one encoder"
             )
         return np.concatenate(features), np.concatenate(coords), sizes[0], slide_of_patch
+
+    def slide_patches(self, index: int) -> list[SlidePatches]:
+        """The slides of a case, each with its patches in the order in which the case has them."""
+        patient = self.patients[index]
+        read = [self.options.source.coords(slide) for slide in patient.slides]
+        rows = self._subsets(patient, [len(corners) for corners, _ in read])
+        return [
+            SlidePatches(path, corners if kept is None else corners[kept], meta)
+            for path, (corners, meta), kept in zip(patient.slides, read, rows, strict=True)
+        ]
 
     def _place(self, patient: Patient, coords: list[np.ndarray], patch_size: int) -> list[np.ndarray]:
         stacked = stack_slides(coords, patch_size, self.options.cumulative_stacking)

@@ -56,6 +56,8 @@ class PathwayNetworks(nn.Module):
         self.register_buffer("rows", torch.arange(len(members)), persistent=False)
         self.num_genes = max(flat) + 1
         self.dropout = dropout
+        # Explanations pass one value for every member of every pathway instead of one for every gene.
+        self.takes_members = False
         self.weight1 = nn.Parameter(torch.empty(len(members), hidden_dim))
         self.bias1 = nn.Parameter(torch.empty(len(sizes), hidden_dim))
         self.weight2 = nn.Parameter(torch.empty(len(sizes), hidden_dim, hidden_dim))  # [P, in, out]
@@ -95,17 +97,17 @@ class PathwayNetworks(nn.Module):
 
     def forward(self, genes: Tensor, copies: int) -> Tensor:
         """``[n_genes] -> [copies, P, H]``; copies differ by their dropout masks only."""
-        if genes.dim() != 1 or len(genes) < self.num_genes:
-            raise ValueError(
-                f"expected a vector of >= {self.num_genes} genes, got shape {tuple(genes.shape)}"
-            )
+        least = len(self.members) if self.takes_members else self.num_genes
+        if genes.dim() != 1 or len(genes) < least:
+            raise ValueError(f"expected a vector of >= {least} genes, got shape {tuple(genes.shape)}")
+        values = genes if self.takes_members else genes[self.members]
         # Row i of weight1 belongs to member i: a bag of rows, weighted by expression, is one Linear.
         hidden = F.embedding_bag(
             self.rows,
             self.weight1,
             self.starts,
             mode="sum",
-            per_sample_weights=genes[self.members].to(self.weight1.dtype),
+            per_sample_weights=values.to(self.weight1.dtype),
         )
         hidden = F.elu(hidden + self.bias1).unsqueeze(1)  # [P, 1, H]
         hidden = F.alpha_dropout(hidden.repeat(1, copies, 1), self.dropout, self.training)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from argparse import Action
 from argparse import _ArgumentGroup as ArgumentGroup
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +16,19 @@ from torch import Tensor, nn
 
 from data_utils.cases.case import Case
 from data_utils.tables.tensor_table import ModalityTable
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What the numbers of an input are, in the order of its flattened tensor.
+
+    Attributes:
+        names: of every number.
+        groups: what every number belongs to, such as its pathway; empty where the modality has no groups.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
 
 class ModalityEncoder(nn.Module, ABC):
@@ -101,6 +117,25 @@ class Modality(ABC):
             TypeError: a key of ``config`` is unknown.
             ValueError: the data cannot be encoded with this config.
         """
+
+    # ------------------------------------------------------------------------ explanations
+    def entries(self, structure: Any, shape: tuple[int, ...]) -> Entries:
+        """Names of the numbers of an input of that shape; they are counted from 1 unless a modality knows better."""
+        return Entries(tuple(f"{self.name} {number}" for number in range(1, prod(shape) + 1)))
+
+    @contextmanager
+    def apart(self, model: nn.Module, data: Tensor, structure: Any) -> Iterator[tuple[Tensor, Entries]]:
+        """Gives every group a copy of its own of the numbers that it shares with others.
+
+        Within the block ``model`` takes the tensor that is yielded, or any of its shape, in place of ``data``; so an
+        explanation can tell through which group a number acts.
+
+        Args:
+            model: any model that reads this modality.
+            data: the input of a case.
+            structure: see :attr:`ModalityTable.structure`.
+        """
+        yield data, self.entries(structure, tuple(data.shape))
 
     # ------------------------------------------------------------------------ published checkpoints
     def from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from data_utils.tables.clinical import ClinicalCodes, read_clinical_table
+from data_utils.tables.ajcc import AJCC_COLUMNS
+from data_utils.tables.clinical import AGE, ClinicalCodes, read_clinical_table
 from data_utils.tables.tensor_table import ModalityTable
-from models.modalities.base import Modality, ModalityEncoder
+from models.modalities.base import Entries, Modality, ModalityEncoder
 from models.modalities.registry import register_modality
 from models.vitadapter.interaction import init_linear
 from utils import constants
@@ -74,6 +75,10 @@ class Clinical(Modality):
 
     def build(self, embed_dim: int, structure: Any, **config: Any) -> ClinicalEncoder:
         return ClinicalEncoder(embed_dim, **config)
+
+    def entries(self, structure: Any, shape: tuple[int, ...]) -> Entries:
+        names = (AGE, *AJCC_COLUMNS)
+        return Entries(names) if shape == (len(names),) else super().entries(structure, shape)
 
     def from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f"network.{name}": value for name, value in state.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Action
 from argparse import _ArgumentGroup as ArgumentGroup
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,18 +14,19 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_utils.tables.genes import GeneScaler, PathwayGroups, align_genes, read_gene_sites, read_gene_table
 from data_utils.tables.pathway_table import read_pathway_table
 from data_utils.tables.tensor_table import ModalityTable
 from models.genomic_utils.gene_mixer import (
     GeneMixer,
+    PathwayNetworks,
     pack_pathway_networks,
     pathway_sizes,
     unpack_pathway_networks,
 )
-from models.modalities.base import Modality, ModalityEncoder
+from models.modalities.base import Entries, Modality, ModalityEncoder
 from models.modalities.registry import register_modality
 from utils import constants
 from utils.findings import Finding, error, listing, ok, warning
@@ -226,6 +228,30 @@ class Genes(Modality):
                 "--genomics_csv_path was not given: pathways need a gene table, or a trained model"
             )
         return GeneEncoder(embed_dim, structure["indices"], **config)
+
+    def entries(self, structure: Any, shape: tuple[int, ...]) -> Entries:
+        return Entries(tuple(structure["genes"]))
+
+    @contextmanager
+    def apart(self, model: nn.Module, data: Tensor, structure: Any) -> Iterator[tuple[Tensor, Entries]]:
+        """One copy of a gene for every pathway that reads it, ``[sum of the pathways' sizes]``.
+
+        Models without pathway networks have no pathways to tell apart.
+        """
+        networks = [module for module in model.modules() if isinstance(module, PathwayNetworks)]
+        if not networks:
+            yield data, self.entries(structure, tuple(data.shape))
+            return
+        members = [gene for group in structure["indices"] for gene in group]
+        groups = [n for n, group in zip(structure["names"], structure["indices"], strict=True) for _ in group]
+        names = tuple(structure["genes"][gene] for gene in members)
+        for network in networks:
+            network.takes_members = True
+        try:
+            yield data[torch.tensor(members, device=data.device)], Entries(names, tuple(groups))
+        finally:
+            for network in networks:
+                network.takes_members = False
 
     def from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f"network.{name}": value for name, value in pack_pathway_networks(state).items()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from data_utils.cases.case import Case
 from models.pretrained import read_checkpoint
-from models.prov_gigapath.longnet import LongNetViT
+from models.prov_gigapath.longnet import DilatedSelfAttention, LongNetViT
 from models.slide_backbone import SlideBackbone
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,17 @@ class GigaPathBackbone(SlideBackbone):
 
     def pool(self, cls: Tensor, patches: Tensor, context: None) -> Tensor:
         return cls
+
+    @contextmanager
+    def whole_gradient(self) -> Iterator[None]:
+        layers = [layer for layer in self.vit.modules() if isinstance(layer, DilatedSelfAttention)]
+        for layer in layers:
+            layer.whole_gradient = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.whole_gradient = False
 
     def read_pretrained(self, path: str | Path) -> dict[str, Tensor]:
         checkpoint = read_checkpoint(path, self.official_name, self.source, self.constant)

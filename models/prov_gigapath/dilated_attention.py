@@ -39,10 +39,17 @@ def _attend(part: Part, qkv: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class StridedDilatedAttention(torch.autograd.Function):
-    """Keeps ``q, k, v``, what the parts return and the weights; gathers again in the backward pass."""
+    """Keeps ``q, k, v``, what the parts return and the weights; gathers again in the backward pass.
+
+    With ``whole_gradient`` the weights between the branches are no constants for the gradient. A weight changes with
+    the log-sum-exps, which adds ``weight * grad (out of the part - total)`` to the gradient of each. The derivative
+    of a part knows its own ``out`` only by ``weight * grad out``, so that ``total`` in its place is all it takes.
+    """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, qkv: Tensor, parts: tuple[Part, ...]) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, qkv: Tensor, parts: tuple[Part, ...], whole_gradient: bool = False
+    ) -> Tensor:
         dense = qkv.permute(2, 0, 1, 3, 4)  # [3, B, L, H, D]
         outs, lses = zip(*(_attend(part, dense) for part in parts), strict=True)
         total = torch.zeros(dense.shape[1:], dtype=qkv.dtype, device=qkv.device)  # [B, L, H, D]
@@ -59,13 +66,15 @@ class StridedDilatedAttention(torch.autograd.Function):
             factors = (factor for factor, _ in part.pairs(weight, sparse))
             for (target, source), factor in zip(part.pairs(total, sparse), factors, strict=True):
                 target.addcmul_(source, factor)
+        if whole_gradient:
+            outs = tuple(part.gather(total) for part in parts)
         ctx.parts = parts
         ctx.save_for_backward(qkv, weights, *outs, *lses)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         qkv, weights, *results = ctx.saved_tensors
         outs, lses = results[: len(ctx.parts)], results[len(ctx.parts) :]
         dense = qkv.permute(2, 0, 1, 3, 4)
@@ -80,22 +89,28 @@ class StridedDilatedAttention(torch.autograd.Function):
             for one, sparse in zip(totals, grads, strict=True):
                 for target, source in part.pairs(one, part.spread(sparse)):
                     target.add_(source)
-        return total, None
+        return total, None, None
 
 
-def dilated_attention(qkv: Tensor, segments: Sequence[int], ratios: Sequence[int]) -> Tensor:
+def dilated_attention(
+    qkv: Tensor, segments: Sequence[int], ratios: Sequence[int], whole_gradient: bool = False
+) -> Tensor:
     """Dilated attention over the branches ``(segments[i], ratios[i])``.
 
     Args:
         qkv: queries, keys and values ``[B, L, 3, H, D]``.
         segments: segment lengths in positions.
         ratios: dilation of each branch; the first must be 1 so that every position is seen.
+        whole_gradient: for explanations; else the weights between the branches are constants for the gradient, as
+            in the published training.
 
     Returns:
-        ``[B, L, H, D]``, differentiable once. The weights between the branches are constants for the gradient.
+        ``[B, L, H, D]``, differentiable once.
     """
     _, length, _, heads, _ = qkv.shape
     parts = plan(tuple(segments), tuple(ratios), length, heads)
+    if whole_gradient:
+        return StridedDilatedAttention.apply(qkv, parts, True)
     if dilated_kernels.takes(qkv) and _fused_agrees(qkv.device, qkv.dtype, qkv.shape[-1]):
         return dilated_kernels.FusedDilatedAttention.apply(qkv, parts)
     return StridedDilatedAttention.apply(qkv, parts)

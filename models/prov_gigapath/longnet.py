@@ -30,6 +30,7 @@ class DilatedSelfAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"embed_dim {dim} is not divisible by num_heads {num_heads}")
         self.num_heads, self.segments, self.ratios = num_heads, tuple(segments), tuple(ratios)
+        self.whole_gradient = False  # see dilated_attention
         self.k_proj = nn.Linear(dim, dim)
         self.v_proj = nn.Linear(dim, dim)
         self.q_proj = nn.Linear(dim, dim)
@@ -40,7 +41,7 @@ class DilatedSelfAttention(nn.Module):
         """``[B, L, E] -> [B, L, E]``."""
         qkv = joined_linear(x, (self.q_proj, self.k_proj, self.v_proj))
         qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # [B, L, 3, H, D]
-        out = dilated_attention(qkv, self.segments, self.ratios).flatten(2)
+        out = dilated_attention(qkv, self.segments, self.ratios, self.whole_gradient).flatten(2)
         return self.out_proj(self.inner_attn_ln(out))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data_utils.cases.case import Case
 from models.pretrained import read_safetensors
 from models.slide_backbone import SlideBackbone
-from models.titan.grid import check_patch_size, scatter_to_grid
+from models.titan.grid import check_patch_size, scatter_to_grid, token_of_patch
 from models.titan.vision_encoder import TitanVisionEncoder
 
 
@@ -72,6 +72,9 @@ class TitanBackbone(SlideBackbone):
     def pool(self, cls: Tensor, patches: Tensor, context: Tensor) -> Tensor:
         tokens = self.vit.norm(torch.cat([cls, patches], dim=1))
         return self.vit.attn_pool_contrastive(tokens)
+
+    def token_of_patch(self, case: Case) -> Tensor:
+        return token_of_patch(case.features, case.coords, case.patch_size_lv0)
 
     def read_pretrained(self, path: str | Path) -> dict[str, Tensor]:
         return read_safetensors(

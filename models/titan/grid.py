@@ -37,9 +37,7 @@ def scatter_to_grid(features: Tensor, coords: Tensor, patch_size: int) -> tuple[
         background and left out.
     """
     device = features.device
-    cells = grid_cells(coords, patch_size)
-    columns = cells[:, 1].max() + 1
-    keys, owner = torch.unique(cells[:, 0] * columns + cells[:, 1], return_inverse=True)  # sorted
+    keys, columns, owner = _occupied(coords, patch_size)
     wide = torch.promote_types(features.dtype, torch.float32)
     summed = features.new_zeros(len(keys), features.shape[1], dtype=wide)
     summed.index_add_(0, owner.to(device, non_blocking=True), features.to(wide))
@@ -48,6 +46,24 @@ def scatter_to_grid(features: Tensor, coords: Tensor, patch_size: int) -> tuple[
     if keep.all():
         return summed, occupied
     return summed[keep], occupied[keep]
+
+
+def _occupied(coords: Tensor, patch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys of the occupied cells, sorted, the columns that a row of keys has, and the cell of every patch."""
+    cells = grid_cells(coords, patch_size)
+    columns = cells[:, 1].max() + 1
+    keys, owner = torch.unique(cells[:, 0] * columns + cells[:, 1], return_inverse=True)
+    return keys, columns, owner
+
+
+def token_of_patch(features: Tensor, coords: Tensor, patch_size: int) -> Tensor:
+    """Which row of :func:`scatter_to_grid` every patch is part of ``[L]``; -1 where its cell is background."""
+    keys, _, owner = _occupied(coords, patch_size)
+    wide = torch.promote_types(features.dtype, torch.float32)
+    summed = torch.zeros(len(keys), features.shape[1], dtype=wide)
+    summed.index_add_(0, owner, features.detach().cpu().to(wide))
+    keep = (summed != 0).any(dim=1)
+    return torch.where(keep, keep.cumsum(0) - 1, -1)[owner]
 
 
 def likely_patch_size(coords: Tensor) -> int | None:

@@ -27,7 +27,9 @@ _HALF = 2
 class SentenceProjector(Protocol):
     """What a trained model does to sentences (:class:`utils.training.objectives.TextDistillation`)."""
 
-    projector: nn.Sequential
+    @property
+    def projector(self) -> nn.Sequential:
+        """Maps sentences to the output space."""
 
     def project(self, text: Tensor) -> Tensor:
         """Unit vectors ``[..., O]`` of sentences ``[..., text width]``."""
@@ -65,11 +67,16 @@ class Candidates:
         """How much nearer a case is to "died early" than to "censored late", scored as a risk."""
         known = ~np.isnan(cases.durations)
         outputs = _unit(cases.task(task)[known])
-        early, late = self.died[:_HALF], self.censored[-_HALF:]
+        early, late = early_and_late(self)
         risk = (outputs @ early.T).mean(axis=1) - (outputs @ late.T).mean(axis=1)
         return score_survival(
             task, cases.select_ids(known), cases.durations[known], cases.events[known], risk
         )
+
+
+def early_and_late(candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+    """Sentences of who died early and of who was censored late ``[2, O]``, between which the risk is measured."""
+    return candidates.died[:_HALF], candidates.censored[-_HALF:]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

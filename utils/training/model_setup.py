@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from data_utils.cases.cohort_data import CohortData, Fitted, Splits
-from data_utils.cases.datasets import ModalityOptions
+from data_utils.cases.datasets import ModalityOptions, PatchOptions
+from data_utils.features.source import FeatureSource
 from data_utils.tables.survival_bins import SurvivalBins
 from data_utils.tables.tensor_table import ModalityTable
 from models.aggregators import DataSpec, build_aggregator, modalities_of
@@ -20,6 +21,7 @@ from models.encoders import encoder_of
 from models.modalities import Modality, modality, read_tables
 from models.modalities.genes import ALL
 from utils.files import read_json
+from utils.protocol import PROTOCOLS
 from utils.run_config import DataConfig, RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.objectives import ObjectiveConfig
@@ -183,6 +185,20 @@ def _compare_scaling(trained: Mapping[str, Any], config: RunConfig) -> None:
     then, now = "union" if set(scalers) == {ALL} else "site", config.data.options["genes"]["gene_scaling"]
     if then != now:
         logger.warning("the weights were trained with --gene_scaling %s, this evaluation uses %s", then, now)
+
+
+def patch_options(config: RunConfig, model: nn.Module, seed: int, source: FeatureSource) -> PatchOptions:
+    """How a run prepares the patches of its cases."""
+    backbone = getattr(model, "backbone", None)
+    return PatchOptions(
+        threshold=config.data.threshold,
+        cumulative_stacking=PROTOCOLS[config.data.protocol].slide_stacking == "cumulative",
+        extent=getattr(backbone, "grid_extent", None),
+        patch_size=config.data.patch_size_lv0,
+        check_slide=getattr(backbone, "check_slide", None),
+        seed=seed,
+        source=source,
+    )
 
 
 def build_model(config: RunConfig, setup: ModelSetup, structures: Mapping[str, Any]) -> nn.Module:

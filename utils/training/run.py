@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from data_utils.cases.cohort_data import CohortData, Fitted
-from data_utils.cases.datasets import CaseDataset, PatchOptions
+from data_utils.cases.datasets import CaseDataset
 from data_utils.cases.splits import Patient
 from data_utils.features.source import FeatureSource
 from models.compilation import compile_parts
@@ -47,6 +47,7 @@ from utils.training.model_setup import (
     fitted_inputs,
     model_setup,
     objective_setup,
+    patch_options,
     read_modalities,
 )
 from utils.training.objectives import build_objective
@@ -155,16 +156,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
     model = build_model(config, setup, shared.structures)
     learned = objective_setup(config, setup, job.weights, job.patients)
     objective = build_objective(learned, model, setup.num_tasks)
-    backbone = getattr(model, "backbone", None)
-    patches = PatchOptions(
-        threshold=config.data.threshold,
-        cumulative_stacking=PROTOCOLS[config.data.protocol].slide_stacking == "cumulative",
-        extent=getattr(backbone, "grid_extent", None),
-        patch_size=config.data.patch_size_lv0,
-        check_slide=getattr(backbone, "check_slide", None),
-        seed=job.seed,
-        source=shared.source,
-    )
+    patches = patch_options(config, model, job.seed, shared.source)
     training = [] if job.weights else [p for p in job.patients["train"] if objective.learns_from(p)]
     if left_out := 0 if job.weights else len(job.patients["train"]) - len(training):
         logger.info(

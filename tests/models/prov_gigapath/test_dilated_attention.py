@@ -157,3 +157,26 @@ def test_views_cover_what_a_part_sees_once(length, heads, segments, ratios):
         views = [seen for seen, _ in part.pairs(dense, part.empty(dense))]
         assert sorted(torch.cat([view.flatten() for view in views]).tolist()) == expected
         assert len(views) <= (4 if heads % part.ratio else 2)
+
+
+@pytest.mark.parametrize("length", [37, 61])
+def test_whole_gradient_is_that_of_the_function(length):
+    """Against differences of the function; the gradient of training takes the weights for constant and is another."""
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(1, length, 3, 4, 3, generator=generator, dtype=torch.float64)
+    towards = torch.randn(1, length, 4, 3, generator=generator, dtype=torch.float64)
+
+    def gradient(whole):
+        leaf = qkv.clone().requires_grad_()
+        value = (dilated_attention(leaf, (8, 20, 64), (1, 2, 4), whole) * towards).sum()
+        return torch.autograd.grad(value, leaf)[0]
+
+    def value(point):
+        return float((dilated_attention(point, (8, 20, 64), (1, 2, 4)) * towards).sum())
+
+    found, constant = gradient(True), gradient(False)
+    for seed in range(5):
+        step = torch.randn(qkv.shape, generator=generator, dtype=torch.float64)
+        slope = (value(qkv + 1e-6 * step) - value(qkv - 1e-6 * step)) / 2e-6
+        assert float((found * step).sum()) == pytest.approx(slope, rel=1e-6), seed
+    assert not torch.allclose(found, constant, rtol=1e-3)
