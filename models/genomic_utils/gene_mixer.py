@@ -159,6 +159,8 @@ class GeneMixer(nn.Module):
         init: of the pathway networks, see :class:`PathwayNetworks`.
         norm: a LayerNorm on the tokens, so that they enter the adapter at unit scale as those of the other
             modalities do; the published tokens are 100 times shorter.
+        linear: adds a linear map of all genes to every token. The networks of a small cohort soon tell patients
+            apart along one direction, that of the subtype; the map keeps the others, which survival needs.
     """
 
     def __init__(
@@ -171,6 +173,7 @@ class GeneMixer(nn.Module):
         dropout: float = 0.25,
         init: str = "published",
         norm: bool = False,
+        linear: bool = False,
     ) -> None:
         super().__init__()
         count = len(pathways)
@@ -187,11 +190,17 @@ class GeneMixer(nn.Module):
         self.norm = nn.LayerNorm(out_dim) if norm else nn.Identity()
         # The 1x1 convolutions keep PyTorch's initialisation, as in the published runs.
         self.apply(init_linear)
+        self.linear: nn.Linear | None = None
+        if linear:  # last, so that all other parameters start alike with and without it
+            self.linear = nn.Linear(self.gene_networks.num_genes, out_dim)
+            nn.init.normal_(self.linear.weight, std=self.linear.in_features**-0.5)
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, genes: Tensor, copies: int = 1) -> Tensor:
         """``[n_genes] -> [copies, G, E]``."""
         x = self.mlp_mixer(self.gene_networks(genes, copies))  # [copies, P, E]
-        return self.norm(self.pathway_compression(x.transpose(1, 2)).transpose(1, 2))
+        tokens = self.norm(self.pathway_compression(x.transpose(1, 2)).transpose(1, 2))
+        return tokens if self.linear is None else tokens + self.linear(genes[: self.linear.in_features])
 
 
 _PUBLISHED_NETWORK = re.compile(r"^gene_networks\.(\d+)\.([01])\.0\.(weight|bias)$")

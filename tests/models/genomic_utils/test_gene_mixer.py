@@ -230,3 +230,19 @@ def test_keys_at_their_defaults_change_nothing():
         models.append(GeneMixer(pathways, 8, hidden_dim=6, depth=1, num_tokens=4, **keys))
     one, other = (model.state_dict() for model in models)
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_linear_map_is_added_to_every_token_and_moves_no_other_parameter():
+    pathways, genes = [[0, 1, 2], [2, 3], [1, 4]], torch.randn(6, dtype=torch.float64)
+    encoders = {}
+    for linear in (False, True):
+        torch.manual_seed(0)
+        encoders[linear] = GeneMixer(pathways, 8, hidden_dim=4, num_tokens=3, norm=True, linear=linear)
+        encoders[linear].double().eval()
+    plain, added = encoders[False], encoders[True]
+    weight = added.linear.weight
+    assert weight.shape == (8, 5)  # gene 5 is in no pathway
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, added.state_dict()[name])
+    expected = plain(genes, 2) + (weight @ genes[:5] + added.linear.bias)
+    torch.testing.assert_close(added(genes, 2), expected)
