@@ -161,6 +161,7 @@ class GeneMixer(nn.Module):
             modalities do; the published tokens are 100 times shorter.
         linear: adds a linear map of all genes to every token. The networks of a small cohort soon tell patients
             apart along one direction, that of the subtype; the map keeps the others, which survival needs.
+        linear_dropout: of the genes in front of that map.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class GeneMixer(nn.Module):
         init: str = "published",
         norm: bool = False,
         linear: bool = False,
+        linear_dropout: float = 0.5,
     ) -> None:
         super().__init__()
         count = len(pathways)
@@ -195,12 +197,16 @@ class GeneMixer(nn.Module):
             self.linear = nn.Linear(self.gene_networks.num_genes, out_dim)
             nn.init.normal_(self.linear.weight, std=self.linear.in_features**-0.5)
             nn.init.zeros_(self.linear.bias)
+            self.linear_dropout = linear_dropout
 
     def forward(self, genes: Tensor, copies: int = 1) -> Tensor:
         """``[n_genes] -> [copies, G, E]``."""
         x = self.mlp_mixer(self.gene_networks(genes, copies))  # [copies, P, E]
         tokens = self.norm(self.pathway_compression(x.transpose(1, 2)).transpose(1, 2))
-        return tokens if self.linear is None else tokens + self.linear(genes[: self.linear.in_features])
+        if self.linear is None:
+            return tokens
+        seen = genes[: self.linear.in_features].expand(copies, 1, -1)  # each copy with its own mask
+        return tokens + self.linear(F.dropout(seen, self.linear_dropout, self.training))
 
 
 _PUBLISHED_NETWORK = re.compile(r"^gene_networks\.(\d+)\.([01])\.0\.(weight|bias)$")

@@ -1,13 +1,17 @@
-"""Does RNA get through? Real RNA beside random patch features, as published and balanced, on published splits.
+"""Does every modality get through? The published and the balanced config on planted cohorts and on real RNA.
 
-The images carry nothing, so every number above chance comes from the genes. For each cohort ``<name>`` a folder
-holds ``<name>_cases.csv`` (split, case_id, case_submitter_id, project_id, primary_class, primary_diagnosis,
-durations, vital_status, ajcc_pathologic_stage; one row a slide), ``<name>_rna.csv.gz`` (cases x genes) and
-``pathways_331.csv.gz`` (genes x pathways)::
+Planted cohorts (see tests.benchmarks.planted_modalities) hold the signal in one modality, two, an interaction, or all::
+
+    python -m tests.benchmarks.modalities --work FOLDER --seeds 3
+
+Real RNA stands beside random patch features, on published splits, so that every number above chance comes from the
+genes. For each cohort ``<name>`` a folder holds ``<name>_cases.csv`` (split, case_id, case_submitter_id, project_id,
+primary_class, primary_diagnosis, durations, vital_status, ajcc_pathologic_stage; one row a slide),
+``<name>_rna.csv.gz`` (cases x genes) and ``pathways_331.csv.gz`` (genes x pathways)::
 
     python -m tests.benchmarks.modalities --tables FOLDER --work FOLDER --cohorts brca --seeds 3
 
-Minutes a training on two cores; prints a table of test patients.
+Minutes a training; prints numbers of the test patients.
 """
 
 from __future__ import annotations
@@ -15,8 +19,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +32,8 @@ import train_modaltune
 from data_utils.features.store import FeatureMeta, write_features
 from data_utils.tables.label_sentences import survival_edges
 from models.encoders import slide_encoder
+from tests.benchmarks.planted_modalities import MODALITIES, ROWS, plant, write_planted
+from utils.files import read_json
 
 PATCHES, WIDTH = 4, 64
 METRICS = ("balanced_accuracy", "auc", "concordance_index")
@@ -78,28 +85,72 @@ def write_cohort(tables: Path, name: str, root: Path) -> dict[str, Path]:
     return flags
 
 
+def configs(folder: Path) -> dict[str, Path]:
+    """The demo configs of GigaPath, published and balanced, cut to three blocks."""
+    encoder, found = slide_encoder("gigapath"), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, path in (("published", encoder.demo_config), ("balanced", encoder.demo_balanced_config)):
+        config = read_json(path)
+        config["slide_encoder"]["depth"], config["interaction_indexes"] = 3, [[0, 0], [1, 1], [2, 2]]
+        found[kind] = folder / f"{kind}.json"
+        found[kind].write_text(json.dumps(config))
+    return found
+
+
+def train(files: Mapping[str, Path], output: Path, config: Path, args: argparse.Namespace) -> pd.Series:
+    """Metrics of the General token on the test patients, mean over the seeds."""
+    flags: dict[str, object] = {**files, "model_config": config, "output_path": output, "device": "cpu"}
+    flags |= {"num_epochs": args.epochs, "num_seeds": args.seeds, "lr": args.lr, "gc": args.gc}
+    flags |= {"eval_interval": 2, "cache_features": "ram"}
+    if "clinical_location" in files:
+        flags["mil_name"] = "longnetvit_gene_clinical_adapter"
+    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
+    train_modaltune.main([*words, "--random_backbone"])
+    table = pd.read_csv(output / "results.csv")
+    rows = table[(table.run == "mean") & (table.split == "test") & (table.task == "General")]
+    return rows.set_index("metric").value
+
+
+def real(args: argparse.Namespace) -> Iterator[str]:
+    """Real RNA beside random images."""
+    for name in args.cohorts:
+        files = write_cohort(args.tables, name, args.work / name)
+        for kind, config in configs(args.work).items():
+            values = train(files, args.work / name / kind, config, args)
+            yield f"{name} {kind}: " + ", ".join(f"{metric} {values[metric]:.3f}" for metric in METRICS)
+
+
+def planted(args: argparse.Namespace) -> Iterator[str]:
+    """Balanced accuracy on planted cohorts; the linear models see one modality or all of them."""
+    yield "| signal | published | balanced | best single modality, linear | all modalities, linear |"
+    yield "| --- | --- | --- | --- | --- |"
+    for row in args.rows:
+        cohort = plant(row, seed=0)
+        root = args.work / re.sub(r"\W+", "_", row)
+        files = write_planted(cohort, root, seed=0)
+        found = [
+            train(files, root / kind, config, args).balanced_accuracy
+            for kind, config in configs(args.work).items()
+        ]
+        found += [max(cohort.linear((name,)) for name in MODALITIES), cohort.linear(MODALITIES)]
+        yield f"| {row} | " + " | ".join(f"{value:.3f}" for value in found) + " |"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; see ``--help``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--tables", type=Path, help="folder of real tables; without it, planted cohorts")
     parser.add_argument("--work", type=Path, required=True, help="gets generated files and run folders")
     parser.add_argument("--cohorts", nargs="+", default=["brca"])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="planted cohorts")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--gc", type=int, default=8)
     args = parser.parse_args(argv)
-    encoder = slide_encoder("gigapath")
-    for name in args.cohorts:
-        files = write_cohort(args.tables, name, args.work / name)
-        for kind, config in (("published", encoder.demo_config), ("balanced", encoder.demo_balanced_config)):
-            flags = {**files, "model_config": config, "output_path": args.work / name / kind, "lr": 1e-3}
-            flags |= {"num_epochs": args.epochs, "multi_seed": args.seeds, "cache_features": "ram"}
-            words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
-            train_modaltune.main([*words, "--random_backbone", "--device", "cpu"])
-            table = pd.read_csv(args.work / name / kind / "results.csv")
-            rows = table[(table.run == "mean") & (table.split == "test") & (table.task == "General")]
-            values = rows.set_index("metric").value
-            numbers = ", ".join(f"{metric} {values[metric]:.3f}" for metric in METRICS)
-            sys.stdout.write(f"{name} {kind}: {numbers}\n")
+    for line in real(args) if args.tables else planted(args):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Grouped pathway networks against a loop of small networks, and the layout of published checkpoints."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -246,3 +248,16 @@ def test_the_linear_map_is_added_to_every_token_and_moves_no_other_parameter():
         assert torch.equal(value, added.state_dict()[name])
     expected = plain(genes, 2) + (weight @ genes[:5] + added.linear.bias)
     torch.testing.assert_close(added(genes, 2), expected)
+    added.train()
+    added.gene_networks.dropout = 0.0
+    for module in added.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    steps = (added(genes, 2) - plain(genes, 2)).detach()
+    torch.testing.assert_close(steps[:, :1].expand_as(steps), steps)  # all tokens of a copy get the same
+    assert not torch.allclose(steps[0], steps[1])  # copies have masks of their own
+    masked = [
+        weight @ (genes[:5] * torch.tensor(mask) * 2) for mask in itertools.product([0.0, 1.0], repeat=5)
+    ]
+    for copy in steps[:, 0]:
+        assert min((copy - added.linear.bias - value).abs().max().item() for value in masked) < 1e-9
