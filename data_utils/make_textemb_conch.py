@@ -1,10 +1,11 @@
 """Writes the label sentences and their embeddings: ``python -m data_utils.make_textemb_conch --onco BRCA``.
 
-Reads the split files, builds four sentences per case and embeds each different sentence once with CONCH's
-text tower. Beside the embeddings lie the sentences (``sentences_{onco}.csv``), the quartile edges of survival
-they were written with (``survival_edges_{onco}.json``) and the embedded candidate sentences of zero-shot
-evaluation (``candidates_{onco}.pt``: ``{cohort: {class_<i>: [k, 512], other: [k, 512], died: [4, 512],
-censored: [4, 512]}}``, where ``other`` are the diagnoses of class -1 that occur).
+Reads the split files, builds the sentences of the task file (four, as published) and embeds each different sentence
+once with CONCH's text tower. Beside the embeddings lie the sentences (``sentences_{onco}.csv``), the quartile edges of
+survival they were written with (``survival_edges_{onco}.json``) and the embedded candidate sentences of zero-shot
+evaluation (``candidates_{onco}.pt``: ``{cohort: {class_<i>: [k, 512], other: [k, 512], died: [4, 512], censored: [4,
+512]}}``, where ``other`` are the diagnoses of class -1 that occur). A sentence that a case does not have (its class
+or survival is not known) is a row of NaN, and no token learns from it.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from data_utils.tables.label_sentences import (
     survival_edges,
     words_of,
 )
+from data_utils.tables.tasks import TaskSet, read_tasks
 from models.conch.text_tower import encode_tokens, load_text_tower, read_text_config
 from models.conch.tokenizer import ConchTokenizer
 from utils import constants
 from utils.devices import pick_device
-from utils.files import atomic_path, setup_logging, write_json, write_tensors
+from utils.files import FileError, atomic_path, setup_logging, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cohort_json", type=Path, help="cohort definition (default: constants)")
     parser.add_argument("--splits_dir", type=Path, help="folder of the split files (default: constants)")
     parser.add_argument("--output", type=Path, help="{case_id: [4, 512]} (default: constants)")
+    parser.add_argument(
+        "--task_file", type=Path, default=constants.TASK_FILE, help="tasks and their sentences"
+    )
     parser.add_argument(
         "--protocol",
         choices=("published", "strict"),
@@ -68,10 +73,18 @@ def main(argv: list[str] | None = None) -> None:
 
     cases = read_split_cases(split_paths(args.onco, args.features_encoder, args.splits_dir))
     learned_from = cases[cases["split"] == "train"] if args.protocol == "strict" else cases
-    edges = survival_edges(learned_from["durations"].tolist())
+    times = learned_from["durations"].dropna().tolist()
+    edges = survival_edges(times) if times else None
     _report_strange_texts(cases)
+    tasks = read_tasks(args.task_file)
+    _check_columns(tasks, cases, args.task_file)
     case_rows: list[dict[str, Any]] = cases.to_dict("records")  # type: ignore[assignment] # columns are str
-    sentences = pd.DataFrame([build_sentences(row, cohort.site, edges) for row in case_rows])
+    sentences = pd.DataFrame(
+        [build_sentences(row, cohort.site, edges, tasks) for row in case_rows], dtype=object
+    )
+    for name, count in sentences.isna().sum().items():
+        if count:
+            logger.info("%d of %d cases have no %s sentence: it is not trained on", count, len(cases), name)
 
     tokenizer = ConchTokenizer(
         args.conch_tokenizer or constants.CONCH_TOKENIZER, config.context_length, config.vocab_size
@@ -79,12 +92,16 @@ def main(argv: list[str] | None = None) -> None:
     device = pick_device(args.device)
     tower = load_text_tower(config, args.conch_checkpoint or constants.CONCH_CHECKPOINT).to(device)
     candidates = candidate_sentences(cohort, edges, _diagnoses(cases))
-    different = sorted({*sentences.to_numpy().ravel(), *(s for group in candidates.values() for s in group)})
+    written = {sentence for sentence in sentences.to_numpy().ravel() if sentence is not None}
+    different = sorted({*written, *(s for group in candidates.values() for s in group)})
     embeddings = embed(different, tokenizer, tower, device, args.batch_size)
     row_of = {sentence: row for row, sentence in enumerate(different)}
-    rows = sentences.map(row_of.get).to_numpy()
-
-    of_cases = zip(cases["case_id"], torch.from_numpy(rows), strict=True)
+    # One row more, of NaN, for sentences that a case does not have.
+    embeddings = torch.cat([embeddings, embeddings.new_full((1, embeddings.shape[1]), torch.nan)])
+    rows = torch.tensor(
+        [[row_of.get(sentence, len(different)) for sentence in case] for case in sentences.to_numpy()]
+    )
+    of_cases = zip(cases["case_id"], rows, strict=True)
     write_tensors(output, {case: embeddings[row] for case, row in of_cases})
     embedded = {name: embeddings[[row_of[s] for s in group]] for name, group in candidates.items()}
     write_tensors(output.with_name(f"candidates_{args.onco.lower()}.pt"), {args.onco: embedded})
@@ -93,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         readable.to_csv(temporary, index=False)
     write_json(
         output.with_name(f"survival_edges_{args.onco.lower()}.json"),
-        {"protocol": args.protocol, "cases": len(learned_from), "edges_months": edges},
+        {"protocol": args.protocol, "cases": len(times), "edges_months": edges},
     )
     logger.info(
         "%d cases, %d different sentences (%s protocol) -> %s",
@@ -102,6 +119,18 @@ def main(argv: list[str] | None = None) -> None:
         args.protocol,
         output,
     )
+
+
+def _check_columns(tasks: TaskSet, cases: pd.DataFrame, path: Path) -> None:
+    """Refuses fields that no split row has; the message lists what there is."""
+    virtual = ("site", "stage", "t", "n", "m", "fate", "interval")
+    known = {*cases.columns, *virtual}
+    if unknown := sorted({name for task in tasks.entries for name in task.fields} - known):
+        raise FileError(
+            path,
+            f"has sentences over {unknown}, which the split files lack; they hold {sorted(cases.columns)}",
+            f"keep the columns with make_dataset --further, or use one of {', '.join(virtual)}",
+        )
 
 
 def _diagnoses(cases: pd.DataFrame) -> set[tuple[int, str]]:

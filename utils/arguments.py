@@ -101,7 +101,8 @@ def _complete_classes(parser: argparse.ArgumentParser, args: argparse.Namespace)
     sites = getattr(args, "sites", None)
     cohorts = sites or ([args.onco] if args.onco else [])
     if args.num_classes is None:
-        args.num_classes = [len(load_cohort(cohort).classes) for cohort in cohorts] or [2]
+        # A cohort without classes is evaluated as if it had two that nobody is of.
+        args.num_classes = [max(len(load_cohort(cohort).classes), 2) for cohort in cohorts] or [2]
     wanted = len(sites) if sites else 1
     if len(args.num_classes) != wanted or min(args.num_classes) < 2:
         parser.error(f"--num_classes {args.num_classes}: should be {wanted} numbers of at least 2")

@@ -35,8 +35,11 @@ class Protocol:
 
         The first number of a score decides (balanced accuracy). Where it is equal, ``latest`` takes the later
         epoch as the published code does; ``earliest`` asks the other numbers first. Where it cannot be
-        evaluated (minus infinity), the other numbers decide under both.
+        evaluated (minus infinity), the other numbers decide under both. Where nothing can be, the later epoch is
+        kept: the first one has hardly learned.
         """
+        if all(value == -math.inf for value in (*score, *best)):
+            return True
         if self.ties == "earliest":
             return tuple(score) > tuple(best)
         decisive = len(score) if score[0] == -math.inf else 1

@@ -195,7 +195,7 @@ class CohortEvaluator:
         if len(candidates) > 1:
             raise ValueError(f"candidate sentences of {sorted(candidates)} for the evaluation of one cohort")
         (found,) = candidates.values()
-        if len(found.classes) != self.num_classes:
+        if found.classes and len(found.classes) != self.num_classes:
             raise ValueError(
                 f"candidate sentences of {len(found.classes)} classes ({', '.join(candidates)}), --num_classes "
                 f"says {self.num_classes}"

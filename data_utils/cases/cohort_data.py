@@ -15,12 +15,11 @@ from data_utils.cases.folds import make_folds, read_folds
 from data_utils.cases.splits import Patient, check_disjoint, read_split
 from data_utils.features.folder import FeatureFolder
 from data_utils.tables.cohorts import load_cohort
-from data_utils.tables.tensor_table import ModalityTable, read_tensor_table
+from data_utils.tables.sentence_table import read_sentence_table
+from data_utils.tables.tensor_table import ModalityTable
 from utils import constants
 
 logger = logging.getLogger(__name__)
-
-TEXT_SHAPE = (len(constants.TEXT_ROWS), 512)
 
 Splits = Mapping[str, Sequence[Patient]]
 # What was fitted of every modality, as :meth:`ModalityTable.fit` gives it.
@@ -52,6 +51,7 @@ class CohortData:
         protocol: str,
         features_dir: Path | None = None,
         sites: Sequence[str] = (),
+        text_rows: int = len(constants.TEXT_ROWS),
     ) -> CohortData:
         """Reads the splits and texts, and checks that the tables are of this cohort.
 
@@ -62,6 +62,7 @@ class CohortData:
             protocol: ``published`` or ``strict``.
             features_dir: folder of the feature files, whatever the split files say.
             sites: cancer sites of a pan-cancer cohort.
+            text_rows: sentences of a case.
         """
         folder = None if features_dir is None else FeatureFolder(features_dir)
         patients: Splits = {split: read_split(split_files[split], folder) for split in constants.SPLITS}
@@ -71,7 +72,7 @@ class CohortData:
         texts = None
         if text_location is not None:
             remedy = "write it with python -m data_utils.make_textemb_conch"
-            texts = read_tensor_table(text_location, TEXT_SHAPE, remedy)
+            texts = read_sentence_table(text_location, text_rows, remedy)
         for table in tables.values():
             _check_overlap(table, patients)
         return cls(patients, tables, texts, protocol)

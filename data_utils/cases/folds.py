@@ -44,9 +44,10 @@ def make_folds(patients: Sequence[Patient], eligible: Iterable[str], num_folds: 
         ValueError: a class has fewer patients than there are folds.
     """
     eligible = set(eligible)
-    scored = [p for p in patients if p.label >= 0 and p.case_id in eligible]
-    others = [p for p in patients if p.label < 0 or p.case_id not in eligible]
-    labels = np.array([p.label for p in scored])
+    stratum = _strata_of(patients)
+    scored = [p for p in patients if stratum[p.case_id] >= 0 and p.case_id in eligible]
+    others = [p for p in patients if stratum[p.case_id] < 0 or p.case_id not in eligible]
+    labels = np.array([stratum[p.case_id] for p in scored])
     classes, counts = np.unique(labels, return_counts=True)
     if not len(scored) or counts.min() < num_folds:
         found = dict(zip(classes.tolist(), counts.tolist(), strict=True))
@@ -59,14 +60,24 @@ def make_folds(patients: Sequence[Patient], eligible: Iterable[str], num_folds: 
     return folds
 
 
+def _strata_of(patients: Sequence[Patient]) -> dict[str, int]:
+    """What patients are stratified by: the class, the event in a cohort without classes; -1 for who has neither."""
+    if any(p.label >= 0 for p in patients):
+        return {p.case_id: p.label for p in patients}
+    if any(not math.isnan(p.duration) for p in patients):
+        return {p.case_id: -1 if math.isnan(p.duration) else p.event for p in patients}
+    return {p.case_id: 0 for p in patients}
+
+
 def _draw_validation(
     patients: Sequence[Patient], eligible: Collection[str], seed: int
 ) -> tuple[list[Patient], list[Patient]]:
     """Training and validation patients; those that may not be validated on train."""
-    drawn = [i for i, p in enumerate(patients) if p.label >= 0 and p.case_id in eligible]
+    stratum = _strata_of(patients)
+    drawn = [i for i, p in enumerate(patients) if stratum[p.case_id] >= 0 and p.case_id in eligible]
     if len(drawn) < 2:
         raise ValueError(f"{len(drawn)} patients with RNA and a class are too few to draw validation from")
-    labels = np.array([patients[i].label for i in drawn])
+    labels = np.array([stratum[patients[i].case_id] for i in drawn])
     _, val = train_test_split(drawn, test_size=VALIDATION_SHARE, stratify=_strata(labels), random_state=seed)
     chosen = set(val)
     return (

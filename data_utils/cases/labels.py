@@ -23,6 +23,9 @@ def number(value: Any) -> float | None:
 def read_labels(row: Mapping[str, Any], where: str) -> tuple[int, float, int]:
     """Class, months and event of a row; ``True``, ``"1"`` and ``1.0`` are the number 1.
 
+    A class that is null is -1. Where the survival is not known, ``durations`` and ``vital_status`` are null, and
+    months are NaN.
+
     Args:
         row: of a split file.
         where: file, row and case, for messages.
@@ -30,10 +33,16 @@ def read_labels(row: Mapping[str, Any], where: str) -> tuple[int, float, int]:
     Raises:
         ValueError: a value is impossible; the message begins with ``where``.
     """
-    label, months, event = (number(row[name]) for name in ("primary_class", "durations", "vital_status"))
+    label = -1 if row["primary_class"] is None else number(row["primary_class"])
     if label is None or label != int(label) or label < -1:
         _refuse(where, "primary_class", row, "a class is a whole number from 0, or -1 for none")
-    if months is None or not 0 <= months <= MAX_MONTHS:
+    months, event = (number(row[name]) for name in ("durations", "vital_status"))
+    unknown = [name for name in ("durations", "vital_status") if row[name] is None]
+    if len(unknown) == 1:
+        _refuse(where, unknown[0], row, "a patient of unknown survival has null for both, time and event")
+    if unknown:
+        months, event = math.nan, 0
+    elif months is None or not 0 <= months <= MAX_MONTHS:
         _refuse(where, "durations", row, f"survival times are months from 0 to {MAX_MONTHS:,}")
     if event not in (0, 1):
         _refuse(where, "vital_status", row, "1 is dead, 0 is censored")

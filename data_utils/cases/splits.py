@@ -20,14 +20,13 @@ logger = logging.getLogger(__name__)
 LabelledRow = tuple[Mapping[str, Any], tuple[int, float, int]]
 
 _PLACEHOLDER = "PATHTODATABASE/"
+_LABELS = ("primary_class", "durations", "vital_status")
 _REQUIRED = (
     "case_id",
     "case_submitter_id",
     "slide_submitter_id",
     "project_id",
-    "primary_class",
-    "durations",
-    "vital_status",
+    *_LABELS,
 )
 
 
@@ -41,7 +40,7 @@ class Patient:
         project_id: TCGA project.
         slides: feature files, in the order of the split file.
         label: subtype class, -1 for none.
-        duration: survival time in months.
+        duration: survival time in months; NaN where it is not known.
         event: 1 dead, 0 censored.
         site: cohort of the patient, where the rows name it (pan-cancer splits), else empty.
         slide_ids: ``slide_submitter_id`` of the slides.
@@ -98,7 +97,10 @@ def read_split(path: str | Path, folder: FeatureFolder | None = None) -> list[Pa
                 f"{path}: row {number} is {row!r}, should be an object with the fields of a slide"
             )
         needed = _REQUIRED if folder else (*_REQUIRED, "features_path")
-        missing = [name for name in needed if row.get(name) is None]
+        # A label may be null; a label without a key is a misspelt one.
+        missing = [
+            name for name in needed if (row.get(name) is None and name not in _LABELS) or name not in row
+        ]
         if missing:
             raise ValueError(f"{path}: row {number} ({row.get('slide_submitter_id')}) lacks {missing}")
         case_id = str(row["case_id"]).strip()
@@ -126,10 +128,7 @@ def _join(path: Path, case_id: str, labelled: Sequence[LabelledRow], folder: Fea
     rows, labels = [row for row, _ in labelled], [found for _, found in labelled]
     first = rows[0]
     found = {name: {str(row[name]).strip() for row in rows} for name in ("case_submitter_id", "project_id")}
-    found |= {
-        name: {str(of_row[k]) for of_row in labels}
-        for k, name in enumerate(("primary_class", "durations", "vital_status"))
-    }
+    found |= {name: {str(of_row[k]) for of_row in labels} for k, name in enumerate(_LABELS)}
     for name, values in found.items():
         if len(values) > 1:
             raise ValueError(f"{path}: the slides of case {case_id} disagree on {name}: {sorted(values)}")

@@ -376,11 +376,10 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
         table[column] = texts.mask(is_missing(texts), None)
     for column in ("age_at_index", "durations"):
         table[column] = pd.to_numeric(table[column]).astype(float)
-    table["vital_status"] = table["vital_status"].astype(int)
-    if table["durations"].isna().any():
-        raise ValueError(
-            f"case {table.loc[table['durations'].isna(), 'case_id'].iloc[0]} has no survival time"
-        )
+    # 0 where nothing is known of the survival: the time is NaN then.
+    table["vital_status"] = pd.to_numeric(table["vital_status"]).fillna(0).astype(int)
+    if "primary_class" in table:
+        table["primary_class"] = pd.to_numeric(table["primary_class"]).fillna(-1).astype(int)
     leaks = table.groupby("case_id")["split"].nunique()
     if (leaks > 1).any():
         raise ValueError(f"cases stand in more than one split: {leaks.index[leaks > 1].tolist()[:5]}")

@@ -16,6 +16,8 @@ import numpy as np
 
 from data_utils.tables.ajcc import AJCC_COLUMNS, STAGE, M, N, T, reduce_text
 from data_utils.tables.cohorts import Cohort
+from data_utils.tables.flat_files import value_text
+from data_utils.tables.tasks import TaskSet, read_tasks
 from utils import constants
 
 _NUMBERS = ("one", "two", "three", "four")
@@ -45,12 +47,7 @@ WORDS = {
         "MX": "metastasis status cannot be assessed",
     },
 }
-_LABELS = {
-    STAGE: "Overall stage",
-    T: "Tumor stage status",
-    N: "Lymph node status",
-    M: "Distant metastasis status",
-}
+_FATES = {True: "died", False: "was censored"}
 
 
 def survival_edges(months: Sequence[float]) -> tuple[float, ...]:
@@ -84,34 +81,48 @@ def _interval_words(edges: Sequence[float]) -> tuple[str, ...]:
     )
 
 
-def build_sentences(row: Mapping[str, Any], site: str, edges: Sequence[float]) -> dict[str, str]:
-    """The four label sentences of a case, keyed by ``constants.TEXT_ROWS``.
+def fields_of(row: Mapping[str, Any], site: str, edges: Sequence[float] | None) -> dict[str, str]:
+    """What the sentences of a case can say; what is missing has no entry.
+
+    Args:
+        row: split row of the case: ``primary_diagnosis, ajcc_pathologic_{stage,t,n,m}, durations`` (months, NaN where
+            not known), ``vital_status``, and whatever else it holds.
+        site: words of the cohort for the location.
+        edges: five quartile edges in months, see :func:`survival_edges`; None where nobody has a survival time.
+    """
+    fields = {name: str(value_text(cell)).strip() for name, cell in row.items() if _known(cell)}
+    fields["site"] = site
+    for name, column in zip(("stage", "t", "n", "m"), AJCC_COLUMNS, strict=True):
+        fields.pop(name, None)
+        if (words := words_of(row.get(column), column)) is not None:
+            fields[name] = words
+    months = float(row["durations"]) if _known(row["durations"]) else math.nan
+    if math.isfinite(months) and edges is not None:
+        fields["fate"] = _FATES[int(row["vital_status"]) == 1]
+        fields["interval"] = survival_interval(months, edges)
+    return fields
+
+
+def _known(cell: Any) -> bool:
+    return cell is not None and not (isinstance(cell, float) and math.isnan(cell)) and bool(str(cell).strip())
+
+
+def build_sentences(
+    row: Mapping[str, Any], site: str, edges: Sequence[float] | None, tasks: TaskSet | None = None
+) -> dict[str, str | None]:
+    """The label sentences of a case by text row; None where the case has no such sentence.
 
     A missing part leaves an empty string in its place, so two spaces meet there.
 
     Args:
-        row: split row of the case: ``primary_diagnosis, ajcc_pathologic_{stage,t,n,m}, durations`` (months),
-            ``vital_status``.
+        row: see :func:`fields_of`, as the other two.
         site: words of the cohort for the location.
-        edges: five quartile edges in months, see :func:`survival_edges`.
-
-    Raises:
-        ValueError: the survival time is missing.
+        edges: quartile edges.
+        tasks: the sentences; the published ones if not given.
     """
-    months = float(row["durations"])
-    if not math.isfinite(months):
-        raise ValueError(f"case {row.get('case_submitter_id')} has no survival time")
-    location = _part("Cancer location", site)
-    diagnosis = _part("Cancer diagnosis", row["primary_diagnosis"])
-    spread = [_part(_LABELS[column], words_of(row[column], column)) for column in AJCC_COLUMNS]
-    fate = _fate(int(row["vital_status"]) == 1, survival_interval(months, edges))
-    sentences = {
-        "general": [location, diagnosis, *spread, fate],
-        "diagnosis": [location, diagnosis],
-        "stage": [location, *spread],
-        "survival": [location, *spread, fate],
-    }
-    return {name: " ".join(sentences[name]) for name in constants.TEXT_ROWS}
+    tasks = tasks or read_tasks(constants.TASK_FILE)
+    fields = fields_of(row, site, edges)
+    return dict(zip(tasks.rows, (task.sentence(fields) for task in tasks.entries), strict=True))
 
 
 def words_of(raw: str | None, column: str) -> str | None:
@@ -120,20 +131,20 @@ def words_of(raw: str | None, column: str) -> str | None:
 
 
 def candidate_sentences(
-    cohort: Cohort, edges: Sequence[float], diagnoses: Collection[tuple[int, str]] = ()
+    cohort: Cohort, edges: Sequence[float] | None, diagnoses: Collection[tuple[int, str]] = ()
 ) -> dict[str, list[str]]:
     """Sentences that zero-shot evaluation compares a patient with; what nobody knows stays empty.
 
     Args:
         cohort: names the location and the diagnoses of its classes.
-        edges: five quartile edges in months, see :func:`survival_edges`.
+        edges: five quartile edges in months, see :func:`survival_edges`; None where nobody has a survival time.
         diagnoses: class and diagnosis of the patients at hand. Those that the definition of the cohort does
             not name (split files that others made) become candidates of their class, too.
 
     Returns:
         Under ``class_<i>`` one diagnosis sentence for every diagnosis of the class, under ``other`` for those
         of class -1 (left out where there are none), under ``died`` and ``censored`` one survival sentence for
-        every quartile, the earliest first.
+        every quartile, the earliest first (left out without ``edges``).
 
     Raises:
         ValueError: a patient is of a class that the cohort does not have.
@@ -152,6 +163,8 @@ def candidate_sentences(
         for name, group in members.items()
     }
     unknown = [""] * len(AJCC_COLUMNS)
+    if edges is None:
+        return sentences
     for name, died in (("died", True), ("censored", False)):
         fates = [_fate(died, interval) for interval in _interval_words(edges)]
         sentences[name] = [" ".join([location, *unknown, fate]) for fate in fates]
@@ -159,7 +172,7 @@ def candidate_sentences(
 
 
 def _fate(died: bool, interval: str) -> str:
-    return f"Survival status: The patient {'died' if died else 'was censored'} {interval}"
+    return f"Survival status: The patient {_FATES[died]} {interval}"
 
 
 def _part(label: str, value: str | None) -> str:

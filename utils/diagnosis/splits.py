@@ -61,7 +61,7 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
     for site, num_classes in _classes(inputs).items():
         labels = {p.label for p in used if p.site == site or not site}
         yield from _check_classes(f"{path}{site and ', site '}{site}", labels, num_classes, name == "train")
-    if events < FEW_EVENTS:
+    if events < FEW_EVENTS and not all(math.isnan(p.duration) for p in used):
         yield warning(
             f"{path}: {events} deaths among {len(used)} patients; "
             + (
@@ -71,11 +71,10 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
             ),
             "check vital_status (1 = dead), take more patients, or read the survival results with care",
         )
-    strange = [p.case_id for p in used if not math.isfinite(p.duration) or p.duration < 0]
-    if strange:
-        yield warning(
-            f"{path}: survival times that are negative or no number: cases {listing(strange)}",
-            "correct durations (months)",
+    if unknown := [p.submitter_id for p in used if math.isnan(p.duration)]:
+        yield ok(
+            f"{name}: {len(unknown)} patients have no survival time and are left out of the survival evaluation: "
+            f"{listing(unknown)}"
         )
 
 

@@ -9,9 +9,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from data_utils.cases.cohort_data import TEXT_SHAPE
-from data_utils.tables.tensor_table import read_tensor_table
+from data_utils.tables.sentence_table import read_sentence_table
 from models.modalities import Modality, modality
+from utils import constants
 from utils.diagnosis.inputs import Inputs
 from utils.findings import Finding, error, listing, ok, warning
 
@@ -27,15 +27,19 @@ def check_texts(inputs: Inputs) -> Iterator[Finding]:
         return
     remedy = "write it with python -m data_utils.make_textemb_conch"
     try:
-        table = read_tensor_table(path, TEXT_SHAPE, remedy)
+        table = read_sentence_table(path, len(constants.TEXT_ROWS), remedy)
     except (OSError, ValueError) as reason:
         yield error(str(reason), remedy)
         return
     yield from _check_everyone(inputs, table, str(path), ("train",), remedy)
-    values = torch.stack(list(table.values())) if table else torch.zeros(0, *TEXT_SHAPE)
-    odd = [case for case, value in table.items() if (value.norm(dim=-1) - 1).abs().max() > 0.05]
+    values = torch.stack(list(table.values())) if table else torch.zeros(0, 1, 1)
+    odd = [
+        case for case, value in table.items() if (value.norm(dim=-1) - 1).abs().nan_to_num(0.0).max() > 0.05
+    ]
     if odd:
         yield warning(f"{path}: embeddings are not L2-normalised: cases {listing(odd)}", remedy)
+    if lacking := int(values.isnan().all(dim=-1).any(dim=-1).sum()):
+        yield ok(f"{path}: {lacking} of {len(table)} cases lack some sentence (unknown class or survival)")
     if len(table) > 1 and (values[:, 0] == values[0, 0]).all():
         yield warning(f"{path}: all cases have the same general sentence", remedy)
 

@@ -41,13 +41,13 @@ class Candidates:
 
     Attributes:
         classes: for every class one vector per diagnosis ``[k, O]``.
-        died: one vector per survival quartile ``[4, O]``, the earliest first.
+        died: one vector per survival quartile ``[4, O]``, the earliest first; None without survival times.
         censored: the same for censored patients.
     """
 
     classes: Sequence[np.ndarray]
-    died: np.ndarray
-    censored: np.ndarray
+    died: np.ndarray | None
+    censored: np.ndarray | None
 
     def subtype(self, cases: Embeddings, task: int) -> SubtypeResult:
         """The class of the nearest diagnosis sentence, scored on the cases of known class.
@@ -55,6 +55,15 @@ class Candidates:
         The probabilities are a softmax over the similarities; they order cases and are not calibrated.
         """
         known = cases.labels >= 0
+        if not self.classes:
+            return SubtypeResult(
+                task,
+                [],
+                np.zeros(0, int),
+                np.zeros(0, int),
+                np.zeros((0, 2)),
+                reason="the cohort has no classes",
+            )
         outputs = _unit(cases.task(task)[known])
         similarity = np.stack([(outputs @ members.T).max(axis=1) for members in self.classes], axis=1)
         shares = np.exp(similarity - similarity.max(axis=1, keepdims=True))
@@ -66,6 +75,11 @@ class Candidates:
     def survival(self, cases: Embeddings, task: int) -> SurvivalResult:
         """How much nearer a case is to "died early" than to "censored late", scored as a risk."""
         known = ~np.isnan(cases.durations)
+        if self.died is None or self.censored is None:
+            nothing = np.zeros(0)
+            return SurvivalResult(
+                task, [], nothing, nothing, nothing, reason="the cohort has no survival times"
+            )
         outputs = _unit(cases.task(task)[known])
         early, late = early_and_late(self)
         risk = (outputs @ early.T).mean(axis=1) - (outputs @ late.T).mean(axis=1)
@@ -107,7 +121,9 @@ def read_candidates(path: str | Path, objective: SentenceProjector) -> dict[str,
 
 
 def _is_group(group: object, text_dim: int) -> bool:
-    if not isinstance(group, Mapping) or not {"class_0", "died", "censored"} <= group.keys():
+    if not isinstance(group, Mapping) or not (
+        {"class_0"} <= group.keys() or {"died", "censored"} <= group.keys()
+    ):
         return False
     return all(isinstance(v, Tensor) and v.ndim == 2 and v.shape[1] == text_dim for v in group.values())
 
@@ -119,4 +135,4 @@ def _project(group: Mapping[str, Tensor], objective: SentenceProjector) -> Candi
             name: objective.project(text.to(weight)).double().cpu().numpy() for name, text in group.items()
         }
     classes = sorted((name for name in vectors if name.startswith("class_")), key=lambda n: int(n[6:]))
-    return Candidates([vectors[name] for name in classes], vectors["died"], vectors["censored"])
+    return Candidates([vectors[name] for name in classes], vectors.get("died"), vectors.get("censored"))

@@ -58,7 +58,7 @@ def test_missing_parts_leave_an_empty_string() -> None:
     sentences = build_sentences(row, "breast", EDGES)
     middle = "Tumor stage status: tumor stage two; Lymph node status: cancer has not spread to lymph nodes;"
     fate = "Survival status: The patient was censored between 24 and 48 months"
-    assert sentences["diagnosis"] == f"{LOCATION} "
+    assert sentences["diagnosis"] is None
     assert sentences["stage"] == f"{LOCATION}  {middle} "
     assert sentences["general"] == f"{LOCATION}   {middle}  {fate}"
 
@@ -133,6 +133,10 @@ def test_edges_need_times(months: list[float]) -> None:
         survival_edges(months)
 
 
-def test_missing_survival_time() -> None:
-    with pytest.raises(ValueError, match="TCGA-AA-0000 has no survival time"):
-        build_sentences(ROW | {"durations": float("nan")}, "breast", EDGES)
+@pytest.mark.parametrize("edges", [EDGES, None])
+def test_without_survival_there_is_no_survival_sentence(edges: tuple[float, ...] | None) -> None:
+    unknown = ROW | {"durations": float("nan"), "vital_status": 0}
+    sentences, full = build_sentences(unknown, "breast", edges), build_sentences(ROW, "breast", EDGES)
+    assert sentences["survival"] is None
+    assert sentences["general"] == f"{full['general'].split('Survival status')[0]}"
+    assert (sentences["diagnosis"], sentences["stage"]) == (full["diagnosis"], full["stage"])

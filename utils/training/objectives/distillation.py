@@ -63,7 +63,7 @@ class TextDistillation(Objective):
     def fit_centre(self, texts: Tensor) -> None:
         """Takes the mean projection over the sentences ``[n, 4, 512]`` of the training patients as the centre."""
         if self.centred:
-            self.centre.copy_(self.projector(texts[:, self.text_rows]).mean(dim=0))
+            self.centre.copy_(self.projector(texts[:, self.text_rows]).nanmean(dim=0).nan_to_num(0.0))
 
     def project(self, text: Tensor) -> Tensor:
         """Normalised projections ``[..., O]`` of sentences ``[..., 512]`` that belong to no task.
@@ -97,9 +97,12 @@ class TextDistillation(Objective):
         with torch.autocast(outputs.device.type, enabled=False), torch.no_grad():
             teacher = self.targets(text.to(self.projector[0].weight.dtype)).to(precision)
         student = F.normalize(outputs.to(precision), dim=-1)
+        # A sentence that the case does not have is a row of NaN; its token does not learn from this case. (Rows are
+        # blanked out, not selected, so that a GPU need not be asked how many there are.)
+        absent = text[self.text_rows].isnan().any(dim=-1, keepdim=True)
         divergence = F.kl_div(
-            F.log_softmax(student / self.temperature, dim=-1),
-            F.log_softmax(teacher / self.temperature, dim=-1),
+            F.log_softmax(student / self.temperature, dim=-1).masked_fill(absent, 0.0),
+            F.log_softmax(teacher / self.temperature, dim=-1).masked_fill(absent, 0.0),
             reduction="sum",
             log_target=True,
         )

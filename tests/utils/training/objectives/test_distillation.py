@@ -161,3 +161,24 @@ def test_published_targets_have_no_centre():
     assert torch.equal(objective.targets(text), before) and "centre" not in objective.state_dict()
     with pytest.raises(ValueError, match="temperature is 0, should be positive"):
         TextDistillation(5, temperature=0)
+
+
+def test_a_token_without_its_sentence_does_not_learn():
+    objective, outputs, text = example()
+    text[3] = torch.nan
+    outputs.requires_grad_()
+    loss = objective.divergence(outputs, text)
+    expected = loss_by_hand(outputs.detach()[:2], text, objective.state_dict(), [0, 1], 1.0)
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
+    loss.backward()
+    assert outputs.grad[:2].abs().min() > 0
+    assert torch.equal(outputs.grad[2], torch.zeros_like(outputs.grad[2]))
+
+
+def test_the_centre_is_that_of_those_who_have_the_sentence():
+    objective, _, text = example(centred=True)
+    texts = torch.stack([text, text.flip(0), text.roll(1, 0)])
+    texts[0, 3] = torch.nan
+    objective.fit_centre(texts)
+    expected = objective.projector(texts[1:, 3]).mean(dim=0)
+    torch.testing.assert_close(objective.centre[2], expected)
