@@ -58,7 +58,7 @@ def test_missing_parts_leave_an_empty_string() -> None:
     sentences = build_sentences(row, "breast", EDGES)
     middle = "Tumor stage status: tumor stage two; Lymph node status: cancer has not spread to lymph nodes;"
     fate = "Survival status: The patient was censored between 24 and 48 months"
-    assert sentences["diagnosis"] is None
+    assert sentences["diagnosis"] == f"{LOCATION} "
     assert sentences["stage"] == f"{LOCATION}  {middle} "
     assert sentences["general"] == f"{LOCATION}   {middle}  {fate}"
 
