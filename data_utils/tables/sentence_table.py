@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.files import FileError, read_tensors
+from utils.files import read_tensors
 
 
 def read_sentence_table(path: str | Path, rows: int, remedy: str) -> dict[str, Tensor]:
@@ -32,16 +32,16 @@ def read_sentence_table(path: str | Path, rows: int, remedy: str) -> dict[str, T
     width = next((value.shape[-1] for value in table.values() if value.ndim == 2), None)
     for case_id, value in table.items():
         if value.ndim != 2 or tuple(value.shape) != (rows, width):
-            raise FileError(
-                path,
-                f"holds {tuple(value.shape)} for case {case_id}, should be {(rows, width)}: a sentence for each entry "
-                "of the task file",
-                remedy,
+            raise ValueError(
+                f"{path}: case {case_id} is {tuple(value.shape)}, should be {(rows, width)}, a sentence for each entry "
+                f"of the task file; {remedy}"
             )
         if torch.isinf(value).any() or (value.isnan().any(dim=1) != value.isnan().all(dim=1)).any():
             raise ValueError(f"{path}: case {case_id} holds NaN or infinite values; {remedy}")
         if value.isnan().all():
-            raise ValueError(f"{path}: case {case_id} has no sentence at all; leave it out, or {remedy}")
+            raise ValueError(
+                f"{path}: case {case_id} holds NaN only, no sentence at all; leave it out, or {remedy}"
+            )
     return {str(case_id): value.float() for case_id, value in table.items()}
 
 

@@ -54,7 +54,7 @@ def test_folds_follow_the_seed():
         assert [fold[part] for fold in first] != [fold[part] for fold in other]
 
 
-@pytest.mark.parametrize("labels", [[], [0] * 3, [0] * 9 + [1] * 3, [-1] * 20])
+@pytest.mark.parametrize("labels", [[], [0] * 3, [0] * 9 + [1] * 3])
 def test_too_few_patients_for_the_folds(labels):
     patients = [patient(i, label) for i, label in enumerate(labels)]
     with pytest.raises(ValueError, match="4 folds need as many patients"):
@@ -249,3 +249,11 @@ def test_two_names_of_one_fold_and_empty_columns_are_refused(tmp_path):
     (tmp_path / "splits_00.csv").write_text(",train,val\n0,TCGA-0001,TCGA-0002\n")
     with pytest.raises(ValueError, match=r"splits_0\.csv and .*splits_00\.csv are the same fold"):
         count_folds(tmp_path)
+
+
+def test_without_classes_folds_are_stratified_by_event():
+    patients = [patient(i, -1) for i in range(20)]
+    folds = make_folds(patients, [p.case_id for p in patients], 4, seed=0)
+    assert sorted(p.case_id for fold in folds for p in fold["test"]) == sorted(p.case_id for p in patients)
+    events = sum(p.event for p in patients)
+    assert all(abs(sum(p.event for p in fold["test"]) - events / 4) < 1 for fold in folds)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from data_utils.cases.splits import Patient, check_disjoint, read_split, resolve_features_path
@@ -105,8 +106,15 @@ def test_no_json_names_the_file(tmp_path):
         read_split(tmp_path / "s.json")
 
 
-@pytest.mark.parametrize("field", ["case_id", "primary_class", "durations", "features_path", "project_id"])
-@pytest.mark.parametrize("missing", ["absent", "null"])
+@pytest.mark.parametrize(
+    ("field", "missing"),
+    [
+        (field, missing)
+        for field in ("case_id", "primary_class", "durations", "features_path", "project_id")
+        for missing in ("absent", "null")
+        if missing == "absent" or field not in ("primary_class", "durations")
+    ],
+)
 def test_missing_fields_name_row_and_slide(tmp_path, field, missing):
     row = split_row(3, 1, "/b.h5", 0)
     if missing == "absent":
@@ -184,3 +192,17 @@ def test_a_folder_replaces_every_path(tmp_path, caplog):
     assert "2 slides are not in" in caplog.text and "c.pt" in caplog.text and "0004" in caplog.text
     with pytest.raises(ValueError, match=r"row 1 .*lacks \['features_path'\]"):
         read_split(path)
+
+
+def test_labels_may_be_null(tmp_path):
+    rows = [split_row(n, 0, f"/{n}.h5", 0) for n in range(3)]
+    rows[1]["primary_class"] = None
+    rows[2] |= {"durations": None, "vital_status": None}
+    known, no_class, no_survival = read_split(write_split(tmp_path / "s.json", *rows))
+    assert (known.label, no_class.label, no_survival.label) == (0, -1, 0)
+    assert np.isnan(no_survival.duration)
+    assert no_survival.event == 0
+    for half in ("durations", "vital_status"):
+        rows[2] |= {"durations": 3.0, "vital_status": 1} | {half: None}
+        with pytest.raises(ValueError, match=rf"{half} is 'None'; .* has null for both"):
+            read_split(write_split(tmp_path / "s.json", *rows))

@@ -24,8 +24,8 @@ def test_rows_may_be_absent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (torch.ones(4, 5), r"\(4, 5\) for case b, should be \(3, 5\)"),
-        (torch.ones(3, 6), r"\(3, 6\) for case b"),
+        (torch.ones(4, 5), r"case b is \(4, 5\), should be \(3, 5\)"),
+        (torch.ones(3, 6), r"case b is \(3, 6\)"),
         (torch.full((3, 5), NAN), "no sentence at all"),
         (torch.tensor([[1.0, NAN, 1.0, 1.0, 1.0]] * 3), "NaN or infinite"),
         (torch.full((3, 5), float("inf")), "NaN or infinite"),

@@ -99,7 +99,7 @@ def test_sentences_are_projected_as_in_training(tmp_path):
     "content",
     [
         [1, 2],
-        {"BRCA": {"died": torch.zeros(4, 512), "censored": torch.zeros(4, 512)}},
+        {"BRCA": {"died": torch.zeros(4, 512)}},
         {"BRCA": {**sentence_table(2), "class_1": torch.zeros(2, 100)}},
         {"case": torch.zeros(4, 512)},
     ],
@@ -113,3 +113,16 @@ def test_other_files_are_refused(tmp_path, content):
 def test_a_missing_file_names_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match="make_textemb_conch"):
         read_candidates(tmp_path / "none.pt", TextDistillation(WIDTH))
+
+
+def test_a_cohort_without_classes_or_survival_leaves_that_out(tmp_path):
+    table = sentence_table(2)
+    fates = {name: table[name] for name in ("died", "censored")}
+    classes = {name: value for name, value in table.items() if name.startswith("class_")}
+    torch.save({"A": fates, "B": classes}, tmp_path / "c.pt")
+    found = read_candidates(tmp_path / "c.pt", TextDistillation(WIDTH))
+    cases = make_embeddings(40)
+    assert "no classes" in found["A"].subtype(cases, 0).reason
+    assert not found["A"].survival(cases, 0).reason
+    assert "no survival times" in found["B"].survival(cases, 0).reason
+    assert not found["B"].subtype(cases, 0).reason
