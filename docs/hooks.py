@@ -18,13 +18,15 @@ WIDTH = "100"
 
 def commands() -> list[str]:
     """Every module that can be run, dotted, those of a training first."""
-    folders = ("data_utils", "models", "utils", "utils/evaluation")
+    folders = ("data_utils", "models", "utils", "utils/evaluation", "utils/prediction", "utils/explain")
     files = [
         *ROOT.glob("train_*.py"),
         *(file for name in folders for file in sorted(ROOT.glob(f"{name}/*.py"))),
     ]
     runnable = [file for file in files if '__name__ == "__main__"' in file.read_text(encoding="utf-8")]
-    return [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in runnable]
+    return [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for file in runnable
+    ]
 
 
 def help_of(module: str, *words: str) -> str:
@@ -35,7 +37,10 @@ def help_of(module: str, *words: str) -> str:
     program, sys.argv[0] = sys.argv[0], f"{module}.py" if module.startswith("train_") else f"-m {module}"
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            importlib.import_module(module).main([*words, "--help"])
+            found = importlib.import_module(module)
+            if not hasattr(found, "main"):  # a package that is run
+                found = importlib.import_module(f"{module}.__main__")
+            found.main([*words, "--help"])
     finally:
         sys.path.remove(str(ROOT))
         sys.argv[0] = program

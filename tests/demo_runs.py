@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +31,30 @@ def run_demo(root: Path, **variables: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-5000:]
     return done.stdout
+
+
+def run_commands(
+    text: str, folder: Path, demo: Path, places: Mapping[str, Path]
+) -> subprocess.CompletedProcess[str]:
+    """Runs commands of the documents on the files of a demo, as from ``folder``; ``places`` stand for its paths."""
+    for name, path in places.items():
+        text = text.replace(name, f"{path}/" if name.endswith("/") else str(path))
+    for name in ("predictions.csv", "first.csv", "brca_model"):
+        text = re.sub(rf"(?<![/\w]){re.escape(name)}", str(folder / name), text)
+    text = text.replace("bash scripts/predict", f"OUTPUT={folder / 'predictions.csv'} bash scripts/predict")
+    text = text.replace(
+        "python -m utils.prediction", f"python -m utils.prediction --output {folder / 'predictions.csv'}"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MODALTUNE_")}
+    env |= {
+        "MODALTUNE_SKIP_SETUP": "1",
+        "DEVICE": "cpu",
+        "PATH": f"{Path(sys.executable).parent}:{env['PATH']}",
+    }
+    env |= {"MODALTUNE_WEIGHTS_ROOT": str(demo / "weights")}
+    return subprocess.run(
+        ["bash", "-euc", text], cwd=constants.REPO_ROOT, env=env, capture_output=True, text=True, check=False
+    )
 
 
 def metric_of(folder: Path, metric: str, site: str = "") -> float:

@@ -5,6 +5,8 @@ The planted signal is found, and only where it is; sites are told apart, and sma
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 import train_modaltune
-from tests.demo_runs import CONFIG, metric_of, run_demo
+from tests.demo_runs import CONFIG, metric_of, run_commands, run_demo
 from utils import constants
 
 EPOCHS = "10"
@@ -98,6 +100,44 @@ def test_corrupt_slide_is_reported(demo):
     assert len(failed) == 1 and failed[0]["reason"]
     dropped = (demo / "splits/tcga_brca/dropped_brca.csv").read_text()
     assert failed[0]["slide"].split(".")[0] in dropped
+
+
+def test_new_patients_as_documented(demo, tmp_path):
+    """The commands of docs/prediction.md, on patients whose evaluation is known."""
+    text = (constants.REPO_ROOT / "docs" / "prediction.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    script, published, bundle = (block for block in blocks if "RUNS=" in block or "utils.prediction" in block)
+    assert "--eval_only" in published  # tests/utils/prediction
+    features = tmp_path / "new" / "features"
+    features.mkdir(parents=True)
+    for path in sorted((demo / "data/TCGA-extractedfeatures/gigapath/TCGA-BRCA").glob("*.h5")):
+        shutil.copy(path, features / path.name)
+    shutil.copy(demo / "data/TCGA-tables/rna_brca.csv", tmp_path / "new" / "rna.csv")
+    done = run_commands(
+        script + "mv predictions.csv first.csv\n" + bundle,
+        tmp_path,
+        demo,
+        {"demo_data": demo, "new/": tmp_path / "new"},
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (pd.read_csv(tmp_path / name) for name in ("first.csv", "predictions.csv"))
+    pd.testing.assert_frame_equal(first, second, rtol=1e-6)
+    table = first.set_index("patient")
+    rows = json.loads((demo / "splits/tcga_brca/test_brca_cls_feat.json").read_text())["data"]
+    names = {row["case_id"]: row["case_submitter_id"] for row in rows}
+    theirs = pd.read_csv(run_folder(demo) / "seed_0" / "predictions" / "test.csv")
+    theirs = theirs[theirs["task"] == "General"]
+    assert len(theirs) >= 15
+    for row in theirs.itertuples():
+        ours = table.loc[names[row.case_id]]
+        assert ours["risk"] == pytest.approx(row.risk, abs=1e-5)
+        shares = [ours[column] for column in table if column.startswith("probability ")]
+        if row.label >= 0:
+            assert shares == pytest.approx([row.probability_0, row.probability_1], abs=1e-5)
+    without_rna = table.loc[table["error"].fillna("").str.contains("no RNA")]
+    assert 0 < len(without_rna) < 15 and without_rna["risk"].isna().all()
+    assert table["outside_training"].dropna().astype(bool).mean() < 0.2
+    assert set(table["zero_shot_class"].dropna()) <= set(table["class"].dropna())
 
 
 def test_run_again_makes_only_what_is_missing(demo):

@@ -22,7 +22,9 @@ PER_COHORT = (
     "submit_modaltune_ddp",
     "submit_baselines",
 )
-ON_A_CLUSTER = (*PER_COHORT, "submit_modaltune_pancancer", "deploy_OOD_modaltune")
+ON_A_CLUSTER = (*PER_COHORT, "submit_modaltune_pancancer", "deploy_OOD_modaltune", "predict_modaltune")
+
+OF_PREDICTION = {"RUNS": "run", "FEATURES_DIR": "features"}
 
 
 @pytest.fixture
@@ -37,7 +39,12 @@ def call(tmp_path):
             (programs / name).write_text(f"#!/usr/bin/env bash\n{note}{body}\n")
             (programs / name).chmod(0o755)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
-        environment |= {"PATH": f"{programs}:{environment['PATH']}", "MODALTUNE_SKIP_SETUP": "1", **variables}
+        environment |= {
+            "PATH": f"{programs}:{environment['PATH']}",
+            "MODALTUNE_SKIP_SETUP": "1",
+            **OF_PREDICTION,
+        }
+        environment |= variables
         return subprocess.Popen(
             ["bash", str(SCRIPTS / script)],
             cwd=constants.REPO_ROOT,
@@ -224,3 +231,20 @@ def test_a_setting_has_one_place():
     for script in ON_A_CLUSTER:
         own = re.findall(r'^(\w+)="\$\{\1:-(.*?)\}"', (SCRIPTS / f"{script}.sh").read_text(), re.MULTILINE)
         assert not [name for name, value in own if shared.get(name) == value], script
+
+
+def test_predictions_extract_first_where_slides_are_given(call, tmp_path):
+    process = call(
+        "predict_modaltune.sh", "", SLIDES_DIR="/slides", FEATURES_DIR="", RUNS="one two", GENES="rna.csv"
+    )
+    assert process.wait(60) == 0
+    extraction, prediction = calls(tmp_path, "/slides")
+    assert "TCGA_extract_feats_GIGAPATH" in extraction and "--output_dir /slides/features" in extraction
+    assert "utils.prediction one two --features_dir /slides/features" in prediction
+    assert "--genomics_csv_path rna.csv" in prediction and "--clinical_location" not in prediction
+
+
+@pytest.mark.parametrize("missing", ["RUNS", "FEATURES_DIR"])
+def test_predictions_need_runs_and_patients(call, tmp_path, missing):
+    assert call("predict_modaltune.sh", "", **{missing: ""}).wait(60) == 2
+    assert "set RUNS to run folders" in (tmp_path / "stderr").read_text() and not calls(tmp_path, "")

@@ -43,7 +43,7 @@ def number_chunks(
     if layout.decimal == ",":
         logger.warning("%s: decimal commas are read as such", path)
     labels = {0, *(n for n, name in enumerate(layout.columns) if name in texts)}
-    types = {n: str if n in labels else np.float32 for n in range(len(layout.columns))}
+    types: dict[Any, Any] = {n: str if n in labels else np.float32 for n in range(len(layout.columns))}
     options: dict[str, Any] = {
         "dtype": types,
         "na_values": list(MISSING_NUMBERS),

@@ -49,6 +49,11 @@ class Candidates:
     died: np.ndarray | None
     censored: np.ndarray | None
 
+    def similarity(self, vectors: np.ndarray) -> np.ndarray:
+        """Cosine of ``vectors [n, O]`` with the nearest sentence of every class, ``[n, classes]``."""
+        outputs = _unit(vectors)
+        return np.stack([(outputs @ members.T).max(axis=1) for members in self.classes], axis=1)
+
     def subtype(self, cases: Embeddings, task: int) -> SubtypeResult:
         """The class of the nearest diagnosis sentence, scored on the cases of known class.
 
@@ -64,8 +69,7 @@ class Candidates:
                 np.zeros((0, 2)),
                 reason="the cohort has no classes",
             )
-        outputs = _unit(cases.task(task)[known])
-        similarity = np.stack([(outputs @ members.T).max(axis=1) for members in self.classes], axis=1)
+        similarity = self.similarity(cases.task(task)[known])
         shares = np.exp(similarity - similarity.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
         return score_subtype(

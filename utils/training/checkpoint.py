@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -248,8 +248,11 @@ def _plain(value: Any, place: str, dropped: list[str]) -> Any:
     return f"<{type(value).__name__}>"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """``python -m utils.checkpoint convert published.pt ours.pt``, or ``clean any.pt plain.pt``."""
+def main(argv: Sequence[str] | None = None, further: Sequence[Callable[[Any], None]] = ()) -> None:
+    """``python -m utils.checkpoint convert published.pt ours.pt``, or ``clean any.pt plain.pt``.
+
+    ``further`` functions add commands of other parts to the parser; each sets ``run``, which gets the arguments.
+    """
     parser = argparse.ArgumentParser(description="Translate ModalTune checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
     convert = commands.add_parser("convert", help="published best_model_weights.pt -> our parameter names")
@@ -260,8 +263,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     cleaning.add_argument(
         "--trust_checkpoint", action="store_true", help="you know: reading the file runs code from it"
     )
+    for add_command in further:
+        add_command(commands)
     args = parser.parse_args(argv)
     setup_logging()
+    if hasattr(args, "run"):
+        args.run(args)
+        return
     if args.command == "clean":
         if not args.trust_checkpoint:
             parser.error(

@@ -12,6 +12,9 @@ from utils.training.checkpoint import TrainedWeights
 from utils.training.model_setup import ModelSetup
 from utils.training.trainer import BEST_WEIGHTS
 
+# What an evaluation fitted of the modalities, beside its probes.
+INPUTS = "inputs.json"
+
 
 @dataclass(frozen=True)
 class Job:

@@ -187,8 +187,10 @@ def _compare_scaling(trained: Mapping[str, Any], config: RunConfig) -> None:
         logger.warning("the weights were trained with --gene_scaling %s, this evaluation uses %s", then, now)
 
 
-def patch_options(config: RunConfig, model: nn.Module, seed: int, source: FeatureSource) -> PatchOptions:
-    """How a run prepares the patches of its cases."""
+def patch_options(
+    config: RunConfig, model: nn.Module, seed: int, source: FeatureSource | None = None
+) -> PatchOptions:
+    """How the patches of a case are prepared for a model."""
     backbone = getattr(model, "backbone", None)
     return PatchOptions(
         threshold=config.data.threshold,
@@ -197,7 +199,7 @@ def patch_options(config: RunConfig, model: nn.Module, seed: int, source: Featur
         patch_size=config.data.patch_size_lv0,
         check_slide=getattr(backbone, "check_slide", None),
         seed=seed,
-        source=source,
+        source=source or FeatureSource(),
     )
 
 

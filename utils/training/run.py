@@ -38,7 +38,7 @@ from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.distributed import Group, process_group
 from utils.training.fingerprint import data_digests, differences, patients_digest
-from utils.training.jobs import Job, eval_weights, evaluations, find_weights, trainings
+from utils.training.jobs import INPUTS, Job, eval_weights, evaluations, find_weights, trainings
 from utils.training.modality_report import ModalityReport
 from utils.training.model_setup import (
     ModelSetup,
@@ -207,6 +207,8 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
             trainer.fit(datasets["fit"], datasets["train"], datasets["val"], tracker)
     else:
         job.weights.load_into(model, objective, shared.structures)
+        # Predictions for further patients of this cohort read them as this evaluation does.
+        group.on_main(lambda: write_json(job.folder / INPUTS, trainer.run))
     _report(trainer, datasets, job, config)
 
 

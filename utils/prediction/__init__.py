@@ -1,0 +1,1 @@
+"""What a trained model says of patients without labels: ``python -m utils.prediction --help``."""

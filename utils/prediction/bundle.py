@@ -1,0 +1,156 @@
+"""A trained run as one folder to hand on: ``python -m utils.checkpoint bundle RUN FOLDER``.
+
+It holds weights, probes, configs, candidate sentences, a model card and checksums; :mod:`utils.prediction` takes it
+alone, on any machine. The slide encoder's weights have a licence of their own: they are named by checksum, not copied.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from models.encoders import encoder_of
+from utils.evaluation.results import METRIC_NAMES
+from utils.evaluation.stored_probes import PROBES
+from utils.files import atomic_path, read_json, write_json
+from utils.prediction.models import (
+    CANDIDATES,
+    CHECKSUMS,
+    SITES,
+    TrainedModel,
+    candidate_file,
+    checksum,
+    find_models,
+    write_checksums,
+)
+from utils.training.jobs import INPUTS
+from utils.training.trainer import BEST_WEIGHTS
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+_METRICS = ("balanced_accuracy", "auc", "concordance_index")
+
+
+def add_command(commands: Any) -> None:
+    """Adds ``bundle`` to the parser of :mod:`utils.checkpoint`."""
+    parser = commands.add_parser("bundle", help="run folder -> one folder with all that predictions need")
+    parser.add_argument("source", type=Path, help="run folder")
+    parser.add_argument("target", type=Path, help="folder to write; must not exist")
+    parser.set_defaults(run=lambda args: bundle(args.source, args.target))
+
+
+def bundle(run: Path, target: Path) -> None:
+    """Writes the bundle of a run.
+
+    Raises:
+        FileExistsError: ``target`` exists.
+        FileNotFoundError, ValueError: as :func:`utils.prediction.models.find_models`.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} exists; choose another folder")
+    sites = sorted({path.parent.name for path in run.rglob(f"{SITES}/*/{PROBES}")})
+    by_site: dict[str | None, list[TrainedModel]] = {site: find_models(run, site) for site in sites}
+    by_site = by_site or {None: find_models(run)}
+    models = next(iter(by_site.values()))
+    for model in models:
+        job = target / model.name.partition("/")[2]
+        job.mkdir(parents=True)
+        shutil.copy2(model.weights.path, job / BEST_WEIGHTS)
+        if model.evaluation:
+            write_json(job / INPUTS, model.evaluation)
+        for site in by_site:
+            below = Path() if site is None else Path(SITES, site)
+            (job / below).mkdir(parents=True, exist_ok=True)
+            shutil.copy2(run / job.relative_to(target) / below / PROBES, job / below / PROBES)
+    shutil.copy2(run / "config.json", target / "config.json")
+    if (candidates := candidate_file(run, models[0].config)) is not None:
+        shutil.copy2(candidates, target / CANDIDATES)
+    if (run / "results.csv").is_file():
+        shutil.copy2(run / "results.csv", target / "results.csv")
+    with atomic_path(target / CARD) as temporary:
+        temporary.write_text(_card(run, models, sites), encoding="utf-8")
+    write_json(
+        target / CHECKSUMS, {"files": write_checksums(target), "slide_encoder": _slide_encoder(models[0])}
+    )
+    logger.info("%d folds or seeds of %s bundled: %s", len(models), run, target)
+
+
+def _slide_encoder(model: TrainedModel) -> dict[str, str | None]:
+    """The file that the slide encoder's weights came from, by name and checksum."""
+    path = model.config.model.backbone_weights
+    known = path is not None and path.is_file() and not model.config.model.random_backbone
+    return {
+        "encoder": encoder_of(model.setup.mil_name).name,
+        "file": path.name if known and path is not None else None,
+        "sha256": checksum(path) if known and path is not None else None,
+    }
+
+
+def _card(run: Path, models: Sequence[TrainedModel], sites: Sequence[str]) -> str:
+    """The model card, in Markdown."""
+    model, config = models[0], read_json(run / "config.json")
+    encoder = _slide_encoder(model)
+    data = model.config.data
+    cohort = ", ".join(sites) or data.onco or data.train_json.stem
+    nouns = ["slides", *(entry.noun for entry in model.setup.modalities.values())]
+    patients = len(model.run.get("train_cases", ()))
+    lines = [
+        f"# {model.setup.mil_name} on {cohort}",
+        "",
+        "ModalTune model for research. It is not a medical device: no decision about a patient may rest on it.",
+        "",
+        "## Data",
+        "",
+        f"- Trained on {cohort}, {patients or 'an unknown number of'} training patients, protocol `{data.protocol}`.",
+        f"- Reads {', '.join(nouns)}; missing modalities: `{model.setup.missing_modalities}`.",
+        f"- Classes: {', '.join(model.probes.class_names)}.",
+        f"- {len(models)} folds or seeds: {', '.join(m.name.partition('/')[2] for m in models)}.",
+        f"- Slide encoder `{encoder['encoder']}`, not part of this folder: file {encoder['file'] or 'unknown'}, "
+        f"SHA-256 `{encoder['sha256'] or 'unknown'}`.",
+        f"- Written by commit `{config.get('git_commit', 'unknown')}`.",
+        "",
+        "## Results on the test patients",
+        "",
+        *_results(run),
+        "",
+        "## Use",
+        "",
+        "```bash",
+        "python -m utils.prediction THIS_FOLDER --features_dir FEATURES --output predictions.csv",
+        "```",
+        "",
+        "## Limits",
+        "",
+        "- Probabilities and risks hold for patients like those of the training; `outside_training` flags others by",
+        "  the Mahalanobis distance of their embedding.",
+        "- Features must come from the patch encoder, patch size and resolution of the training.",
+        "- Survival probabilities are not given beyond the last death of the training patients.",
+        "- Intended use: research on cancer subtype and survival. Out of scope: diagnosis, treatment.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _results(run: Path) -> list[str]:
+    """Mean results of the first task token, as rows of a table."""
+    path = run / "results.csv"
+    if not path.is_file():
+        return ["The run has not written its results."]
+    table = pd.read_csv(path)
+    table = table[(table["run"] == "mean") & (table["split"] == "test") & table["metric"].isin(_METRICS)]
+    table = table[table["task"] == table["task"].iloc[0]] if len(table) else table
+    lines = ["| | value | 95 % interval or spread | patients |", "| --- | --- | --- | --- |"]
+    for row in table.to_dict("records"):
+        site = row.get("site")
+        name = METRIC_NAMES[row["metric"]] + (f", {site}" if isinstance(site, str) and site else "")
+        inside = f"{row['ci_low']:.3f} to {row['ci_high']:.3f}"
+        spread = inside if row["ci_low"] == row["ci_low"] else f"± {row['std']:.3f}"
+        value = f"{row['value']:.3f}" if row["value"] == row["value"] else f"not evaluable: {row['reason']}"
+        lines.append(f"| {name} | {value} | {spread} | {row['n']:g} |")
+    return lines

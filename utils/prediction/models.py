@@ -1,0 +1,178 @@
+"""Trained models with the probes that were fitted on their training patients, as runs and bundles hold them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from models.encoders import encoder_of
+from utils.evaluation.stored_probes import PROBES, StoredProbes
+from utils.files import read_json
+from utils.run_config import RunConfig
+from utils.training.checkpoint import TrainedWeights
+from utils.training.jobs import INPUTS
+from utils.training.model_setup import ModelSetup
+from utils.training.trainer import BEST_WEIGHTS
+
+CHECKSUMS = "checksums.json"
+CANDIDATES = "candidates.pt"
+SITES = "sites"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One fold or seed of a run.
+
+    Attributes:
+        name: folder of the run and of the fold or seed in it.
+        config: of the run.
+        weights: adapter, text projector and what they say of their training.
+        probes: fitted on the training patients of a cohort.
+        evaluation: where the probes are of an evaluation, what that fitted of the modalities of its cohort.
+    """
+
+    name: str
+    config: RunConfig
+    weights: TrainedWeights
+    probes: StoredProbes
+    evaluation: Mapping[str, Any]
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What the weights say of their training, or the evaluation of its cohort."""
+        return {**self.weights.run, **self.evaluation}
+
+    @property
+    def setup(self) -> ModelSetup:
+        """The model; weights of the published code say nothing, their run does."""
+        model, run = self.config.model, self.run
+        return ModelSetup(
+            run.get("mil_name", model.mil_name),
+            run["model_config"] if "model_config" in run else read_json(model.model_config),
+            run.get("num_tasks", model.num_tasks),
+            run.get("missing_modalities", self.config.data.missing_modalities),
+        )
+
+    @property
+    def seed(self) -> int:
+        return int(self.run.get("seed", self.config.training.seed))
+
+    def with_backbone(self, weights: Path | None) -> TrainedModel:
+        """The same with the slide encoder's file of this machine: the one given, that of the run, or the default."""
+        model = self.config.model
+        known = model.backbone_weights
+        if weights is None and (known is None or not known.is_file()):
+            weights = encoder_of(self.setup.mil_name).weights()
+        chosen = replace(model, backbone_weights=weights or known)
+        return replace(self, config=replace(self.config, model=chosen))
+
+
+def find_models(run: Path, site: str | None = None) -> list[TrainedModel]:
+    """The folds and seeds of a run folder, of an evaluation or of a bundle.
+
+    Args:
+        run: the folder with ``config.json``.
+        site: of a pan-cancer run, the cancer site whose probes are wanted.
+
+    Raises:
+        FileNotFoundError: there is no run, or one without stored probes; the message says how to fit them.
+        ValueError: a pan-cancer run needs ``site``, a file is damaged or does not have its checksum.
+    """
+    if not (run / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{run} is no run folder, it holds no config.json. Weights alone have no probes; fit them on a cohort with "
+            f"labels: python train_modaltune.py --onco COHORT --eval_only --eval_weights {run} --output_path OUTPUT, "
+            "then predict with OUTPUT"
+        )
+    _verify(run)
+    config = RunConfig.read(run)
+    folders = _folders(run, config, site)
+    if not folders:
+        raise FileNotFoundError(
+            f"{run} holds no {PROBES}: it was written by an older version or has not ended. Fit the probes: python "
+            f"train_modaltune.py --onco COHORT --eval_only --eval_weights {run} --output_path OUTPUT, then predict "
+            "with OUTPUT"
+        )
+    return [
+        TrainedModel(
+            f"{run.name}/{job.relative_to(run)}",
+            config,
+            TrainedWeights.read(_weights_of(run, job, config)),
+            StoredProbes.load(probes / PROBES),
+            read_json(job / INPUTS) if (job / INPUTS).is_file() else {},
+        )
+        for job, probes in folders
+    ]
+
+
+def _folders(run: Path, config: RunConfig, site: str | None) -> list[tuple[Path, Path]]:
+    """Folder of every fold or seed, and where its probes lie."""
+    found = sorted(path.parent for path in run.rglob(PROBES))
+    # An evaluation of another cohort lies in the run folder, too, with a config of its own.
+    inner = {path.parent for path in run.rglob("config.json")} - {run}
+    found = [folder for folder in found if not inner & {folder, *folder.parents}]
+    if not config.data.sites:
+        return [(folder, folder) for folder in found]
+    known = sorted({folder.name for folder in found if folder.parent.name == SITES})
+    if site not in known:
+        raise ValueError(
+            f"{run} is of several cancer sites; choose the probes of one with --site: {', '.join(known)}"
+        )
+    return [(folder.parent.parent, folder) for folder in found if folder.name == site]
+
+
+def _weights_of(run: Path, job: Path, config: RunConfig) -> Path:
+    """The weights of a fold or seed: its own, or those that an evaluation was made of."""
+    evaluated = config.output.eval_weights
+    if (job / BEST_WEIGHTS).is_file() or evaluated is None:
+        return job / BEST_WEIGHTS
+    return evaluated if evaluated.is_file() else evaluated / job.relative_to(run) / BEST_WEIGHTS
+
+
+def candidate_file(run: Path, config: RunConfig) -> Path | None:
+    """Candidate sentences for zero-shot classes: those of a bundle, or of the run where they still lie there."""
+    places = [run / CANDIDATES, config.data.candidate_location]
+    return next((place for place in places if place is not None and place.is_file()), None)
+
+
+# ---------------------------------------------------------------------------- checksums
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_checksums(folder: Path) -> dict[str, str]:
+    """Checksums of all files below a folder, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    return {str(path.relative_to(folder)): checksum(path) for path in files}
+
+
+def _verify(run: Path) -> None:
+    if not (run / CHECKSUMS).is_file():
+        return
+    expected = read_json(run / CHECKSUMS)["files"]
+    wrong = [
+        name
+        for name, value in expected.items()
+        if not (run / name).is_file() or checksum(run / name) != value
+    ]
+    if wrong:
+        raise ValueError(
+            f"{run}: {len(wrong)} files of the bundle are missing or changed: {wrong[:5]}; copy it again"
+        )
+
+
+def check_same_classes(models: Sequence[TrainedModel]) -> tuple[str, ...]:
+    """The class names of an ensemble.
+
+    Raises:
+        ValueError: the models do not predict the same classes.
+    """
+    names = {model.probes.class_names for model in models}
+    if len(names) > 1:
+        raise ValueError(f"the runs predict different classes: {sorted(names)}; predict with each on its own")
+    return next(iter(names))

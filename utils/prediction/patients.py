@@ -1,0 +1,114 @@
+"""Who is predicted: feature files and, where names do not say it, a table of patients and slides."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from data_utils.cases.splits import Patient
+from data_utils.features.folder import FeatureFolder
+from data_utils.features.slide_names import slide_of
+from utils.barcodes import is_normal_tissue, patient_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Requested:
+    """Patients to predict, and what is wrong with those that cannot be.
+
+    Attributes:
+        patients: with at least one feature file.
+        errors: reason by patient.
+        notes: what was left out of a patient who is predicted, by patient.
+    """
+
+    patients: list[Patient] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def read_patients(features_dir: Path, table: Path | None = None) -> Requested:
+    """The patients of a folder of feature files.
+
+    Without a table the slides of one TCGA barcode are one patient, and any other slide is a patient of its own. Slides
+    of normal tissue (by their barcode) are left out.
+
+    Args:
+        features_dir: feature files of any tool.
+        table: CSV with the columns ``patient`` and ``slide``, a row per slide.
+
+    Raises:
+        NotADirectoryError, ValueError: no folder, no feature file, or the table has other columns; the message says
+            which.
+    """
+    folder = FeatureFolder(features_dir)
+    slides: dict[str, list[tuple[str, Path | None]]] = {}
+    if table is None:
+        for path in folder.files:
+            slide = slide_of(path.name)
+            slides.setdefault(patient_of(slide), []).append((slide, path))
+    else:
+        for patient, slide in _rows(table):
+            slides.setdefault(patient, []).append((slide, folder.find(None, slide)))
+    requested = Requested()
+    for patient, found in slides.items():
+        normal = [slide for slide, _ in found if is_normal_tissue(slide)]
+        absent = [slide for slide, path in found if path is None and slide not in normal]
+        kept = [(slide, path) for slide, path in found if path is not None and slide not in normal]
+        left_out = [f"no feature file for slide {slide}" for slide in absent]
+        left_out += [f"slide {slide} is of normal tissue" for slide in normal]
+        if not kept:
+            requested.errors[patient] = "; ".join(left_out)
+            continue
+        if left_out:
+            requested.notes[patient] = "; ".join(left_out)
+        requested.patients.append(_patient(patient, kept))
+    logger.info(
+        "%s: %d patients with %d slides, %d without features",
+        features_dir,
+        len(requested.patients),
+        sum(len(p.slides) for p in requested.patients),
+        len(requested.errors),
+    )
+    return requested
+
+
+def one_per_slide(patients: list[Patient]) -> list[Patient]:
+    """Every slide of patients who have several, as a case of its own with the other data of its patient."""
+    return [
+        Patient(f"{p.case_id}\n{slide}", p.submitter_id, "", (path,), -1, float("nan"), 0, slide_ids=(slide,))
+        for p in patients
+        if len(p.slides) > 1
+        for slide, path in zip(p.slide_ids, p.slides, strict=True)
+    ]
+
+
+def _patient(name: str, slides: list[tuple[str, Path]]) -> Patient:
+    names, paths = zip(*slides, strict=True)
+    return Patient(name, name, "", tuple(paths), -1, float("nan"), 0, slide_ids=tuple(names))
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"--patients {path} does not exist")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"--patients {path} is no CSV table: {error}") from error
+    if lacking := [name for name in ("patient", "slide") if name not in table]:
+        raise ValueError(f"--patients {path} lacks the columns {lacking}; it has {list(table.columns)[:10]}")
+    table = table[["patient", "slide"]].apply(lambda column: column.str.strip())
+    if (table == "").any(axis=None):
+        raise ValueError(
+            f"--patients {path}: row {int((table == '').any(axis=1).idxmax()) + 2} has an empty cell"
+        )
+    owners = table.drop_duplicates().groupby("slide")["patient"].agg(list)
+    if (shared := owners[owners.map(len) > 1]).size:
+        raise ValueError(
+            f"--patients {path}: slide {shared.index[0]} is of several patients: {shared.iloc[0]}"
+        )
+    return list(table.drop_duplicates().itertuples(index=False, name=None))
