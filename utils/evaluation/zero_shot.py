@@ -28,7 +28,7 @@ class SentenceProjector(Protocol):
     """What a trained model does to sentences (:class:`utils.training.objectives.TextDistillation`)."""
 
     @property
-    def projector(self) -> Any:
+    def projector(self) -> nn.Sequential:
         """Maps sentences to the output space."""
 
     def project(self, text: Tensor) -> Tensor:
