@@ -159,8 +159,8 @@ class GeneMixer(nn.Module):
         init: of the pathway networks, see :class:`PathwayNetworks`.
         norm: a LayerNorm on the tokens, so that they enter the adapter at unit scale as those of the other
             modalities do; the published tokens are 100 times shorter.
-        linear: adds a linear map of all genes to every token. The networks of a small cohort soon tell patients
-            apart along one direction, that of the subtype; the map keeps the others, which survival needs.
+        linear: adds a linear map of all genes to every token. On small cohorts the networks soon tell patients
+            apart along little more than one direction, that of the subtype (docs/modality_balance.md).
         linear_dropout: of the genes in front of that map.
     """
 
