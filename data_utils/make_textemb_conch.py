@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     times = learned_from["durations"].dropna().tolist()
     edges = survival_edges(times) if times else None
     _report_strange_texts(cases)
-    tasks = read_tasks(args.task_file)
-    _check_columns(tasks, cases, args.task_file)
+    tasks = read_tasks(constants.TASK_FILE)
+    _check_columns(tasks, cases, constants.TASK_FILE)
     case_rows: list[dict[str, Any]] = cases.to_dict("records")  # type: ignore[assignment] # columns are str
     sentences = pd.DataFrame(
         [build_sentences(row, cohort.site, edges, tasks) for row in case_rows], dtype=object

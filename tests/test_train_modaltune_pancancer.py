@@ -170,9 +170,15 @@ def test_split_files_without_sites_are_understood_by_their_projects(union, tmp_p
     assert [p.site for p in data.patients["val"]] == ["BRCA"] * 4 + ["GBMLGG"] * 4
 
 
-def test_patients_of_no_site_are_named(union, tmp_path):
-    words = [*union.flags(tmp_path), "--sites", "BRCA"]
-    with pytest.raises(ValueError, match="GBMLGG"):
+def test_sites_filter_the_patients(union, tmp_path, caplog):
+    data = read([*flags(union, tmp_path), "--sites", "BRCA"])
+    assert {p.site for part in data.patients.values() for p in part} == {"BRCA"}
+    assert "patients of GBMLGG are left out: --sites are BRCA" in caplog.text
+
+
+def test_a_site_without_patients_is_named(union, tmp_path):
+    words = [*union.flags(tmp_path), "--sites", "BRCA", "RCC"]
+    with pytest.raises(ValueError, match=r"no patient of the split files is of RCC.*they hold BRCA, GBMLGG"):
         train_modaltune_pancancer.main(words)
 
 

@@ -31,7 +31,7 @@ SPLITS_ROOT = _path("MODALTUNE_SPLITS_ROOT", REPO_ROOT / "dataset" / "json_split
 # Cohort definitions (projects, site phrase, diagnosis classes and synonyms).
 COHORTS_ROOT = _path("MODALTUNE_COHORTS_ROOT", REPO_ROOT / "dataset" / "cohorts")
 # Sentences and evaluation of the tasks.
-TASK_FILE = _path("MODALTUNE_TASK_FILE", REPO_ROOT / "dataset" / "tasks.json")
+TASK_FILE = REPO_ROOT / "dataset" / "tasks.json"
 # Gene x pathway table: first column ``gene``, one 0/1 column per pathway.
 PATHWAY_TABLE = _path("MODALTUNE_PATHWAY_TABLE", REPO_ROOT / "dataset" / "combine_comps.csv")
 # A downloaded HGNC table (hgnc_complete_set.txt) to resolve gene aliases with. Where the file

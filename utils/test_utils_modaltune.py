@@ -79,8 +79,8 @@ class CohortEvaluator:
     def of(cls, config: RunConfig) -> CohortEvaluator:
         """The evaluator of a run; with ``--onco``, figures name the classes of the cohort."""
         (num_classes,) = config.data.num_classes
-        classes = load_cohort(config.data.onco).classes if config.data.onco else ()
-        names = [members[0] for members in classes] if len(classes) == num_classes else None
+        named = load_cohort(config.data.onco).class_names if config.data.onco else ()
+        names = named if len(named) == num_classes else None
         return cls(num_classes, constants.TASKS[: config.model.num_tasks], names)
 
     # ------------------------------------------------------------------------ model selection
@@ -221,6 +221,8 @@ class CohortEvaluator:
                 "event": cases.events,
             }
         )
+        if self.class_names is not None:
+            table["label_name"] = table["label"].map(dict(enumerate(self.class_names)))
         vectors = cases.task(task)
         self._add_classes(table, "", *subtype.predict(vectors))
         table["risk"] = survival.risk(vectors)
@@ -238,6 +240,8 @@ class CohortEvaluator:
         self, table: pd.DataFrame, prefix: str, predictions: np.ndarray, probabilities: np.ndarray
     ) -> None:
         predicted = pd.Series(predictions, dtype="Int64")
+        if self.class_names is not None:
+            table[f"{prefix}prediction_name"] = predicted.map(dict(enumerate(self.class_names)))
         table[f"{prefix}prediction"] = predicted.mask(predicted < 0)
         for c in range(self.num_classes):
             table[f"{prefix}probability_{c}"] = probabilities[:, c]

@@ -73,7 +73,7 @@ class PanCancerEvaluator:
         """The evaluator of a run; figures name the classes of the cohorts."""
         sites = []
         for name, num_classes in zip(config.data.sites, config.data.num_classes, strict=True):
-            names = [members[0] for members in load_cohort(name).classes]
+            names = load_cohort(name).class_names
             sites.append(Site(name, num_classes, names if len(names) == num_classes else None))
         return cls(sites, constants.TASKS[: config.model.num_tasks], config.output.stratified_cox)
 

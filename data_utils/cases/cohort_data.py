@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,21 +162,31 @@ def _check_overlap(table: ModalityTable, patients: Splits) -> None:
 
 
 def name_sites(patients: Splits, sites: Sequence[str]) -> Splits:
-    """The same patients with their cancer site, by project where the split files name none (published ones).
+    """The patients of the sites with their cancer site, by project where the split files name none (published ones).
+
+    Patients of other sites are left out and counted in the log.
 
     Raises:
-        ValueError: a patient belongs to none of the sites.
+        ValueError: a site has no patient.
     """
     site_of = {project: site for site in sites for project in load_cohort(site).projects}
-    strange = {
-        p.site or p.project_id
-        for part in patients.values()
-        for p in part
-        if (p.site or site_of.get(p.project_id)) not in sites
-    }
-    if strange:
-        raise ValueError(f"the split files hold patients of {sorted(strange)}, which --sites {sites} lacks")
-    return {
-        split: [replace(p, site=p.site or site_of[p.project_id]) for p in part]
-        for split, part in patients.items()
-    }
+    kept: dict[str, list[Patient]] = {}
+    others: Counter[str] = Counter()
+    for split, part in patients.items():
+        named = [replace(p, site=p.site or site_of.get(p.project_id, "")) for p in part]
+        kept[split] = [p for p in named if p.site in sites]
+        others.update(p.site or p.project_id for p in named if p.site not in sites)
+    if others:
+        logger.warning(
+            "%d patients of %s are left out: --sites are %s",
+            others.total(),
+            ", ".join(sorted(others)),
+            ", ".join(sites),
+        )
+    present = {p.site for part in kept.values() for p in part}
+    if empty := [site for site in sites if site not in present]:
+        raise ValueError(
+            f"no patient of the split files is of {', '.join(empty)} (--sites {' '.join(sites)}); they hold "
+            f"{', '.join(sorted({*present, *others})) or 'nobody'}"
+        )
+    return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,19 +97,33 @@ def _read_csv_table(path: Path) -> pd.DataFrame:
     return pd.concat(number_chunks(path, layout, texts=(SITE_COLUMN,), kinds=("case", "gene")))
 
 
-def align_genes(table: pd.DataFrame, genes: Sequence[str]) -> pd.DataFrame:
+# Share of the genes of a trained model that a new cohort may lack.
+MAX_MISSING_GENES = 0.2
+
+
+def align_genes(
+    table: pd.DataFrame, genes: Sequence[str], max_missing: float = MAX_MISSING_GENES
+) -> pd.DataFrame:
     """Columns of ``table`` in the order of ``genes``, for a model trained on another cohort.
 
     A gene the table lacks becomes NaN, which :class:`GeneScaler` turns into 0, the mean of the cohort.
 
+    Args:
+        table: case x gene table.
+        genes: of the model.
+        max_missing: share of them that may be missing.
+
     Raises:
-        ValueError: more than half of the genes are missing; the message shows examples of both sides.
+        ValueError: more are missing; the message shows examples of both sides and says what to do.
     """
     missing = [gene for gene in genes if gene not in table.columns]
-    if 2 * len(missing) > len(genes):
+    share = len(missing) / max(len(genes), 1)
+    if missing and share > max_missing:
         raise ValueError(
-            f"the gene table lacks {len(missing)} of {len(genes)} genes of the model, such as {missing[:5]}; "
-            f"it holds genes such as {table.columns[:5].tolist()}"
+            f"the gene table lacks {len(missing)} of {len(genes)} genes of the model ({share:.1%}), such as "
+            f"{missing[:5]}; it holds genes such as {table.columns[:5].tolist()}. Write the table with the symbols of "
+            f"the training (data_utils.make_gene_dataset), or accept it: --missing_genes zero --max_missing_genes "
+            f"{math.ceil(100 * share) / 100:g}"
         )
     if missing:
         logger.warning(

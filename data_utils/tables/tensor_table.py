@@ -24,6 +24,11 @@ class ModalityTable(ABC):
     path: Path
 
     @property
+    def remark(self) -> str:
+        """What a reader of the result tables must know of the data; empty where there is nothing."""
+        return ""
+
+    @property
     @abstractmethod
     def ids(self) -> Collection[str]:
         """Whom the table holds, by barcode or GDC identifier."""

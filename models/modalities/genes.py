@@ -16,7 +16,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from data_utils.tables.genes import GeneScaler, PathwayGroups, align_genes, read_gene_sites, read_gene_table
+from data_utils.tables.genes import (
+    MAX_MISSING_GENES,
+    GeneScaler,
+    PathwayGroups,
+    align_genes,
+    read_gene_sites,
+    read_gene_table,
+)
 from data_utils.tables.pathway_table import read_pathway_table
 from data_utils.tables.tensor_table import ModalityTable
 from models.genomic_utils.gene_mixer import (
@@ -66,10 +73,18 @@ class GeneTable(ModalityTable):
         pathway_table: gene x pathway table; not read where ``structure`` is given.
         scaling: ``site`` standardises genes within each cancer site of a pan-cancer table, ``union`` over all.
         structure: the pathways of a trained model.
+        max_missing: share of the genes of a trained model that may be missing; they stand at the mean.
     """
 
-    def __init__(self, path: Path, pathway_table: Path, scaling: str, structure: Any = None) -> None:
-        self.path, self.pathway_table = path, pathway_table
+    def __init__(
+        self,
+        path: Path,
+        pathway_table: Path,
+        scaling: str,
+        structure: Any = None,
+        max_missing: float = MAX_MISSING_GENES,
+    ) -> None:
+        self.path, self.pathway_table, self.max_missing = path, pathway_table, max_missing
         self.stored = read_gene_table(path)
         self._trained = None if structure is None else PathwayGroups.from_dict(structure)
         sites = read_gene_sites(path) if scaling == "site" else None
@@ -93,7 +108,32 @@ class GeneTable(ModalityTable):
     @cached_property
     def values(self) -> pd.DataFrame:
         """The genes of the pathways, in their order."""
-        return align_genes(self.stored, self.pathways.genes)
+        return align_genes(self.stored, self.pathways.genes, self.max_missing)
+
+    @property
+    def missing_by_pathway(self) -> dict[str, float]:
+        """Share of the genes that the table lacks, of every pathway of a trained model that lacks some."""
+        if self._trained is None:
+            return {}
+        absent = [gene not in self.stored.columns for gene in self._trained.genes]
+        shares = {
+            name: sum(absent[i] for i in group) / max(len(group), 1)
+            for name, group in zip(self._trained.names, self._trained.indices, strict=True)
+        }
+        return {name: share for name, share in sorted(shares.items(), key=lambda item: -item[1]) if share}
+
+    @property
+    def remark(self) -> str:
+        shares = self.missing_by_pathway
+        if not shares:
+            return ""
+        genes = self.pathways.genes
+        missing = sum(gene not in self.stored.columns for gene in genes)
+        most = ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:5])
+        return (
+            f"{missing} of {len(genes)} genes of the model are missing and stand at the mean, in {len(shares)} of "
+            f"{len(self.pathways.names)} pathways (most: {most}; all: config.json)"
+        )
 
     def fit(self, only: Collection[str] | None = None) -> dict[str, Any]:
         """Mean and standard deviation of every gene, ``{site: GeneScaler}`` as plain values."""
@@ -122,7 +162,12 @@ class GeneTable(ModalityTable):
         counts = {"pathways": len(names), "genes": len(genes)}
         if self._trained is not None:
             missing = sorted(set(genes) - set(self.stored.columns))
-            return {**super().describe(fitted), **counts, "genes_missing_here": missing}
+            return {
+                **super().describe(fitted),
+                **counts,
+                "genes_missing_here": missing,
+                "missing_by_pathway": self.missing_by_pathway,
+            }
         every = read_pathway_table(self.pathway_table).columns.astype(str)
         return {**super().describe(fitted), **counts, "dropped_pathways": sorted(set(every) - set(names))}
 
@@ -144,12 +189,14 @@ class GeneTable(ModalityTable):
         if self._trained is not None:
             wanted, kept = set(self._trained.genes), len(self._trained.names)
             offered = wanted & set(self.stored.columns)
-            if 2 * len(offered) < len(wanted):
+            try:
+                align_genes(self.stored, self._trained.genes, self.max_missing)
+            except ValueError as reason:
                 return error(
-                    f"the gene table offers {len(offered)} of {len(wanted)} genes of the trained model",
-                    "write the table of the new cohort with the same gene symbols (data_utils.make_gene_dataset)",
+                    str(reason),
+                    "pass the --genomics_csv_path of the new cohort with the symbols of the training",
                 )
-            every, remedy = kept, "genes that are missing stand at the cohort mean"
+            every, remedy = kept, self.remark or "genes that are missing stand at the cohort mean"
         else:
             try:
                 table = read_pathway_table(self.pathway_table)
@@ -217,10 +264,31 @@ class Genes(Modality):
                 help="pan-cancer gene tables: standardise genes within each cancer site, as for single cohorts, or "
                 "over all sites together; if not given, union under the published protocol and site under strict",
             ),
+            group.add_argument(
+                "--missing_genes",
+                choices=("zero", "error"),
+                default="zero",
+                help="genes of a trained model that a new cohort lacks: zero puts them at the mean, as many as "
+                "--max_missing_genes allows",
+            ),
+            group.add_argument(
+                "--max_missing_genes",
+                type=float,
+                default=MAX_MISSING_GENES,
+                metavar="SHARE",
+                help="share of the genes of a trained model that may be missing",
+            ),
         ]
 
     def read(self, path: Path, options: Mapping[str, Any], structure: Any = None) -> GeneTable:
-        return GeneTable(path, options["pathway_table"], options["gene_scaling"], structure)
+        allowed = 0.0 if options.get("missing_genes") == "error" else options.get("max_missing_genes")
+        return GeneTable(
+            path,
+            options["pathway_table"],
+            options["gene_scaling"],
+            structure,
+            MAX_MISSING_GENES if allowed is None else allowed,
+        )
 
     def build(self, embed_dim: int, structure: Any, **config: Any) -> GeneEncoder:
         if structure is None:

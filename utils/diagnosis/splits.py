@@ -27,7 +27,9 @@ def check_splits(inputs: Inputs) -> Iterator[Finding]:
     try:
         splits = inputs.splits
     except ValueError as reason:
-        yield error(str(reason), "pass all --sites of the split files")
+        yield error(
+            str(reason), "leave it out of --sites, or join its cohort (python -m data_utils.make_pancancer)"
+        )
         return
     for fault in inputs.unreadable_splits.values():
         yield error(str(fault), _WRITE)

@@ -25,6 +25,7 @@ from data_utils.cases.cohort_data import CohortData, Fitted
 from data_utils.cases.datasets import CaseDataset
 from data_utils.cases.splits import Patient
 from data_utils.features.source import FeatureSource
+from data_utils.tables.cohorts import load_cohort
 from models.compilation import compile_parts
 from utils import constants
 from utils.devices import pick_device
@@ -323,17 +324,29 @@ def _choices(shared: Run) -> dict[str, str]:
     return choices
 
 
+def _class_names(config: RunConfig) -> dict[str, str]:
+    """What the classes are called, for the result tables."""
+    cohorts = config.data.sites or ((config.data.onco,) if config.data.onco else ())
+    named = {cohort: load_cohort(cohort).class_names for cohort in cohorts}
+    lists = {
+        cohort: ", ".join(f"{i} {name}" for i, name in enumerate(names)) for cohort, names in named.items()
+    }
+    return {f"classes of {cohort}": text for cohort, text in lists.items() if text}
+
+
 def _header(shared: Run, jobs: Sequence[Job]) -> dict[str, Any]:
     config = shared.config
     everyone: list[Patient] = [p for split in shared.data.patients.values() for p in split]
     made_from = config.output.eval_weights if config.output.eval_only else config.training.num_epochs
     return {
         "cohort": ", ".join(sorted({p.project_id for p in everyone})),
+        **_class_names(config),
         "model": shared.setup.mil_name,
         "protocol": config.data.protocol,
         **_choices(shared),
         "objective": shared.config.training.objective,
         "missing_modalities": about_missing(shared.setup, config.data),
+        **{name: table.remark for name, table in shared.data.tables.items() if table.remark},
         "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),
         "weights" if config.output.eval_only else "epochs": made_from,
         **(

@@ -100,7 +100,7 @@ def test_scaler_refuses_other_genes() -> None:
 
 
 def test_align_genes_for_a_new_cohort(caplog: pytest.LogCaptureFixture) -> None:
-    aligned = align_genes(gene_table(), ["G2", "X", "G0"])
+    aligned = align_genes(gene_table(), ["G2", "X", "G0"], 0.5)
     assert aligned.columns.tolist() == ["G2", "X", "G0"]
     assert "1 of 3 genes of the model are missing" in caplog.text
     scaler = GeneScaler.fit(aligned)
@@ -109,10 +109,14 @@ def test_align_genes_for_a_new_cohort(caplog: pytest.LogCaptureFixture) -> None:
     pd.testing.assert_frame_equal(restored.transform(aligned), scaler.transform(aligned))
 
 
-def test_align_genes_needs_half() -> None:
-    align_genes(gene_table(), ["G0", "X"])
-    with pytest.raises(ValueError, match=r"lacks 2 of 3 genes.*'X', 'Y'.*'G0'"):
-        align_genes(gene_table(), ["G0", "X", "Y"])
+def test_too_many_missing_genes_are_refused_with_a_remedy_that_works() -> None:
+    table, wanted = gene_table(genes=4), ["G0", "G1", "G2", "X"]
+    align_genes(table, wanted, 0.25)
+    with pytest.raises(
+        ValueError, match=r"lacks 1 of 4 genes .*25.0%.*'X'.*'G0'.*zero --max_missing_genes 0.25$"
+    ) as e:
+        align_genes(table, wanted)
+    align_genes(table, wanted, float(str(e.value).split()[-1]))
 
 
 # ---------------------------------------------------------------------------- pathways

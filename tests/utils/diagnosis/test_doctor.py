@@ -366,3 +366,15 @@ def test_the_tables_show_everything():
 
 def test_long_listings_are_cut():
     assert listing("abc") == "a, b, c" and listing("abcdef", 2) == "a, b and 4 more" and listing([]) == ""
+
+
+def test_a_site_without_patients_is_an_error(subject):
+    def move(rows):
+        for row in rows:
+            row["project_id"] = "TCGA-BRCA"
+
+    for split in constants.SPLITS:
+        subject.rows(split, move)
+    config, own = doctor.parse_args([*subject.words(), "--sites", "brca", "rcc"])
+    (found,) = [f for f in doctor.examine(config, own) if f.level == "error" and f.area == "splits"]
+    assert "no patient of the split files is of RCC" in found.what
