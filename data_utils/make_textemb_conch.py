@@ -30,6 +30,7 @@ from data_utils.tables.label_sentences import (
     survival_edges,
     words_of,
 )
+from data_utils.tables.sentence_table import read_sentence_vectors
 from data_utils.tables.tasks import TaskSet, read_tasks
 from models.conch.text_tower import encode_tokens, load_text_tower, read_text_config
 from models.conch.tokenizer import ConchTokenizer
@@ -56,6 +57,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="published",
         help="quartile edges from all cases (published) or from the training split (strict)",
     )
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
+        "--list_sentences", type=Path, help="write the different sentences (JSON list), then stop"
+    )
+    other.add_argument(
+        "--text_vectors",
+        type=Path,
+        help="{sentence: vector} of any text model, written with torch.save, for CONCH",
+    )
     parser.add_argument("--conch_config", type=Path, help="sizes of the tower (default: conch_text.json)")
     parser.add_argument("--conch_checkpoint", type=Path, help="conch.pt (default: constants)")
     parser.add_argument("--conch_tokenizer", type=Path, help="tokeniser JSON (default: constants)")
@@ -69,7 +79,6 @@ def main(argv: list[str] | None = None) -> None:
     setup_logging()
     output = args.output or constants.text_table(args.onco)
     cohort = read_cohort(args.cohort_json) if args.cohort_json else load_cohort(args.onco)
-    config = read_text_config(args.conch_config or constants.CONFIGS_ROOT / "conch_text.json")
 
     cases = read_split_cases(split_paths(args.onco, args.features_encoder, args.splits_dir))
     learned_from = cases[cases["split"] == "train"] if args.protocol == "strict" else cases
@@ -86,15 +95,27 @@ def main(argv: list[str] | None = None) -> None:
         if count:
             logger.info("%d of %d cases have no %s sentence: it is not trained on", count, len(cases), name)
 
-    tokenizer = ConchTokenizer(
-        args.conch_tokenizer or constants.CONCH_TOKENIZER, config.context_length, config.vocab_size
-    )
-    device = pick_device(args.device)
-    tower = load_text_tower(config, args.conch_checkpoint or constants.CONCH_CHECKPOINT).to(device)
     candidates = candidate_sentences(cohort, edges, _diagnoses(cases))
     written = {sentence for sentence in sentences.to_numpy().ravel() if sentence is not None}
     different = sorted({*written, *(s for group in candidates.values() for s in group)})
-    embeddings = embed(different, tokenizer, tower, device, args.batch_size)
+    if args.list_sentences is not None:
+        write_json(args.list_sentences, different)
+        logger.info(
+            "%d different sentences -> %s; embed them, then pass --text_vectors",
+            len(different),
+            args.list_sentences,
+        )
+        return
+    if args.text_vectors is not None:
+        embeddings = read_sentence_vectors(args.text_vectors, different)
+    else:
+        config = read_text_config(args.conch_config or constants.CONFIGS_ROOT / "conch_text.json")
+        tokenizer = ConchTokenizer(
+            args.conch_tokenizer or constants.CONCH_TOKENIZER, config.context_length, config.vocab_size
+        )
+        device = pick_device(args.device)
+        tower = load_text_tower(config, args.conch_checkpoint or constants.CONCH_CHECKPOINT).to(device)
+        embeddings = embed(different, tokenizer, tower, device, args.batch_size)
     row_of = {sentence: row for row, sentence in enumerate(different)}
     # One row more, of NaN, for sentences that a case does not have.
     embeddings = torch.cat([embeddings, embeddings.new_full((1, embeddings.shape[1]), torch.nan)])

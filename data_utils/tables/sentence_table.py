@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from utils.files import read_tensors
+from utils.files import FileError, read_tensors
 
 
 def read_sentence_table(path: str | Path, rows: int, remedy: str) -> dict[str, Tensor]:
@@ -45,6 +46,36 @@ def read_sentence_table(path: str | Path, rows: int, remedy: str) -> dict[str, T
     return {str(case_id): value.float() for case_id, value in table.items()}
 
 
-def text_width(table: dict[str, Tensor]) -> int | None:
-    """Width of the embeddings; None for an empty table."""
-    return next((value.shape[-1] for value in table.values()), None)
+def read_sentence_vectors(path: str | Path, sentences: Sequence[str]) -> Tensor:
+    """L2-normalised vectors ``[n, width]`` of sentences, from ``{sentence: vector [width]}`` of any text model.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds something else, lacks a sentence, or a vector is zero, not finite or of another
+            width; the sentence is named.
+    """
+    path, remedy = (
+        Path(path),
+        "embed the sentences that --list_sentences writes, and torch.save {sentence: vector}",
+    )
+    if not path.is_file():
+        raise FileNotFoundError(f"--text_vectors {path} does not exist; {remedy}")
+    table = read_tensors(path, "table {sentence: vector}")
+    if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
+        raise FileError(path, "does not hold {sentence: vector}", remedy)
+    if missing := [sentence for sentence in sentences if sentence not in table]:
+        raise FileError(
+            path, f"lacks {len(missing)} of {len(sentences)} sentences, such as {missing[0]!r}", remedy
+        )
+    vectors = [table[sentence].detach().float().squeeze() for sentence in sentences]
+    for sentence, vector in zip(sentences, vectors, strict=True):
+        if vector.ndim != 1 or vector.shape != vectors[0].shape:
+            raise FileError(path, f"holds {tuple(table[sentence].shape)} for {sentence!r}", remedy)
+        if not torch.isfinite(vector).all() or not vector.any():
+            raise FileError(path, f"holds NaN, infinite or only zero values for {sentence!r}", remedy)
+    return torch.nn.functional.normalize(torch.stack(vectors), dim=-1)
+
+
+def text_width(table: Mapping[str, Tensor] | None) -> int | None:
+    """Width of the embeddings; None where there are none."""
+    return next((value.shape[-1] for value in (table or {}).values()), None)

@@ -122,3 +122,23 @@ def test_failure_leaves_no_file(tmp_path: Path, flags: list[str]) -> None:
         make_textemb_conch.main(flags)
     assert not (tmp_path / "text.pt").exists()
     assert not (tmp_path / "sentences_brca.csv").exists()
+
+
+def test_vectors_of_any_text_model(tmp_path: Path, flags: list[str]) -> None:
+    (tmp_path / "conch.pt").unlink()
+    make_textemb_conch.main([*flags, f"--list_sentences={tmp_path / 'list.json'}"])
+    assert not (tmp_path / "text.pt").exists()
+    sentences = json.loads((tmp_path / "list.json").read_text())
+    vectors = {sentence: torch.randn(7) for sentence in sentences}
+    torch.save(vectors, tmp_path / "vectors.pt")
+    make_textemb_conch.main([*flags, f"--text_vectors={tmp_path / 'vectors.pt'}"])
+    table = torch.load(tmp_path / "text.pt", weights_only=True)
+    written = pd.read_csv(tmp_path / "sentences_brca.csv", keep_default_na=False).set_index("case_id")
+    for case, rows in table.items():
+        for row, name in zip(rows, ("general", "diagnosis", "stage", "survival"), strict=True):
+            vector = vectors[written.loc[case, name]]
+            torch.testing.assert_close(row, vector / vector.norm())
+    del vectors[sentences[0]]
+    torch.save(vectors, tmp_path / "vectors.pt")
+    with pytest.raises(ValueError, match=f"lacks 1 of {len(sentences)} sentences.*list_sentences"):
+        make_textemb_conch.main([*flags, f"--text_vectors={tmp_path / 'vectors.pt'}"])

@@ -25,6 +25,7 @@ from utils.protocol import PROTOCOLS
 from utils.run_config import DataConfig, RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.objectives import ObjectiveConfig
+from utils.training.objectives.distillation import TEXT_DIM
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +146,13 @@ def fitted_inputs(weights: TrainedWeights | None, patients: Splits, data: Cohort
 
 
 def objective_setup(
-    config: RunConfig, setup: ModelSetup, weights: TrainedWeights | None, patients: Splits
+    config: RunConfig,
+    setup: ModelSetup,
+    weights: TrainedWeights | None,
+    patients: Splits,
+    text_dim: int | None = None,
 ) -> ObjectiveConfig:
-    """The objective of a training on ``patients``, or that of trained weights.
+    """The objective of a training on ``patients`` and texts of a width, or that of trained weights.
 
     Survival intervals come from all patients (published) or the training split (strict).
 
@@ -165,6 +170,7 @@ def objective_setup(
         training.nll_alpha,
         training.task_weights,
         setup.model_config.get("text_targets", {}),
+        TEXT_DIM if text_dim is None else text_dim,
     )
     if data.sites and plain.parts != (DISTILL,):
         raise ValueError(f"--objective {plain.name}: the sites of a pan-cancer run have no common classes")

@@ -26,6 +26,7 @@ from data_utils.cases.datasets import CaseDataset
 from data_utils.cases.splits import Patient
 from data_utils.features.source import FeatureSource
 from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.sentence_table import text_width
 from models.compilation import compile_parts
 from utils import constants
 from utils.devices import pick_device
@@ -155,7 +156,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
     config, setup, data, group = shared.config, shared.setup, shared.data, shared.group
     set_seed(job.seed)
     model = build_model(config, setup, shared.structures)
-    learned = objective_setup(config, setup, job.weights, job.patients)
+    learned = objective_setup(config, setup, job.weights, job.patients, text_width(data.texts))
     objective = build_objective(learned, model, setup.num_tasks)
     patches = patch_options(config, model, job.seed, shared.source)
     training = [] if job.weights else [p for p in job.patients["train"] if objective.learns_from(p)]

@@ -88,3 +88,15 @@ def test_no_stage_stops(
         assert rows.n["concordance_index"] < rows.n["balanced_accuracy"]
     state = json.loads((tmp_path / "run" / "config.json").read_text())
     assert state["arguments"]["data"]["protocol"] == protocol
+
+
+def test_texts_of_another_width_train_and_are_evaluated_again(
+    small_cohort: SmallCohort, tmp_path: Path
+) -> None:
+    texts = {case: value[:, :7] for case, value in read_tensors(small_cohort.texts, "texts").items()}
+    write_tensors(tmp_path / "texts.pt", texts)
+    train_modaltune.main(small_cohort.flags(tmp_path / "run", text_location=tmp_path / "texts.pt"))
+    again = {"text_location": None, "eval_only": True, "eval_weights": tmp_path / "run"}
+    train_modaltune.main(small_cohort.flags(tmp_path / "again", **again))
+    one, other = (pd.read_csv(tmp_path / name / "results.csv") for name in ("run", "again"))
+    pd.testing.assert_series_equal(one.value, other.value)

@@ -11,7 +11,7 @@ from torch import nn
 from data_utils.tables.survival_bins import SurvivalBins
 from utils import constants
 from utils.training.objectives.base import Objective
-from utils.training.objectives.distillation import TextDistillation
+from utils.training.objectives.distillation import TEXT_DIM, TextDistillation
 from utils.training.objectives.multitask import MultiTask
 from utils.training.objectives.subtype import SubtypeObjective
 from utils.training.objectives.survival import ALPHA, SurvivalObjective
@@ -39,6 +39,7 @@ class ObjectiveConfig:
         alpha: see :func:`utils.training.objectives.survival.survival_nll`.
         weights: of the parts, in the order of :data:`OBJECTIVES`; empty learns them.
         text_targets: arguments of :class:`TextDistillation`, from the model config.
+        text_dim: width of the text embeddings.
 
     Raises:
         ValueError: the name is unknown, or the weights do not fit it.
@@ -50,6 +51,7 @@ class ObjectiveConfig:
     alpha: float = ALPHA
     weights: tuple[float, ...] = ()
     text_targets: Mapping[str, Any] = field(default_factory=dict)
+    text_dim: int = TEXT_DIM
 
     def __post_init__(self) -> None:
         if self.name not in OBJECTIVES:
@@ -112,7 +114,9 @@ def _token(part: str, num_tasks: int) -> int:
 
 def _distill(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:
     try:
-        return TextDistillation(model.output_dim, num_tasks, **config.text_targets)
+        return TextDistillation(
+            model.output_dim, num_tasks, **{"text_dim": config.text_dim} | dict(config.text_targets)
+        )
     except TypeError as error:
         raise ValueError(f"model config, text_targets: {error}") from error
 

@@ -40,12 +40,18 @@ class TextDistillation(Objective):
         centred: targets are projections less their mean over the training patients (:meth:`fit_centre`). The
             sentences of a cohort share most of their words, so that published targets nearly coincide: what tells
             patients apart is a small part of them.
+        text_dim: width of the text embeddings.
     """
 
     needs_text = True
 
     def __init__(
-        self, output_dim: int, num_tasks: int = 3, temperature: float = 1.0, centred: bool = False
+        self,
+        output_dim: int,
+        num_tasks: int = 3,
+        temperature: float = 1.0,
+        centred: bool = False,
+        text_dim: int = TEXT_DIM,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -54,7 +60,7 @@ class TextDistillation(Objective):
         if not 1 <= num_tasks <= len(rows):
             raise ValueError(f"num_tasks is {num_tasks}; texts exist for 1 to {len(rows)} tasks")
         self.temperature, self.centred = temperature, centred
-        self.projector = TextProjector(output_dim)
+        self.projector = TextProjector(output_dim, text_dim)
         self.register_buffer("text_rows", torch.tensor(rows[:num_tasks]), persistent=False)
         if centred:
             self.register_buffer("centre", torch.zeros(num_tasks, output_dim))
