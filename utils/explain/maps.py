@@ -1,0 +1,202 @@
+"""Where on the slides: overlays, galleries of patches, GeoJSON for QuPath and CSV."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import CenteredNorm
+from matplotlib.patches import Rectangle
+from openslide import OpenSlide
+
+from data_utils.cases.datasets import SlidePatches
+from data_utils.features.slide_names import SlideFiles, stem_of
+from data_utils.features.store import FeatureMeta
+from data_utils.slides.wsi import SLIDE_SUFFIXES, SlideError, open_slide, read_overview, read_tile
+from utils.evaluation.plots import figure
+from utils.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+# Orange and purple, which colour-blind readers can tell apart; white is no attribution.
+COLOURS = "PuOr_r"
+OPACITY = 0.6
+# Side of the thumbnail below an overlay, in pixels.
+THUMBNAIL = 1000
+# The colours end at this quantile of the absolute values: one patch must not turn all others white.
+BRIGHTEST = 0.98
+# Side of a patch where the feature file does not state it, in level-0 pixels.
+UNKNOWN_SIZE = 256
+
+
+def size_of(meta: FeatureMeta, coords: np.ndarray) -> int:
+    """Side of a patch in level-0 pixels; of a file that does not state it, the smallest step of its coordinates."""
+    if meta.patch_size_level0:
+        return meta.patch_size_level0
+    steps = np.abs(np.diff(np.unique(coords[:, 0])))
+    return int(steps.min()) if len(steps) else UNKNOWN_SIZE
+
+
+def find_slide(folder: Path | None, name: str) -> Path | None:
+    """The slide of a feature file below a folder, by the rule of :mod:`data_utils.features.slide_names`."""
+    if folder is None or not folder.is_dir():
+        return None
+    files = {p for p in folder.rglob("*") if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file()}
+    exact = sorted(path for path in files if path.stem == name)
+    found = exact or [
+        p for p in files if p.stem in {stem.stem for stem in SlideFiles(files).candidates(name)}
+    ]
+    return found[0] if found else None
+
+
+# ---------------------------------------------------------------------------- tables
+def patch_table(slides: Sequence[SlidePatches], values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """One row for every patch of a case: its slide, corner and side in level-0 pixels, and its values.
+
+    Args:
+        slides: of the case.
+        values: ``[L]`` over all slides, by name.
+
+    Raises:
+        ValueError: there are more or fewer values than patches.
+    """
+    parts = [
+        pd.DataFrame(
+            {
+                "slide": stem_of(s.path.name),
+                "x": s.corners[:, 0],
+                "y": s.corners[:, 1],
+                "size": size_of(s.meta, s.corners),
+            }
+        )
+        for s in slides
+        if len(s.corners)
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    for name, column in values.items():
+        if len(column) != len(table):
+            raise ValueError(f"{len(column)} values of {name} for {len(table)} patches")
+        table[name] = column
+    return table
+
+
+def write_geojson(patches: pd.DataFrame, names: Sequence[str], path: Path) -> None:
+    """Writes the patches of one slide as tiles for QuPath, corners in level-0 pixels, values as measurements."""
+    features = []
+    corners = patches[["x", "y", "size"]].astype(int).to_numpy().tolist()
+    for (left, top, side), row in zip(corners, patches[list(names)].to_numpy().tolist(), strict=True):
+        right, bottom = left + side, top + side
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [ring]},
+                "properties": {"objectType": "tile", "measurements": dict(zip(names, row, strict=True))},
+            }
+        )
+    with atomic_path(path) as temporary:
+        content = {"type": "FeatureCollection", "features": features}
+        temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------- figures
+def draw_map(
+    patches: pd.DataFrame, name: str, path: Path, title: str, slide: Path | None, mpp: float | None
+) -> None:
+    """Draws the values of the patches of one slide over its thumbnail, or over nothing where the slide is absent.
+
+    Args:
+        patches: as :func:`patch_table` gives them, of one slide.
+        name: column to draw.
+        path: of the PNG.
+        title: of the figure.
+        slide: the slide; None, or one that cannot be read, leaves the background empty.
+        mpp: micrometres per level-0 pixel, for the scale bar; None draws none.
+    """
+    values = patches[name].to_numpy()
+    limit = float(np.quantile(np.abs(values), BRIGHTEST)) or float(np.abs(values).max()) or 1.0
+    norm = CenteredNorm(0, limit)
+    corner = patches[["x", "y"]].to_numpy()
+    size = int(patches["size"].iloc[0])
+    with figure(path, 6.0, 5.0) as drawing:
+        axes = drawing.subplots()
+        extent = _background(axes, slide, corner, size)
+        squares = [Rectangle(tuple(xy), size, size) for xy in corner.tolist()]
+        cover = PatchCollection(
+            squares, cmap=COLOURS, norm=norm, linewidths=0, alpha=OPACITY if slide else 1.0
+        )
+        cover.set_array(values)
+        axes.add_collection(cover)
+        axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", title=title)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        # The bar of solid colours: the transparent ones depend on what lies below.
+        bar = drawing.colorbar(ScalarMappable(norm, COLOURS), ax=axes, shrink=0.8)
+        bar.set_label("attribution (orange raises the target, purple lowers it)")
+        if mpp:
+            _scale_bar(axes, extent, mpp)
+
+
+def _background(
+    axes: Axes, slide: Path | None, corner: np.ndarray, size: int
+) -> tuple[float, float, float, float]:
+    """Draws the thumbnail, where there is one; returns left, right, bottom and top of what is shown."""
+    if slide is not None:
+        try:
+            opened = open_slide(slide)
+            width, height = opened.dimensions
+            factor = max(width, height) / THUMBNAIL
+            axes.imshow(read_overview(opened, 1.0, max(1.0, factor)), extent=(0, width, height, 0))
+            return 0, width, height, 0
+        except SlideError as error:
+            logger.warning("%s: %s; its map has no background", slide, error)
+    low, high = corner.min(axis=0) - size, corner.max(axis=0) + 2 * size
+    return float(low[0]), float(high[0]), float(high[1]), float(low[1])
+
+
+def _scale_bar(axes: Axes, extent: tuple[float, float, float, float], mpp: float) -> None:
+    """A bar of a round length, about a fifth of the width."""
+    left, right, bottom, top = extent
+    wanted = (right - left) * mpp / 5
+    power = 10.0 ** np.floor(np.log10(wanted))
+    length = max(n for n in (power, 2 * power, 5 * power) if n <= wanted)
+    y = bottom + 0.03 * (bottom - top)
+    axes.plot([left, left + length / mpp], [y, y], color="black", linewidth=3, clip_on=False)
+    text = f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
+    axes.text(left + length / mpp, y, f"  {text}", va="center", fontsize=8, clip_on=False)
+
+
+def draw_gallery(patches: pd.DataFrame, name: str, slide: Path, path: Path, count: int = 6) -> bool:
+    """The patches of a slide that raise the target most (first row) and lower it most (second row).
+
+    Returns:
+        Whether the slide could be read.
+    """
+    try:
+        opened: OpenSlide = open_slide(slide)
+    except SlideError as error:
+        logger.warning("%s: %s; no gallery", slide, error)
+        return False
+    order = patches.sort_values(name, ascending=False)
+    rows = (("raise most", order.head(count)), ("lower most", order.tail(count)[::-1]))
+    with figure(path, 1.35 * count, 3.6) as drawing:
+        grid = drawing.subplots(2, count, squeeze=False)
+        for line, (word, chosen) in zip(grid, rows, strict=True):
+            line[0].set_ylabel(word)
+            for axes in line:
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.spines[:].set_visible(False)
+            corners = chosen[["x", "y", "size"]].astype(int).to_numpy().tolist()
+            for axes, (x, y, size), value in zip(line, corners, chosen[name].to_numpy(), strict=False):
+                axes.imshow(read_tile(opened, (x, y), size, 192))
+                axes.set_title(f"{value:.3g}\n({x}, {y})", fontsize=7, fontweight="normal")
+    return True

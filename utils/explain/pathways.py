@@ -1,0 +1,124 @@
+"""What the numbers of a modality, and the groups they belong to (pathways), do: per patient and over a cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control, mannwhitneyu
+
+from models.modalities import Entries
+from utils.evaluation.plots import COLORS, GREY, figure
+
+# So many bars a figure has.
+SHOWN = 20
+RESAMPLES = 1000
+
+
+def entry_table(inputs: Mapping[str, np.ndarray], entries: Mapping[str, Entries]) -> pd.DataFrame:
+    """One row for every number of every modality: ``modality, group, name, attribution``."""
+    parts = [
+        pd.DataFrame(
+            {
+                "modality": name,
+                "group": list(entries[name].groups) or "",
+                "name": list(entries[name].names),
+                "attribution": values,
+            }
+        )
+        for name, values in inputs.items()
+    ]
+    columns = ["modality", "group", "name", "attribution"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def group_sums(table: pd.DataFrame) -> pd.Series:
+    """Attribution of every group, and of every number of modalities without groups."""
+    label = table["group"].where(table["group"] != "", table["name"])
+    return table["attribution"].groupby(label, sort=False).sum()
+
+
+def cohort_table(groups: pd.DataFrame, classes: Sequence[int] | None = None, seed: int = 0) -> pd.DataFrame:
+    """How important every group is over the patients.
+
+    Args:
+        groups: attributions ``[patients, groups]``.
+        classes: of the patients; -1 where unknown. With two classes of at least three patients, groups are compared.
+        seed: of the bootstrap.
+
+    Returns:
+        By group, the most important first: mean absolute attribution with its 95 % bootstrap interval over patients,
+        mean attribution and, of two classes, their difference with the p of Mann and Whitney's test, corrected by
+        Benjamini and Hochberg over the groups.
+    """
+    size = groups.abs().to_numpy()
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(size), size=(RESAMPLES, len(size)))
+    means = np.stack([size[rows].mean(axis=0) for rows in drawn])
+    table = pd.DataFrame(
+        {
+            "mean_abs": size.mean(axis=0),
+            "ci_low": np.quantile(means, 0.025, axis=0),
+            "ci_high": np.quantile(means, 0.975, axis=0),
+            "mean": groups.mean().to_numpy(),
+        },
+        index=groups.columns,
+    )
+    labels = np.asarray([-1] * len(groups) if classes is None else list(classes))
+    present = [c for c in np.unique(labels[labels >= 0]) if (labels == c).sum() >= 3]
+    if len(present) == 2:
+        one, other = (groups[labels == c] for c in present)
+        table[f"class_{present[1]}_minus_{present[0]}"] = (other.mean() - one.mean()).to_numpy()
+        p = np.asarray(mannwhitneyu(one.to_numpy(), other.to_numpy()).pvalue)
+        table["q_benjamini_hochberg"] = false_discovery_control(p)
+    return table.rename_axis("group").sort_values("mean_abs", ascending=False)
+
+
+# ---------------------------------------------------------------------------- figures
+def draw_patient(sums: pd.Series, path: Path, title: str) -> None:
+    """Bars of the groups with the greatest attributions of one patient."""
+    shown = sums[sums.abs().sort_values(ascending=False).index[:SHOWN]][::-1]
+    with figure(path, 6.0, 1.0 + 0.22 * len(shown)) as drawing:
+        axes = drawing.subplots()
+        colours = [COLORS[4] if value >= 0 else COLORS[0] for value in shown]
+        axes.barh(range(len(shown)), shown.to_numpy(), color=colours)
+        axes.set_yticks(range(len(shown)), [str(name)[:48] for name in shown.index])
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        axes.set(title=title, xlabel="attribution")
+
+
+def draw_cohort(table: pd.DataFrame, groups: pd.DataFrame, path: Path, title: str) -> None:
+    """Mean absolute attributions with intervals, beside the attributions of every patient."""
+    names = list(table.index[:SHOWN])[::-1]
+    shown, rng = table.loc[names], np.random.default_rng(0)
+    with figure(path, 9.0, 1.2 + 0.24 * len(names)) as drawing:
+        bars, swarm = drawing.subplots(1, 2, sharey=True)
+        where = np.arange(len(names))
+        bars.barh(where, shown["mean_abs"], color=COLORS[0])
+        bars.hlines(where, shown["ci_low"], shown["ci_high"], color="black", linewidth=1.2)
+        bars.set_yticks(where, [str(name)[:48] for name in names])
+        bars.set(title=title, xlabel="mean absolute attribution")
+        for place, name in zip(where, names, strict=True):
+            values = groups[name].to_numpy()
+            jitter = rng.uniform(-0.28, 0.28, len(values))
+            swarm.scatter(values, place + jitter, s=8, color=COLORS[1], alpha=0.6, linewidths=0)
+        swarm.axvline(0, color=GREY, linewidth=0.8)
+        swarm.set(title="of every patient", xlabel="attribution")
+
+
+def draw_heat_map(groups: pd.DataFrame, order: pd.Series, path: Path, title: str) -> None:
+    """Patients in columns, from the lowest to the highest value of the target, the most important groups in rows."""
+    names = groups.abs().mean().sort_values(ascending=False).index[:SHOWN]
+    values = groups.loc[order.sort_values().index, names].to_numpy().T
+    limit = float(np.quantile(np.abs(values), 0.98)) or 1.0
+    with figure(path, 8.0, 1.2 + 0.24 * len(names)) as drawing:
+        axes = drawing.subplots()
+        image = axes.imshow(
+            values, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+        )
+        axes.set_yticks(range(len(names)), [str(name)[:48] for name in names])
+        axes.set_xticks([])
+        axes.set(title=title, xlabel="patients, by increasing value of the target")
+        drawing.colorbar(image, ax=axes, label="attribution")

@@ -1,0 +1,193 @@
+"""One patient: attributions for every target, written as tables, maps, GeoJSON and a page."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from data_utils.cases.case import Case
+from data_utils.cases.datasets import CaseDataset, SlidePatches
+from data_utils.features.slide_names import stem_of
+from utils.explain.attribution import MAX_STEPS, TOLERANCE, Attribution, explain_case
+from utils.explain.loaded_run import LoadedRun
+from utils.explain.maps import draw_gallery, draw_map, find_slide, patch_table, write_geojson
+from utils.explain.pathways import draw_patient, entry_table, group_sums
+from utils.explain.report import Picture, Section, Table, write_page
+from utils.explain.targets import Target
+from utils.files import atomic_path, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an explanation depends on besides the run.
+
+    Attributes:
+        steps: of the quadrature, to begin with.
+        patch_baseline: see :mod:`utils.explain.baselines`.
+        task: name of the task token.
+        targets: their names.
+        job: which fold and seed.
+    """
+
+    steps: int
+    patch_baseline: str
+    task: str
+    targets: tuple[str, ...]
+    job: str
+
+    def plain(self) -> dict[str, Any]:
+        """Values that JSON can hold."""
+        return {**vars(self), "targets": list(self.targets)}
+
+
+def is_done(folder: Path, settings: Settings) -> bool:
+    """Whether a patient was explained with these settings; the summary is written last."""
+    path = folder / SUMMARY
+    return path.is_file() and read_json(path)["settings"] == settings.plain()
+
+
+def explain_patient(
+    run: LoadedRun,
+    dataset: CaseDataset,
+    index: int,
+    targets: Sequence[Target],
+    baselines: Mapping[str, Tensor],
+    settings: Settings,
+    folder: Path,
+    slides_dir: Path | None,
+) -> None:
+    """Explains one patient and writes everything below ``folder``.
+
+    Args:
+        run: the model.
+        dataset: the patients.
+        index: of the patient in it.
+        targets: what to explain.
+        baselines: see :func:`utils.explain.baselines.baselines`.
+        settings: what is noted in the summary.
+        folder: of the patient.
+        slides_dir: where slides are searched; None draws maps without them.
+    """
+    case = dataset[index]
+    found = {
+        target.name: explain_case(
+            run.model, case.to(run.device), target, baselines, run.structures, settings.steps
+        )
+        for target in targets
+    }
+    slides = dataset.slide_patches(index)
+    patches = patch_table(slides, {name: attribution.patches for name, attribution in found.items()})
+    with atomic_path(folder / "patches.csv") as temporary:
+        patches.to_csv(temporary, index=False)
+    sections = []
+    summary: dict[str, Any] = {"settings": settings.plain(), **_about(case), "targets": {}}
+    for target in targets:
+        section, content = _target(target, found[target.name], folder)
+        sections.append(section)
+        summary["targets"][target.name] = content
+    absent = _slides(slides, patches, targets, sections, folder, slides_dir)
+    about = [
+        f"{case.project_id} · {len(case.features)} patches of {len(case.slides)} slides · {settings.job}",
+        f"Attributions are integrated gradients from the mean training patient (patches: {settings.patch_baseline}); "
+        "they add up to the change of the target. They say what moved this model, not what causes disease.",
+    ]
+    if absent:
+        about.append(f"Not found, so drawn without background: {', '.join(absent)}")
+    write_page(folder / "index.html", f"Explanation of {case.submitter_id}", about, sections)
+    write_json(folder / SUMMARY, summary)
+
+
+def _about(case: Case) -> dict[str, Any]:
+    duration = float(case.duration)
+    return {
+        "case_id": case.case_id,
+        "submitter_id": case.submitter_id,
+        "label": case.label,
+        "duration": None if np.isnan(duration) else duration,
+        "event": case.event,
+        "patches": len(case.features),
+        "slides": list(case.slides),
+    }
+
+
+def _target(target: Target, found: Attribution, folder: Path) -> tuple[Section, dict[str, Any]]:
+    """The part of the page and of the summary about one target, without maps."""
+    entries = entry_table(found.inputs, found.entries)
+    with atomic_path(folder / f"inputs_{target.name}.csv") as temporary:
+        entries.to_csv(temporary, index=False)
+    sums = group_sums(entries)
+    section = Section(f"What moves the {target.title}")
+    if found.gap >= TOLERANCE:
+        section.warnings.append(
+            f"The attributions miss the change of the target by {found.gap:.1%} even with {found.steps} steps "
+            f"(at most {MAX_STEPS}); read them as approximate."
+        )
+    overview: list[list[Any]] = [
+        ["value of this patient", found.value],
+        ["value of the baseline", found.baseline_value],
+        ["completeness gap", f"{found.gap:.2%} ({found.steps} steps)"],
+    ]
+    section.tables.append(Table(["", ""], overview))
+    rows = [[name, f"{share:.1%}", found.without[name]] for name, share in found.shares.items()]
+    section.tables.append(
+        Table(
+            ["modality", "share of the absolute attribution", "change when it alone is at the baseline"], rows
+        )
+    )
+    if len(sums):
+        picture = folder / f"inputs_{target.name}.png"
+        draw_patient(sums, picture, target.title)
+        section.pictures.append(Picture(picture, "Inputs besides the slides, the greatest first"))
+    content = {
+        "title": target.title,
+        "value": found.value,
+        "baseline_value": found.baseline_value,
+        "gap": found.gap,
+        "steps": found.steps,
+        "shares": found.shares,
+        "without": dict(found.without),
+        "groups": {str(name): float(value) for name, value in sums.items()},
+    }
+    return section, content
+
+
+def _slides(
+    slides: Sequence[SlidePatches],
+    patches: pd.DataFrame,
+    targets: Sequence[Target],
+    sections: Sequence[Section],
+    folder: Path,
+    slides_dir: Path | None,
+) -> list[str]:
+    """Draws the maps and writes the GeoJSON of every slide; returns the slides that were not found."""
+    absent = []
+    for slide in slides:
+        name = stem_of(slide.path.name)
+        own = patches[patches["slide"] == name]
+        if not len(own):
+            continue
+        write_geojson(own, [target.name for target in targets], folder / f"{name}.geojson")
+        picture = find_slide(slides_dir, name)
+        if picture is None:
+            absent.append(name)
+        for target, section in zip(targets, sections, strict=True):
+            path = folder / f"{name}_{target.name}.png"
+            draw_map(own, target.name, path, f"{target.title}", picture, slide.meta.level0_mpp)
+            section.pictures.append(Picture(path, f"Patches of {name}"))
+            gallery = folder / f"{name}_{target.name}_patches.png"
+            if picture is not None and draw_gallery(own, target.name, picture, gallery):
+                section.pictures.append(
+                    Picture(gallery, f"Patches of {name} with their corners in level-0 pixels")
+                )
+    return absent

@@ -1,0 +1,107 @@
+"""Explains what a trained model says of patients: attributions, maps, pathways and a report.
+
+    python -m utils.explain_modaltune RUN
+
+Writes ``RUN/report``: ``index.html`` for the run, a folder for every patient, and tables of everything. Started
+again, it explains only patients who are missing. docs/explain.md says what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils import constants
+from utils.devices import pick_device
+from utils.explain.baselines import PATCH_BASELINES, baselines
+from utils.explain.cohort import write_cohort
+from utils.explain.loaded_run import LoadedRun
+from utils.explain.patients import Settings, explain_patient, is_done
+from utils.files import setup_logging
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        description="Explain what a trained model says of patients.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="run folder, or the folder of an evaluation in it")
+    parser.add_argument("--job", help="such as seed_1 or fold_0/seed_1; if not given, the first")
+    parser.add_argument("--split", choices=constants.SPLITS, default="test", help="whose patients")
+    parser.add_argument(
+        "--patients", nargs="+", help="barcodes or GDC identifiers; if not given, all of the split"
+    )
+    parser.add_argument("--limit", type=int, help="at most so many patients")
+    parser.add_argument(
+        "--targets",
+        nargs="+",
+        default=["class", "risk"],
+        help="class (of two the second, else every one), class:K (its log-odds), probability:K, risk, zero_shot:K, "
+        "zero_shot:risk",
+    )
+    parser.add_argument(
+        "--task", choices=constants.TASKS, default=constants.TASKS[0], help="task token to explain"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=20, help="doubled for a patient until the gap is below 1 %%"
+    )
+    parser.add_argument(
+        "--patch_baseline", choices=PATCH_BASELINES, default="mean", help="where patches begin"
+    )
+    parser.add_argument("--slides_dir", type=Path, help="whole slides; if not given, those of the cohort")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the report; if not given, report in the run folder"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or the index of a GPU")
+    args = parser.parse_args(argv)
+    if args.steps < 1 or (args.limit is not None and args.limit < 1):
+        parser.error("--steps and --limit must be at least 1")
+    setup_logging()
+    run = LoadedRun.open(args.run, pick_device(args.device), args.job)
+    if args.split not in run.datasets:
+        parser.error(f"--split {args.split}: no patient of it can be evaluated")
+    dataset, task = run.datasets[args.split], constants.TASKS.index(args.task)
+    if task >= run.train.vectors.shape[1]:
+        parser.error(f"--task {args.task}: the run has {run.train.vectors.shape[1]} task tokens")
+    targets = run.targets(args.targets, task)
+    names = [patient.submitter_id for patient in dataset.patients]
+    chosen = list(range(len(names)))
+    if args.patients is not None:
+        place = {n: k for k, p in enumerate(dataset.patients) for n in (p.submitter_id, p.case_id)}
+        if unknown := [name for name in args.patients if name not in place]:
+            parser.error(
+                f"--patients {unknown} are not in the {args.split} split, which has such as {names[:3]}"
+            )
+        chosen = [place[name] for name in dict.fromkeys(args.patients)]
+    chosen = chosen[: args.limit]
+    slides_dir = args.slides_dir
+    if slides_dir is None and run.config.data.onco is not None:
+        slides_dir = constants.slide_dir(run.config.data.onco)
+    output = args.output or args.run / "report"
+    settings = Settings(
+        args.steps,
+        args.patch_baseline,
+        args.task,
+        tuple(target.name for target in targets),
+        str(run.job.folder.relative_to(args.run)),
+    )
+    folders = {k: output / "patients" / names[k] for k in chosen}
+    missing = [k for k in chosen if not is_done(folders[k], settings)]
+    if len(missing) < len(chosen):
+        logger.info("%d of %d patients are explained already", len(chosen) - len(missing), len(chosen))
+    starts = baselines(run.datasets["train"], args.patch_baseline) if missing else {}
+    for k in tqdm(missing, desc="patients explained", disable=None):
+        explain_patient(run, dataset, k, targets, starts, settings, folders[k], slides_dir)
+    write_cohort(output, [names[k] for k in chosen], targets, args.run, run.job.folder)
+    logger.info("report: %s", output / "index.html")
+
+
+if __name__ == "__main__":
+    main()
