@@ -9,6 +9,7 @@
 #   PANCANCER=1 bash scripts/run_demo.sh                one model over four cancer sites, in the same folder
 #   TYPE=gene_clinical bash scripts/run_demo.sh         with clinical features
 #   MISSING=learned bash scripts/run_demo.sh            patients without RNA train, too
+#   EXPLAIN=1 bash scripts/run_demo.sh                  and a report that explains the test patients
 #   DEMO_ROOT=/scratch/demo SEED=1 NUM_EPOCHS=10 bash scripts/run_demo.sh
 set -euo pipefail
 
@@ -25,6 +26,7 @@ MISSING="${MISSING:-drop}"                              # drop | learned: patien
 MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 BALANCED="${BALANCED:-0}"                               # 1: every modality at one scale
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
+EXPLAIN="${EXPLAIN:-0}"                                 # 1: explain the test patients (one cohort only)
 # ----
 
 if [[ "$PANCANCER" == 1 ]]; then
@@ -71,6 +73,12 @@ step "5/5 apply to BLCA, which the model has never seen"
 TRAINED_ON="$trained_on" COHORTS=BLCA EXTRA_ARGS="" bash scripts/deploy_OOD_modaltune.sh
 
 run="$(run_root)/$trained_on"
+if [[ "$EXPLAIN" == 1 ]]; then
+  [[ "$PANCANCER" == 1 ]] && run="$run/ood_BLCA" # sites of a pan-cancer model have probes of their own
+  step "explain the test patients"
+  python -m utils.explain_modaltune "$run" --device cpu
+  run="$(run_root)/$trained_on"
+fi
 step "done"
 cat "$run/results.md" "$run/ood_BLCA/results.md"
 echo

@@ -304,6 +304,8 @@ class Genes(Modality):
     def apart(self, model: nn.Module, data: Tensor, structure: Any) -> Iterator[tuple[Tensor, Entries]]:
         """One copy of a gene for every pathway that reads it, ``[sum of the pathways' sizes]``.
 
+        What a model reads of a gene past the pathways is shared evenly by its copies.
+
         Models without pathway networks have no pathways to tell apart.
         """
         networks = [module for module in model.modules() if isinstance(module, PathwayNetworks)]

@@ -33,7 +33,7 @@ from utils.training.model_setup import (
 )
 from utils.training.objectives import Objective, build_objective
 from utils.training.objectives.build import distillation_of
-from utils.training.trainer import BEST_WEIGHTS
+from utils.training.trainer import BEST_WEIGHTS, set_seed
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ class LoadedRun:
             )
         assert job.weights is not None
         structures = job.weights.run.get("structures", {}) or data.structures
+        set_seed(job.seed)  # as the run did: with --random_backbone it decides the slide encoder
         model = build_model(config, setup, structures)
         objective = build_objective(
             objective_setup(config, setup, job.weights, job.patients), model, setup.num_tasks

@@ -175,7 +175,7 @@ def _scale_bar(axes: Axes, extent: tuple[float, float, float, float], mpp: float
 
 
 def draw_gallery(patches: pd.DataFrame, name: str, slide: Path, path: Path, count: int = 6) -> bool:
-    """The patches of a slide that raise the target most (first row) and lower it most (second row).
+    """The patches of a slide with the highest (first row) and the lowest attributions.
 
     Returns:
         Whether the slide could be read.
@@ -186,7 +186,7 @@ def draw_gallery(patches: pd.DataFrame, name: str, slide: Path, path: Path, coun
         logger.warning("%s: %s; no gallery", slide, error)
         return False
     order = patches.sort_values(name, ascending=False)
-    rows = (("raise most", order.head(count)), ("lower most", order.tail(count)[::-1]))
+    rows = (("highest", order.head(count)), ("lowest", order.tail(count)[::-1]))
     with figure(path, 1.35 * count, 3.6) as drawing:
         grid = drawing.subplots(2, count, squeeze=False)
         for line, (word, chosen) in zip(grid, rows, strict=True):

@@ -14,8 +14,9 @@ from utils.explain.targets import Linear, LinearTarget
 ALL = "longnetvit_gene_clinical_vectors_adapter"
 
 
-@pytest.fixture
-def model(tiny_config, pathways, randomise):
+@pytest.fixture(params=[False, True], ids=["pathways", "pathways and a linear map"])
+def model(request, tiny_config, pathways, randomise):
+    tiny_config["gene_encoder"]["linear"] = request.param
     built = build_aggregator(ALL, tiny_config, DataSpec(structures(pathways, [3, 6]), 3))
     return randomise(built, scale=0.3).double().eval()
 
