@@ -6,53 +6,33 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from models.frozen import freeze
-from utils.files import read_tensors
+from models.state_files import check_finite, names, read_state
 
 logger = logging.getLogger(__name__)
 
 
-def read_checkpoint(path: str | Path, what: str, source: str, constant: str) -> Any:
-    """Reads a checkpoint file without executing code from it.
+def read_checkpoint(
+    path: str | Path, what: str, source: str, constant: str, prefix: str = ""
+) -> dict[str, Tensor]:
+    """The tensors of an official checkpoint, without executing code from it (see :mod:`models.state_files`).
 
     Args:
         path: the file.
         what: name of the model, for messages.
         source: where a user gets the file.
         constant: the entry of ``utils/constants.py`` that points to the file.
+        prefix: of the names wanted; it is cut off.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged or holds more than tensors.
+        FileError: the file is damaged or holds no such tensors.
     """
-    return read_tensors(_existing(path, what, source, constant), f"checkpoint of {what}")
-
-
-def read_safetensors(
-    path: str | Path, prefix: str, what: str, source: str, constant: str
-) -> dict[str, Tensor]:
-    """Reads the tensors of a ``.safetensors`` file whose names begin with ``prefix``, without it.
-
-    Arguments and errors otherwise as :func:`read_checkpoint`.
-    """
-    path = _existing(path, what, source, constant)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 it is no dict
-            state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable checkpoint of {what}: {error}") from error
-    if not state:
-        raise ValueError(
-            f"{path} holds nothing named {prefix}*; is it the checkpoint of {what} from {source}?"
-        )
-    return state
+    return read_state(_existing(path, what, source, constant), f"checkpoint of {what}", prefix)
 
 
 def _existing(path: str | Path, what: str, source: str, constant: str) -> Path:
@@ -107,18 +87,17 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, path:
     """Loads ``state`` into ``module``; nothing may be missing, what is unexpected is reported.
 
     Raises:
-        ValueError: parameters are missing or have another shape, or ``state`` is no state dict.
+        ValueError: parameters are missing or have another shape, or values are not finite.
     """
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{path} holds a {type(state).__name__}, {what} is stored as a dict of tensors")
     own = official_state(module)
     found = compare_states(own, state)
     if not found.fits:
         raise ValueError(
             f"{path} does not fit {what}: {len(found.missing)} parameters missing {list(found.missing[:5])}, "
-            f"{len(found.misshapen)} of another shape {list(found.misshapen[:5])}. Is it the right checkpoint "
-            "for this config?"
+            f"{len(found.misshapen)} of another shape {list(found.misshapen[:5])}; it holds such as {names(state)}. "
+            "Is it the right checkpoint for this config?"
         )
+    check_finite({name: state[name] for name in own}, path, what)
     if found.unexpected:
         logger.warning(
             "%s: %d unexpected entries ignored, such as %s", path, len(found.unexpected), found.unexpected[:5]

@@ -157,7 +157,11 @@ def read_tensors(path: str | Path, what: str, mmap: bool = False) -> Any:
         if packed and not mmap:
             _check_archive(path, what)
         # Only files in torch's zip format can be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and packed)
+        if mmap and packed:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:  # given a name, torch would go by its ending
+            with Path(path).open("rb") as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
         _check_sizes(content, path, what)
         return content
     except pickle.UnpicklingError as error:

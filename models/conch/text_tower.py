@@ -67,18 +67,8 @@ def build_text_tower(config: TextTowerConfig) -> TextTransformer:
 
 def read_text_state(checkpoint: str | Path) -> dict[str, Tensor]:
     """The tensors of the text tower in ``conch.pt``; errors as :func:`load_text_tower`."""
-    content = read_checkpoint(
-        checkpoint, "CONCH", "https://huggingface.co/MahmoodLab/CONCH", "CONCH_CHECKPOINT"
-    )
-    content = content.get("state_dict", content)
-    names = {name.removeprefix("module."): name for name in content}
-    state = {name[len(_PREFIX) :]: content[old] for name, old in names.items() if name.startswith(_PREFIX)}
-    if not state:
-        raise ValueError(
-            f"{checkpoint} holds no text tower: no entry starts with {_PREFIX!r}, they are {list(names)[:3]}"
-        )
-    logger.info("%s: %d entries of other towers passed over", checkpoint, len(names) - len(state))
-    return state
+    source = "https://huggingface.co/MahmoodLab/CONCH"
+    return read_checkpoint(checkpoint, "CONCH", source, "CONCH_CHECKPOINT", _PREFIX)
 
 
 def load_text_tower(config: TextTowerConfig | Mapping[str, Any], checkpoint: str | Path) -> nn.Module:

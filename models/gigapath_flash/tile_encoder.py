@@ -27,8 +27,4 @@ def read_tile_state(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: the file does not exist; the message says where to get it.
         ValueError: the file is damaged, or holds no state dict.
     """
-    checkpoint = read_checkpoint(path, NAME, SOURCE, "GIGAPATH_FLASH_TILE_ENCODER")
-    state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds no state dict; is it the file pytorch_model.bin of {NAME}?")
-    return state
+    return read_checkpoint(path, NAME, SOURCE, "GIGAPATH_FLASH_TILE_ENCODER")

@@ -118,6 +118,13 @@ class Modality(ABC):
             ValueError: the data cannot be encoded with this config.
         """
 
+    def check_stored(self, structure: Any, fitted: Any) -> None:  # noqa: B027 most have nothing to check
+        """Whether what a weights file says of the modality can be used; None where it says nothing.
+
+        Raises:
+            ValueError, TypeError, LookupError, AttributeError: it cannot.
+        """
+
     # ------------------------------------------------------------------------ explanations
     def entries(self, structure: Any, shape: tuple[int, ...]) -> Entries:
         """Names of the numbers of an input of that shape; they are counted from 1 unless a modality knows better."""

@@ -76,6 +76,10 @@ class Clinical(Modality):
     def build(self, embed_dim: int, structure: Any, **config: Any) -> ClinicalEncoder:
         return ClinicalEncoder(embed_dim, **config)
 
+    def check_stored(self, structure: Any, fitted: Any) -> None:
+        if fitted is not None:
+            ClinicalCodes.from_dict(fitted, "codes")
+
     def entries(self, structure: Any, shape: tuple[int, ...]) -> Entries:
         names = (AGE, *AJCC_COLUMNS)
         return Entries(names) if shape == (len(names),) else super().entries(structure, shape)

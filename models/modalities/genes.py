@@ -297,6 +297,12 @@ class Genes(Modality):
             )
         return GeneEncoder(embed_dim, structure["indices"], **config)
 
+    def check_stored(self, structure: Any, fitted: Any) -> None:
+        if structure is not None:
+            PathwayGroups.from_dict(structure)
+        for scaler in (fitted or {}).values():
+            GeneScaler.from_dict(scaler)
+
     def entries(self, structure: Any, shape: tuple[int, ...]) -> Entries:
         return Entries(tuple(structure["genes"]))
 

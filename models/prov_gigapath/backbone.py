@@ -95,10 +95,6 @@ class GigaPathBackbone(SlideBackbone):
                 layer.whole_gradient = False
 
     def read_pretrained(self, path: str | Path) -> dict[str, Tensor]:
-        checkpoint = read_checkpoint(path, self.official_name, self.source, self.constant)
-        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
-            raise ValueError(
-                f"{path} has no entry 'model'; is it the file slide_encoder.pth of {self.official_name}?"
-            )
+        state = read_checkpoint(path, self.official_name, self.source, self.constant)
         # Newer releases of the file carry the fixed position table, which is computed here.
-        return {name: value for name, value in checkpoint["model"].items() if name != "pos_embed"}
+        return {name: value for name, value in state.items() if name != "pos_embed"}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_utils.cases.case import Case
-from models.pretrained import read_safetensors
+from models.pretrained import read_checkpoint
 from models.slide_backbone import SlideBackbone
 from models.titan.grid import check_patch_size, scatter_to_grid, token_of_patch
 from models.titan.vision_encoder import TitanVisionEncoder
@@ -77,7 +77,7 @@ class TitanBackbone(SlideBackbone):
         return token_of_patch(case.features, case.coords, case.patch_size_lv0)
 
     def read_pretrained(self, path: str | Path) -> dict[str, Tensor]:
-        return read_safetensors(
+        return read_checkpoint(
             path,
             prefix="vision_encoder.",
             what=self.official_name,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from models.modalities import Modality, all_modalities, modality
 from models.pretrained import compare_states
-from utils.files import read_tensors, setup_logging, write_tensors
+from models.state_files import check_finite, is_safetensors, names, read_state, unwrapped
+from utils.files import FileError, read_tensors, setup_logging, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,27 @@ _ADAPTER = (
     "absent_tokens.",
 )
 _BACKBONE = "backbone.vit."
+
+_REMEDY = "copy it again, or pass another one with --eval_weights"
+# What our weights hold: the types, and whether it must be there.
+_WEIGHTS = {
+    "model": ((dict,), True),
+    "objective": ((dict,), False),
+    "run": ((dict,), True),
+}
+_RUN = {
+    "mil_name": ((str,), True),
+    "model_config": ((dict,), True),
+    "num_tasks": ((int,), True),
+    "protocol": ((str,), True),
+    "missing_modalities": ((str,), False),
+    "seed": ((int,), False),
+    "epoch": ((int,), False),
+    "train_cases": ((list,), False),
+    "structures": ((dict,), False),
+    "fitted": ((dict,), False),
+    "objective": ((dict, type(None)), False),
+}
 
 
 def _published_modalities() -> dict[str, Modality]:
@@ -153,29 +176,96 @@ def load(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, is no dict, or holds more than tensors and plain values.
     """
+    content = read_tensors(_existing(path), "checkpoint")
+    if not isinstance(content, dict):
+        raise FileError(path, f"holds a {type(content).__name__}, a checkpoint is a dict", _REMEDY)
+    return content
+
+
+def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist; pass another one with --eval_weights")
-    content = read_tensors(path, "checkpoint")
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, a checkpoint is a dict")
-    return content
+    return path
+
+
+@contextmanager
+def continuing(path: Path) -> Iterator[None]:
+    """Whatever a damaged entry of a last checkpoint ends in becomes a FileError that names the file."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        fault = f"cannot be continued from: {type(error).__name__}: {error}"
+        raise FileError(path, fault, "remove it, or start anew with --resume never") from error
 
 
 def load_weights(path: str | Path) -> dict[str, Any]:
     """Reads ``best_model_weights.pt`` of ours or of the published code.
 
+    Those of the published code may be wrapped or prefixed, and stored as safetensors (see
+    :mod:`models.state_files`).
+
     Returns:
         ``{"model": state}`` and, for ours, ``objective`` (the text projector) and ``run`` (config,
         pathways, ...); for those of the published code ``layouts`` (see :func:`check_layouts`).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileError: the file is damaged, of another kind, lacks something, or holds values that are not finite.
     """
-    content = load(path)
+    path = _existing(path)
+    if is_safetensors(path):
+        content: dict[str, Any] = {**read_state(path, "checkpoint")}
+    else:
+        content = load(path)
     if "model" in content and "run" in content:
+        check_schema(content, path)
         return content
-    if "final_project.weight" in content:
+    state = unwrapped(content, path, "a ModalTune checkpoint")
+    if "final_project.weight" in state:
         logger.info("%s is a checkpoint of the published code", path)
-        return {"model": from_published(content), "layouts": _layouts(content)}
-    raise ValueError(f"{path} is no ModalTune checkpoint; its first entries are {list(content)[:5]}")
+        check_finite(state, path, "the model")
+        ours = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        return {"model": from_published(ours), "layouts": _layouts(ours)}
+    raise FileError(path, f"is no ModalTune checkpoint; its first entries are {names(state)}", _REMEDY)
+
+
+def check_schema(content: Mapping[str, Any], path: str | Path) -> None:
+    """Whether our weights hold what an evaluation reads, each of its type, with finite numbers.
+
+    Raises:
+        FileError: something is missing or of another type; the entry is named.
+    """
+    wrong = list(_misfits(content, _WEIGHTS, ""))
+    run = content.get("run")
+    if isinstance(run, Mapping) and run:  # those that were converted from the published code say nothing
+        wrong += _misfits(run, _RUN, "run.")
+    if wrong:
+        raise FileError(path, f"is no whole checkpoint: {'; '.join(wrong[:3])}", _REMEDY)
+    for part in ("model", "objective"):
+        state = content.get(part, {})
+        if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+            fault = f"is no whole checkpoint: {part} holds entries that are no tensors: {names(odd)}"
+            raise FileError(path, fault, _REMEDY)
+        check_finite(state, path, part)
+    for name, entry in all_modalities().items():
+        structure, fitted = (content["run"].get(part, {}).get(name) for part in ("structures", "fitted"))
+        try:
+            entry.check_stored(structure, fitted)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            fault = f"is no whole checkpoint: what it says of the {entry.noun} cannot be used ({error!r})"
+            raise FileError(path, fault, _REMEDY) from error
+
+
+def _misfits(
+    content: Mapping[str, Any], wanted: Mapping[str, tuple[tuple[type, ...], bool]], place: str
+) -> Iterator[str]:
+    for name, (kinds, needed) in wanted.items():
+        if name not in content:
+            if needed:
+                yield f"{place}{name} is missing"
+        elif not isinstance(content[name], kinds) or (isinstance(content[name], bool) and bool not in kinds):
+            yield f"{place}{name} is a {type(content[name]).__name__}, not a {kinds[0].__name__}"
 
 
 @dataclass(frozen=True)

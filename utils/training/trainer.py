@@ -365,7 +365,10 @@ class Trainer:
         path = self.output_dir / LAST_CHECKPOINT
         if not self.group.on_main(path.is_file):
             return None
-        state = checkpoint.load(path)
+        with checkpoint.continuing(path):
+            return self._restore(path, checkpoint.load(path))
+
+    def _restore(self, path: Path, state: dict[str, Any]) -> dict[int, dict[str, float]]:
         if changed := differences(state["fingerprint"], self.fingerprint):
             raise ValueError(
                 f"{path} belongs to a run that differs (before, now): {changed}. Choose another --output_path, "

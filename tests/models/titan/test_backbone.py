@@ -144,8 +144,10 @@ def test_a_file_of_something_else_is_refused(backbone, tmp_path):
     with pytest.raises(ValueError, match=r"m\.safetensors is no readable checkpoint of the TITAN slide"):
         backbone.load_pretrained(path)
     save_file({"text_encoder.weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=r"m\.safetensors holds nothing named vision_encoder"):
+    with pytest.raises(
+        ValueError, match=r"m\.safetensors has no entry for .*none starts with 'vision_encoder\.'"
+    ):
         backbone.load_pretrained(path)
     torch.save({"model": {}}, path)
-    with pytest.raises(ValueError, match="no readable checkpoint"):
+    with pytest.raises(ValueError, match="holds no tensor of"):
         backbone.load_pretrained(path)

@@ -69,7 +69,8 @@ def test_conversion_is_its_own_inverse(tmp_path, tiny_config, pathways, randomis
 
 def test_ours_come_back_with_their_description(tmp_path, tiny_config, pathways):
     model = build(GENES, tiny_config, pathways)
-    run = {"seed": 3, "score": [0.5, float("-inf")], "pathways": {"names": ["a"], "indices": [[0, 1]]}}
+    run = {"seed": 3, "score": [0.5, float("-inf")], "mil_name": "m", "model_config": {}, "num_tasks": 3}
+    run |= {"protocol": "strict", "structures": {"genes": {"names": ["a"], "genes": ["b"], "indices": [[0]]}}}
     checkpoint.save(tmp_path / "w.pt", {"model": checkpoint.trainable_state(model), "run": run})
     content = checkpoint.load_weights(tmp_path / "w.pt")
     assert content["run"] == run
@@ -221,8 +222,9 @@ def test_a_damaged_file_is_named(tmp_path, content):
     [
         (torch.zeros(3), "holds a Tensor, a checkpoint is a dict"),
         ([1, 2], "holds a list"),
-        ({"epoch": 1, "model": {}}, r"is no ModalTune checkpoint.*'epoch', 'model'"),
-        ({}, "is no ModalTune checkpoint"),
+        ({"epoch": 1, "model": {}}, r"holds no tensor of a ModalTune checkpoint.*'epoch', 'model'"),
+        ({}, "holds no tensor of a ModalTune checkpoint"),
+        ({"head.weight": torch.zeros(1)}, "is no ModalTune checkpoint.*head"),
     ],
 )
 def test_other_files_are_named(tmp_path, content, message):
@@ -302,3 +304,58 @@ def test_a_trusted_file_is_cleaned_to_plain_values(tmp_path, caplog):
     assert plain["args"] == {"lr": 0.1, "out": "<PosixPath>"} and plain["steps"] == [1, None, "a", "<set>"]
     assert torch.equal(plain["model"]["weight"], layer.weight)
     assert "args.out (PosixPath)" in caplog.text and "steps[3] (set)" in caplog.text
+
+
+# ---------------------------------------------------------------------------- schema
+def whole_content() -> dict:
+    scaler = {"genes": ["b"], "mean": [0.0], "std": [1.0]}
+    run = {
+        "mil_name": "m",
+        "model_config": {},
+        "num_tasks": 3,
+        "protocol": "strict",
+        "objective": None,
+        "epoch": 2,
+    }
+    run |= {"structures": {"genes": {"names": ["a"], "genes": ["b"], "indices": [[0]]}}}
+    run |= {"fitted": {"genes": {"all": scaler}}}
+    return {"model": {"w": torch.ones(2)}, "objective": {"p": torch.ones(2)}, "run": run}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("model",), [1], "model is a list, not a dict"),
+        (("model", "w"), 3, "model holds entries that are no tensors: \\['w'\\]"),
+        (("model", "w"), torch.tensor([float("nan")]), "NaN or infinite values in 1 parameters of model"),
+        (("objective", "p"), torch.tensor([float("inf")]), "NaN or infinite values .* of objective"),
+        (("run",), "none", "run is a str"),
+        (("run", "mil_name"), None, "run.mil_name is a NoneType, not a str"),
+        (("run", "num_tasks"), True, "run.num_tasks is a bool, not a int"),
+        (("run", "train_cases"), "abc", "run.train_cases is a str, not a list"),
+        (("run", "structures", "genes"), {"names": ["a"]}, "what it says of the RNA cannot be used"),
+        (("run", "structures", "genes", "indices"), [[7]], "what it says of the RNA cannot be used"),
+        (("run", "fitted", "genes"), {"all": {"genes": ["b"], "mean": "x"}}, "the RNA cannot be used"),
+        (("run", "fitted", "clinical"), {"codes": 3}, "the clinical features cannot be used"),
+    ],
+)
+def test_weights_of_another_shape_are_refused_at_once(tmp_path, place, value, message):
+    content = whole_content()
+    checkpoint.save(tmp_path / "w.pt", content)
+    assert checkpoint.load_weights(tmp_path / "w.pt")["run"] == content["run"]
+    where = content
+    for key in place[:-1]:
+        where = where[key]
+    where[place[-1]] = value
+    checkpoint.save(tmp_path / "w.pt", content)
+    with pytest.raises(ValueError, match=rf"w\.pt (is no whole checkpoint|has).*{message}"):
+        checkpoint.load_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["mil_name", "model_config", "num_tasks", "protocol"])
+def test_missing_entries_are_named(tmp_path, name):
+    content = whole_content()
+    del content["run"][name]
+    checkpoint.save(tmp_path / "w.pt", content)
+    with pytest.raises(ValueError, match=rf"w\.pt is no whole checkpoint: run\.{name} is missing"):
+        checkpoint.load_weights(tmp_path / "w.pt")
