@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from utils.files import quoted
+
+# No size or factor of a model is larger; one that is would fill the memory before anything fails.
+LARGEST = 1 << 24
 
 T = TypeVar("T")
 
@@ -19,7 +26,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         where: name of the file or section, for messages.
 
     Raises:
-        ValueError: a key is unknown (the message suggests a known one) or a required one is missing.
+        ValueError: a key is unknown (the message suggests a known one), a required one is missing, or a value is of
+            another type than the field, not finite or out of its bounds.
     """
     known = {field.name: field for field in fields(cls)}
     for key in values:
@@ -34,4 +42,24 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     ]
     if missing:
         raise ValueError(f"{where}: missing keys {missing}")
+    for name, kind in get_type_hints(cls).items():
+        if name in values:
+            _check(values[name], kind, known[name].metadata.get("least"), f"{where}: {name}")
     return cls(**values)
+
+
+def _check(value: Any, kind: Any, least: float | None, where: str) -> None:
+    """Raises ValueError where a plain value has another type than its field, or is no size at all."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    plain = [k for k in kinds if k in (int, float, bool, str, NoneType)]
+    if len(plain) < len(kinds):  # nested values are checked by who reads them
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = any(type(value) is k or (k is float and number) for k in plain)
+    if not fits:
+        wanted = " or ".join("null" if k is NoneType else k.__name__ for k in plain)
+        raise ValueError(f"{where} is {quoted(repr(value), 60)}, it should be {wanted}")
+    if number and not (math.isfinite(value) and abs(value) <= LARGEST):
+        raise ValueError(f"{where} is {quoted(repr(value), 60)}, it may be {LARGEST:,} at most")
+    if number and least is not None and value < least:
+        raise ValueError(f"{where} is {value}, it must be {least} at least")

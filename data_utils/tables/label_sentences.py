@@ -8,6 +8,7 @@ missing.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from data_utils.tables.cohorts import Cohort
 from data_utils.tables.flat_files import value_text
 from data_utils.tables.tasks import TaskSet, read_tasks
 from utils import constants
+
+logger = logging.getLogger(__name__)
 
 _NUMBERS = ("one", "two", "three", "four")
 WORDS = {
@@ -59,7 +62,11 @@ def survival_edges(months: Sequence[float]) -> tuple[float, ...]:
     values = np.asarray(months, dtype=float)
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError(f"quartile edges need finite survival times, got {values.tolist()[:5]}")
-    return tuple(float(edge) for edge in np.quantile(values, (0.0, 0.25, 0.5, 0.75, 1.0)))
+    edges = tuple(float(edge) for edge in np.quantile(values, (0.0, 0.25, 0.5, 0.75, 1.0)))
+    if len(set(_rounded(edges, 0))) < len(edges):
+        words = "; ".join(_interval_words(edges))
+        logger.warning("quartiles of survival times coincide in whole months; the sentences say: %s", words)
+    return edges
 
 
 def survival_interval(months: float, edges: Sequence[float]) -> str:
@@ -71,8 +78,14 @@ def survival_interval(months: float, edges: Sequence[float]) -> str:
     return _interval_words(edges)[quartile]
 
 
+def _rounded(edges: Sequence[float], digits: int) -> list[str]:
+    return [f"{round(edge, digits):.{digits}f}" for edge in edges]
+
+
 def _interval_words(edges: Sequence[float]) -> tuple[str, ...]:
-    _, first, second, third, last = (round(edge) for edge in edges)
+    # Whole months as published, unless two intervals would have the same words.
+    digits = next((n for n in range(4) if len(set(_rounded(edges, n))) == len(edges)), 0)
+    _, first, second, third, last = _rounded(edges, digits)
     return (
         f"before {first} months",
         f"between {first} and {second} months",

@@ -34,6 +34,9 @@ NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 MISSING_NUMBERS = ("", "NA", "NaN", "nan", "null", "NULL", "N/A")
 _GZIP = b"\x1f\x8b"
 _SAMPLE_ROWS = 50
+_LONGEST_CELL = 10_000
+# A header that begins so has a name for its row names: if it is one short, a separator is missing.
+_ROW_NAMES = ("sample", "gene", "gene_id", "symbol", "id", "case_id", "case_submitter_id", "project_id")
 _SAMPLE_BYTES = 1 << 22
 # Text shrinks to a hundredth at most; a file that unpacks to more is none, and would fill the memory.
 _MAX_UNPACKED = 200
@@ -202,6 +205,9 @@ class Rows(io.TextIOBase):
                     raise FileError(
                         self.path, f"has a quote in line {number} that is not closed there", "close it"
                     )
+            if len(line) > _LONGEST_CELL and max(map(len, line.split(separator))) > _LONGEST_CELL:
+                fault = f"has a cell of more than {_LONGEST_CELL:,} characters in line {number}"
+                raise FileError(self.path, fault, "correct that line")
             surplus = self.layout.surplus and line.rstrip("\r\n").endswith(separator)
             if cells != width or bool(self.layout.surplus) != bool(surplus):
                 fault = (
@@ -306,7 +312,7 @@ def _try(sample: str, complete: bool, separator: str) -> tuple[str, tuple[str, .
     if len(header) > 1 and body and all(one_more):
         if all(not row[-1].strip() for row in body):
             surplus = 1
-        else:  # R leaves the name of the row names out
+        elif header[0].lower() not in _ROW_NAMES:  # R leaves the name of the row names out
             header = ["", *header]
     cells = [cell for row in body for cell in row[1:]]
     return separator, tuple(header), surplus, _decimal(cells) if separator != "," else "."

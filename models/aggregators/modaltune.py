@@ -66,7 +66,7 @@ class ModalTuneConfig:
 
     slide_encoder: dict[str, Any]
     interaction_indexes: Sequence[Sequence[int]]
-    num_heads: int = 12
+    num_heads: int = field(default=12, metadata={"least": 1})
     cffn_ratio: float = 0.25
     init_values: float = 0.0
     drop_path_rate: float = 0.1
@@ -74,7 +74,7 @@ class ModalTuneConfig:
     use_extra_extractor: bool = True
     prompt_agg: str = "avg"
     token_agg: str = "sum"
-    output_dim: int = 256
+    output_dim: int = field(default=256, metadata={"least": 1})
     gene_encoder: dict[str, Any] = field(default_factory=dict)
     modalities: dict[str, dict[str, Any]] = field(default_factory=dict)
     with_cffn: bool = True

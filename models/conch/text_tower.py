@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,12 @@ class TextTowerConfig:
         output_dim: width of an embedding.
     """
 
-    context_length: int
-    vocab_size: int
-    width: int
-    heads: int
-    layers: int
-    output_dim: int
+    context_length: int = field(metadata={"least": 1})
+    vocab_size: int = field(metadata={"least": 1})
+    width: int = field(metadata={"least": 1})
+    heads: int = field(metadata={"least": 1})
+    layers: int = field(metadata={"least": 1})
+    output_dim: int = field(metadata={"least": 1})
 
 
 def read_text_config(path: str | Path) -> TextTowerConfig:

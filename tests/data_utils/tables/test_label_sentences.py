@@ -140,3 +140,15 @@ def test_without_survival_there_is_no_survival_sentence(edges: tuple[float, ...]
     assert sentences["survival"] is None
     assert sentences["general"] == f"{full['general'].split('Survival status')[0]}"
     assert (sentences["diagnosis"], sentences["stage"]) == (full["diagnosis"], full["stage"])
+
+
+def test_quartiles_that_coincide_in_whole_months(caplog: pytest.LogCaptureFixture) -> None:
+    months = [1.0, 1.1, 1.2, 1.3, 9.0]
+    edges = survival_edges(months)
+    assert "coincide in whole months" in caplog.text
+    words = [survival_interval(value, edges) for value in months]
+    assert words[0] == "before 1.1 months" and words[1] == "between 1.1 and 1.2 months"
+    assert len(set(words)) == 4
+    caplog.clear()
+    assert survival_interval(3.0, survival_edges([1.0, 2.0, 3.0, 4.0, 5.0])) == "between 3 and 4 months"
+    assert not caplog.text

@@ -74,6 +74,8 @@ def test_header_of_r(tmp_path: Path) -> None:
         (b"\n \n", "is empty"),
         (PLAIN[:-2].encode(), "2 cells in line 3 where .* 3"),
         (PLAIN.replace("3\t", "3\t4\t5").encode(), "4 cells in line 3"),
+        (PLAIN.replace("b\tc", "bc").encode(), "has 3 cells in line 2 where .* 2"),
+        (PLAIN.replace("3", "x" * 20_000).encode(), "more than 10,000 characters in line 3"),
         (b'id,b\nx,"1\ny,2\n', "quote in line 2 that is not closed"),
         (gzip.compress(PLAIN.encode())[:-9], "cannot be unpacked|damaged"),
         (b"\x1f\x8bnothing", "cannot be unpacked"),
