@@ -1,6 +1,7 @@
 """Pan-cancer training through its entry point, and its weights on a cohort they have never seen."""
 
 import json
+import logging
 
 import numpy as np
 import pandas as pd
@@ -187,3 +188,10 @@ def test_one_number_of_classes_per_site(union, tmp_path, classes, capsys):
     with pytest.raises(SystemExit):
         train_modaltune_pancancer.main(flags(union, tmp_path, num_classes=classes))
     assert "2 numbers" in capsys.readouterr().err
+
+
+def test_another_scaling_of_genes_than_in_the_training_is_said(trained, union, tmp_path, caplog):
+    words = flags(union, tmp_path / "again", eval_only=True, eval_weights=trained, gene_scaling="site")
+    with caplog.at_level(logging.WARNING):
+        train_modaltune_pancancer.main(words)
+    assert "trained with --gene_scaling union, this evaluation uses site" in caplog.text

@@ -186,20 +186,25 @@ def _read_json_folds(path: Path, patients: Sequence[Patient]) -> list[Fold]:
         if not isinstance(fold, Mapping) or set(fold) != set(constants.SPLITS):
             found = sorted(fold) if isinstance(fold, Mapping) else repr(fold)
             raise ValueError(f"{path}: fold {number} has {found}, should have {constants.SPLITS}")
-        named = {name: [_name(path, number, entry) for entry in fold[name]] for name in constants.SPLITS}
+        named = {name: _names(path, number, fold[name]) for name in constants.SPLITS}
         folds.append(_members(path, f"fold {number} ", named, patients, may_lack=False))
     return folds
 
 
-def _name(path: Path, number: int, entry: object) -> str:
-    """The case id or barcode of an entry of a fold: the name itself, or a row as split files have them."""
-    found = entry.get("case_id", entry.get("submitter_id")) if isinstance(entry, Mapping) else entry
-    if not isinstance(found, str):
-        raise ValueError(
-            f"{path}: fold {number} has the entry {str(entry)[:80]}; it should be a case id, a barcode, or a row with "
-            "case_id"
-        )
-    return found
+def _names(path: Path, number: int, entries: Iterable[object]) -> list[str]:
+    """Case ids or barcodes of a part of a fold: names as they are, or rows of split files, one for every slide."""
+    names: list[str] = []
+    for entry in entries:
+        row = isinstance(entry, Mapping)
+        found = entry.get("case_id", entry.get("submitter_id")) if isinstance(entry, Mapping) else entry
+        if not isinstance(found, str):
+            raise ValueError(
+                f"{path}: fold {number} has the entry {str(entry)[:80]}; it should be a case id, a barcode, or a row "
+                "with case_id"
+            )
+        if not row or found not in names:
+            names.append(found)
+    return names
 
 
 def _members(

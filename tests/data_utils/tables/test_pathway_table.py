@@ -22,7 +22,7 @@ WANTED = pd.DataFrame(
     ("name", "content"),
     [
         ("p.gmt", GMT.encode()),
-        ("p.gmt.gz", gzip.compress(GMT.encode())),
+        ("p.gmt.gz", gzip.compress(GMT.encode(), mtime=0)),
         ("p.gmt", b"\xef\xbb\xbf" + GMT.replace("\n", "\r\n").encode()),
         ("p.csv", b"gene,P,Q\nTP53,1,0\nBRCA1,1,1\nNA,0,1\n"),
         ("p.csv", b"gene,P,Q\nTP53,TRUE,FALSE\nBRCA1,true,1.0\nNA,0.0,1\n"),
