@@ -312,7 +312,8 @@ def _try(sample: str, complete: bool, separator: str) -> tuple[str, tuple[str, .
     if len(header) > 1 and body and all(one_more):
         if all(not row[-1].strip() for row in body):
             surplus = 1
-        elif header[0].lower() not in _ROW_NAMES:  # R leaves the name of the row names out
+        # R leaves the name of the row names out; without any it numbers the rows.
+        elif header[0].lower() not in _ROW_NAMES or all(row[0] == str(n) for n, row in enumerate(body, 1)):
             header = ["", *header]
     cells = [cell for row in body for cell in row[1:]]
     return separator, tuple(header), surplus, _decimal(cells) if separator != "," else "."
