@@ -128,13 +128,16 @@ def embed_slide(
         ValueError: the file cannot be used (:class:`FeatureFileError`), or does not fit the encoder.
     """
     slide = read_features(path)
+    size = slide.patch_size_level0 or patch_size
+    if backbone.check_slide is not None:
+        backbone.check_slide(torch.from_numpy(slide.coords), size, f"feature file {path}")
     case = Case(
         case_id=path.stem,
         submitter_id=patient_of(path.stem),
         project_id="",
         features=torch.from_numpy(slide.features),
         coords=torch.from_numpy(slide.coords),
-        patch_size_lv0=slide.patch_size_level0 or patch_size,
+        patch_size_lv0=size,
     ).to(device)
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
         cls, patches, context = backbone.embed(case, 1)

@@ -7,6 +7,8 @@ files cannot state the patch size: ``--patch_size_lv0`` does.
 
 from __future__ import annotations
 
+import functools
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +38,8 @@ def read_plain(path: Path) -> dict[str, np.ndarray]:
     content = _read(path)
     if isinstance(content, dict):
         arrays = {name: content.get(name) for name in ("features", "coords")}
-        return {
-            name: _array(path, value) for name, value in arrays.items() if isinstance(value, torch.Tensor)
-        }
-    features = _array(path, content)
+        return {name: _array(path, name, value) for name, value in arrays.items() if value is not None}
+    features = _array(path, "features", content)
     beside = [path.with_name(path.stem + COORDS_ENDING + suffix) for suffix in (".npy", ".pt")]
     found = [file for file in beside if file.is_file()]
     if len(found) != 1:
@@ -49,22 +49,45 @@ def read_plain(path: Path) -> dict[str, np.ndarray]:
             f"is a plain array, its coordinates [L, 2] (level-0 x, y) are expected beside it in either "
             f"{beside[0].name} or {beside[1].name}; {fault}",
         )
-    return {"features": features, "coords": _array(found[0], _read(found[0]))}
+    return {"features": features, "coords": _array(found[0], "coords", _read(found[0]))}
 
 
 def _read(path: Path) -> object:
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
+        if zipfile.is_zipfile(path):
+            stat = path.stat()
+            _check_archive(path, stat.st_size, stat.st_mtime_ns)
         return read_tensors(path, "file of tensors", mmap=True)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise FeatureFileError(path, f"damaged ({error}); extract it again") from error
 
 
-def _array(path: Path, value: object) -> np.ndarray:
+@functools.cache
+def _check_archive(path: Path, size: int, mtime_ns: int) -> None:
+    """Compares the checksums of a ``.pt`` file, which PyTorch does not; once a process and state of the file.
+
+    Raises:
+        ValueError: a part of the file was altered.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if (part := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {part} is wrong: the file was altered after it was written")
+
+
+def _array(path: Path, name: str, value: object) -> np.ndarray:
     if isinstance(value, torch.Tensor):
-        value = value.detach()
-        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        if value.is_sparse or value.is_quantized or value.device.type == "meta":
+            raise FeatureFileError(path, f"{name} are no plain tensor (sparse, quantized or without values)")
+        value = value.detach().resolve_conj().resolve_neg()
+        if value.dtype == torch.bfloat16:
+            if name == "coords":
+                raise FeatureFileError(
+                    path, "coords are bfloat16, which counts whole pixels up to 256 only; store them as int64"
+                )
+            value = value.float()
+        value = value.numpy()
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
         kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise FeatureFileError(

@@ -17,6 +17,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from data_utils.features.checks import (
+    check_arrays,
+    check_distinct,
+    check_not_all_zero,
+    check_patch_size_attribute,
+    check_values,
+    whole_pixels,
+)
 from data_utils.features.plain_arrays import PLAIN_SUFFIXES, FeatureFileError, read_plain
 from utils.files import atomic_path
 
@@ -29,12 +37,6 @@ CHUNK_ROWS = 64
 # When rows are picked, gaps up to this many rows are read over, and no read is longer than the second number.
 MAX_GAP_ROWS = 64
 MAX_READ_ROWS = 4096
-# No slide has more patches and no encoder wider features: a file that declares more is damaged or hostile.
-MAX_PATCHES = 5_000_000
-MAX_DIM = 65_536
-# Features hardly compress; a file that declares this many times more bytes than it stores is refused too.
-MAX_EXPANSION = 100
-_HARMLESS_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,10 @@ class FeatureWriter:
                 maxshape=(None, self.dim),
                 chunks=(CHUNK_ROWS, self.dim),
                 dtype=self.dtype,
+                fletcher32=True,
             )
             self._coords = file.create_dataset(
-                "coords", shape=(0, 2), maxshape=(None, 2), chunks=(1024, 2), dtype=np.int64
+                "coords", shape=(0, 2), maxshape=(None, 2), chunks=(1024, 2), dtype=np.int64, fletcher32=True
             )
             self._coords.attrs.update({k: v for k, v in asdict(self.meta).items() if v is not None})
             self._stack = stack.pop_all()
@@ -144,7 +147,7 @@ class FeatureWriter:
             )
         with np.errstate(over="ignore"):
             features = features.astype(self.dtype)
-        _check_finite(self.path, features, f"to write after patch {self.num_patches} ({self.dtype})")
+        check_values(self.path, features, f"to write after patch {self.num_patches} ({self.dtype})")
         stop = self.num_patches + len(features)
         for dataset, values in ((self._features, features), (self._coords, coords)):
             dataset.resize(stop, axis=0)
@@ -194,7 +197,8 @@ def read_features(path: str | Path, rows: np.ndarray | None = None) -> SlideFeat
 
     Raises:
         FeatureFileError: missing or damaged file, missing dataset, no patches, lengths of features and
-            coords differ, or values that are not finite among the patches read.
+            coords differ, values that are not finite among the patches read, coordinates that no slide has
+            (see :func:`whole_pixels`), or all of the file is zero.
         ValueError: ``rows`` are not strictly increasing indices into the file.
     """
     path = Path(path)
@@ -202,8 +206,11 @@ def read_features(path: str | Path, rows: np.ndarray | None = None) -> SlideFeat
         if rows is not None:
             rows = _check_rows(path, rows, features.shape[-2])
         values = _take(features, rows).astype(np.float32)
-        corners = _whole_pixels(path, _take(coords, rows))
-    _check_finite(path, values, "as float32")
+        corners = whole_pixels(path, _take(coords, rows))
+    check_values(path, values, "as float32")
+    if rows is None:
+        check_distinct(path, corners)
+        check_not_all_zero(path, values)
     return SlideFeatures(values, corners, meta.patch_size_level0, meta)
 
 
@@ -214,13 +221,9 @@ def read_coords(path: str | Path) -> tuple[np.ndarray, FeatureMeta]:
         FeatureFileError: as :func:`inspect_features`, or the coordinates are not whole pixels.
     """
     with _arrays(Path(path)) as (_, coords, meta):
-        return _whole_pixels(Path(path), _take(coords, None)), meta
-
-
-def _whole_pixels(path: Path, corners: np.ndarray) -> np.ndarray:
-    if corners.dtype.kind == "f" and not np.array_equal(corners, np.rint(corners)):
-        raise FeatureFileError(path, "coords are not whole level-0 pixels")
-    return corners.astype(np.int64)
+        corners = whole_pixels(Path(path), _take(coords, None))
+    check_distinct(Path(path), corners)
+    return corners, meta
 
 
 @contextmanager
@@ -228,66 +231,24 @@ def _arrays(path: Path) -> Iterator[tuple[Any, Any, FeatureMeta]]:
     """Opens a file and yields features, coords (sliceable, checked shapes) and what the file says."""
     if not path.is_file():
         raise FeatureFileError(path, "does not exist")
-    if path.suffix in PLAIN_SUFFIXES:
-        yield _checked(path, read_plain(path), {})
-    elif path.suffix in HDF5_SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix in PLAIN_SUFFIXES:
+        yield *check_arrays(path, read_plain(path)), FeatureMeta()
+    elif suffix in HDF5_SUFFIXES:
         try:
             with h5py.File(path, "r") as file:
-                attributes = dict(file["coords"].attrs) if "coords" in file else {}
-                yield _checked(path, file, attributes)
-        except (OSError, RuntimeError) as error:  # HDF5 reports damage as either
+                yield *check_arrays(path, file), _read_meta(path, file["coords"].attrs)
+        except (OSError, RuntimeError, KeyError, TypeError) as error:  # HDF5 reports damage as any of these
             raise FeatureFileError(path, f"damaged or no HDF5 file ({error}); extract it again") from error
     else:
         raise FeatureFileError(path, f"unknown format; known are {', '.join(FEATURE_SUFFIXES)}")
 
 
-def _checked(
-    path: Path, content: Mapping[str, Any], attributes: Mapping[str, Any]
-) -> tuple[Any, Any, FeatureMeta]:
-    for name in ("features", "coords"):
-        if name not in content:
-            raise FeatureFileError(path, f"has no {name!r}, only {sorted(content)}")
-    features, coords = content["features"], content["coords"]
-    for name, array in (("features", features), ("coords", coords)):
-        if not (array.ndim == 2 or (array.ndim == 3 and array.shape[0] == 1)):
-            raise FeatureFileError(path, f"{name} are {tuple(array.shape)}, should be [L, D] or [1, L, D]")
-    if coords.shape[-1] != 2:
-        raise FeatureFileError(path, f"coords are {tuple(coords.shape)}, should be [L, 2]")
-    if features.shape[-2] != coords.shape[-2]:
-        raise FeatureFileError(
-            path, f"{features.shape[-2]} feature vectors but {coords.shape[-2]} coordinates"
-        )
-    _check_size(path, features)
-    if features.shape[-2] == 0:
-        raise FeatureFileError(path, "has no patches")
-    return features, coords, _read_meta(attributes)
-
-
-def _check_size(path: Path, features: Any) -> None:
-    """Refuses declared sizes that would exhaust the memory when they are read."""
-    rows, dim = features.shape[-2:]
-    if rows > MAX_PATCHES or dim > MAX_DIM:
-        raise FeatureFileError(
-            path, f"declares {rows:,} patches of {dim:,} values; the most are {MAX_PATCHES:,} and {MAX_DIM:,}"
-        )
-    stored = features.id.get_storage_size() if isinstance(features, h5py.Dataset) else features.nbytes
-    if features.nbytes > max(_HARMLESS_BYTES, MAX_EXPANSION * stored):
-        raise FeatureFileError(
-            path,
-            f"declares {features.nbytes / 2**30:,.0f} GiB of features and stores {stored / 2**20:,.1f} MiB; "
-            "extract it again",
-        )
-
-
-def _read_meta(attributes: Mapping[str, Any]) -> FeatureMeta:
+def _read_meta(path: Path, attributes: Mapping[str, Any]) -> FeatureMeta:
     """Attributes of ours, TRIDENT's (magnifications instead of mpp) and CLAM's (down-sampling factors)."""
 
     def number(*names: str) -> float | None:
-        for name in names:
-            values = np.asarray(attributes.get(name, [])).ravel()
-            if values.size and values.dtype.kind in "iuf" and np.isfinite(values[0]):
-                return float(values[0])
-        return None
+        return next((value for name in names if (value := _number(attributes.get(name))) is not None), None)
 
     def mpp(name: str, magnification_name: str) -> float | None:
         magnification = number(magnification_name)
@@ -298,16 +259,30 @@ def _read_meta(attributes: Mapping[str, Any]) -> FeatureMeta:
     downsample = number("downsample")
     if level0 is None and patch_size is not None and downsample is not None:
         level0 = patch_size * downsample
+    check_patch_size_attribute(path, level0)
     encoder = attributes.get("encoder")
-    assumed = attributes.get("mpp_assumed")
+    encoder = encoder.decode(errors="replace") if isinstance(encoder, bytes) else encoder
+    assumed = number("mpp_assumed")
     return FeatureMeta(
         patch_size=None if patch_size is None else round(patch_size),
         patch_size_level0=None if level0 is None else round(level0),
         level0_mpp=mpp("level0_mpp", "level0_magnification"),
         target_mpp=mpp("target_mpp", "target_magnification"),
-        encoder=encoder.decode() if isinstance(encoder, bytes) else encoder,
+        encoder=encoder if isinstance(encoder, str) else None,
         mpp_assumed=None if assumed is None else bool(assumed),
     )
+
+
+def _number(value: object) -> float | None:
+    """An attribute that is a number, also as text; of several (CLAM's factors of x and y) the first."""
+    values = np.asarray([] if value is None else value).ravel()
+    if not values.size or values.dtype.kind not in "iufbSUO":
+        return None
+    try:
+        found = float(values[0])
+    except (TypeError, ValueError):
+        return None
+    return found if np.isfinite(found) else None
 
 
 def _check_rows(path: Path, rows: np.ndarray, length: int) -> np.ndarray:
@@ -336,13 +311,3 @@ def _take(dataset: Any, rows: np.ndarray | None) -> np.ndarray:
         start, stop = int(run[0]), int(run[-1]) + 1
         parts.append(np.asarray(dataset[(*view, slice(start, stop))])[run - start])
     return np.concatenate(parts)
-
-
-def _check_finite(path: Path, values: np.ndarray, what: str) -> None:
-    bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        raise FeatureFileError(
-            path,
-            f"{int(bad.sum())} of {len(bad)} feature vectors {what} hold NaN or infinite values, "
-            f"the first is row {int(np.argmax(bad))} of them",
-        )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data_utils.cases.case import Case
 from models.pretrained import read_checkpoint
 from models.slide_backbone import SlideBackbone
-from models.titan.grid import check_patch_size, scatter_to_grid, token_of_patch
+from models.titan.grid import check_patch_size, check_slide_grid, scatter_to_grid, token_of_patch
 from models.titan.vision_encoder import TitanVisionEncoder
 
 
@@ -29,7 +29,7 @@ class TitanBackbone(SlideBackbone):
     """
 
     official_name = "the TITAN slide encoder"
-    check_slide: Callable[[Tensor, int | None, str], None] = staticmethod(check_patch_size)
+    check_slide: Callable[[Tensor, int | None, str], None] = staticmethod(check_slide_grid)
 
     def __init__(self, **config: Any) -> None:
         super().__init__()

@@ -10,6 +10,9 @@ MAX_SHARED = 0.2
 # Steps in the coordinates that are shorter than the patch size by less than this are rounding. (From about
 # 5 % on, more than a fifth of the patches share a cell.)
 _ROUNDING = 0.05
+# A grid whose patches lie further apart than stated: from this many neighbours on, and this share of them.
+_LEAST_GAPS = 8
+_SHARE_OF_GAPS = 0.5
 
 _MEANING = (
     "the level-0 distance between neighbouring patches (for 512 px at 0.5 mpp, 1024 on a 40x slide and 512 "
@@ -114,3 +117,41 @@ def check_patch_size(coords: Tensor, patch_size: int | None, where: str) -> None
             f"TITAN's grid. It should be {_MEANING}; the coordinates suggest {likely}. Correct the attribute of "
             "the feature file (or --patch_size_lv0, which serves files that state none)"
         )
+
+
+def check_slide_grid(coords: Tensor, patch_size: int | None, where: str) -> None:
+    """Refuses a patch size of one whole slide that does not fit its coordinates ``[L, 2]``.
+
+    Besides what :func:`check_patch_size` refuses, a size clearly smaller than the distance between neighbours, which
+    makes all distances too long without a word. Slides with few neighbours are not judged.
+
+    Raises:
+        ValueError: names the patch size and the one that the coordinates suggest.
+    """
+    check_patch_size(coords, patch_size, where)
+    gaps = _gaps(coords)
+    if patch_size is None or len(gaps) < _LEAST_GAPS:
+        return
+    sizes, counts = torch.unique(gaps, return_counts=True)
+    usual = int(sizes[counts.argmax()])
+    near = (gaps >= (1 - _ROUNDING) * usual) & (gaps <= (1 + _ROUNDING) * usual)
+    if usual > (1 + _ROUNDING) * patch_size and near.float().mean() >= _SHARE_OF_GAPS:
+        raise ValueError(
+            f"{where}: patch_size_level0 is {patch_size}, but {int(near.sum())} of {len(gaps)} neighbouring patches "
+            f"are {usual} apart. It should be {_MEANING}; the coordinates suggest {usual}. Correct the attribute of "
+            "the feature file (or --patch_size_lv0, which serves files that state none; slides of 20x and 40x need "
+            "one of their own each, in their files)"
+        )
+
+
+def _gaps(coords: Tensor) -> Tensor:
+    """Distances from each patch to the next one in its row, and to the next one in its column."""
+    found = []
+    for along, across in ((0, 1), (1, 0)):
+        keys, values = coords[:, across], coords[:, along]
+        order = torch.argsort(values, stable=True)
+        order = order[torch.argsort(keys[order], stable=True)]
+        same = keys[order].diff() == 0
+        found.append(values[order].diff()[same])
+    gaps = torch.cat(found)
+    return gaps[gaps > 0]

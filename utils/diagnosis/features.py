@@ -122,7 +122,6 @@ def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[
             faults[kind].append(what)
     remedies = {
         "unreadable": ("error", _EXTRACT),
-        "zero": ("warning", _EXTRACT),
         "equal": ("warning", _EXTRACT),
         "grid": ("error", "correct the attribute patch_size_level0, or pass --patch_size_lv0"),
         "units": ("error", "store level-0 pixels of the upper left corner, not patch numbers"),
@@ -142,9 +141,7 @@ def _faults(
 ) -> Iterator[tuple[str, str]]:
     """Kinds of faults in one file, with words for each."""
     backbone = inputs.backbone
-    if not features.any():
-        yield "zero", f"{path}: all features are zero"
-    elif len(features) > 1 and (features == features[0]).all():
+    if len(features) > 1 and (features == features[0]).all():
         yield "equal", f"{path}: all {len(features)} patches have the same features"
     tensor = torch.from_numpy(coords)
     likely = likely_patch_size(tensor)

@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_utils.cases.stacking import stack_slides
-from models.titan.grid import MAX_SHARED, check_patch_size, grid_cells, likely_patch_size, scatter_to_grid
+from models.titan.grid import (
+    MAX_SHARED,
+    check_patch_size,
+    check_slide_grid,
+    grid_cells,
+    likely_patch_size,
+    scatter_to_grid,
+)
 from tests import oracle
 
 PATCH = 1024
@@ -201,3 +208,27 @@ def test_a_missing_patch_size_names_the_flag_and_the_likely_one():
 def test_a_patch_size_below_one_is_refused(patch_size):
     with pytest.raises(ValueError, match=f"x: patch_size_level0 is {patch_size}"):
         check_patch_size(rectangle(3, 3), patch_size, "x")
+
+
+@pytest.mark.parametrize("step", [1024, 1013, 2048])
+@pytest.mark.parametrize("stated", [224, 256, 512])
+def test_a_patch_size_smaller_than_the_distance_is_refused(step, stated):
+    coords = rectangle(6, 5, step, origin=(13, -900))
+    with pytest.raises(
+        ValueError, match=rf"a\.h5: patch_size_level0 is {stated}.*suggest {step}.*--patch_size_lv0"
+    ):
+        check_slide_grid(coords, stated, "feature file a.h5")
+    check_slide_grid(coords, step, "x")
+
+
+@settings(max_examples=60, deadline=None)
+@given(density=st.floats(0.05, 1.0), seed=st.integers(0, 10_000))
+def test_a_right_patch_size_is_accepted_however_ragged_the_tissue(density, seed):
+    grid = rectangle(30, 24, PATCH, origin=(7, 11))
+    kept = torch.rand(len(grid), generator=torch.Generator().manual_seed(seed)) < density
+    if kept.any():
+        check_slide_grid(grid[kept], PATCH, "x")
+
+
+def test_few_neighbours_are_not_judged():
+    check_slide_grid(rectangle(3, 1, 3 * PATCH), PATCH, "x")

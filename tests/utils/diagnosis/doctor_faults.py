@@ -263,10 +263,17 @@ FAULTS = {
         "slide-3.*NaN",
         "extract",
     ),
+    "coordinates that overflowed": (
+        lambda p: p.change_slide(3, coords=lambda v: np.where(v == v.max(), np.inf, v).astype("f4")),
+        "features",
+        "error",
+        "slide-3.*infinite",
+        "extract",
+    ),
     "zero": (
         lambda p: p.change_slide(3, features=lambda v: v * 0),
         "features",
-        "warning",
+        "error",
         "slide-3.*zero",
         "extract",
     ),
