@@ -293,7 +293,7 @@ def test_leftovers_of_killed_runs_are_removed(three):
 )
 def test_files_made_otherwise_are_neither_kept_nor_overwritten(three, meta, dim, difference):
     path = three / "out" / "b.h5"
-    write_features(path, np.ones((4, dim)), np.zeros((4, 2), int), meta)
+    write_features(path, np.ones((4, dim)), np.arange(8).reshape(4, 2), meta)
     line = run(three).loc["b.svs"]
     if difference is None:
         assert line.status == "skipped"
