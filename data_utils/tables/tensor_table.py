@@ -53,6 +53,10 @@ class ModalityTable(ABC):
     def encode(self, fitted: Mapping[str, Any] | None) -> Mapping[str, Tensor]:
         """The input of every case, float32, by what :meth:`fit` gave."""
 
+    def of_site(self, site: str) -> ModalityTable:
+        """The same data as those of patients of one cancer site, where a pan-cancer model tells sites apart."""
+        return self
+
     def describe(self, fitted: Mapping[str, Any] | None) -> dict[str, Any]:
         """What ``config.json`` should say of the data, in plain values."""
         return {"cases": len(self.ids)}

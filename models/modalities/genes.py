@@ -6,6 +6,7 @@ from argparse import Action
 from argparse import _ArgumentGroup as ArgumentGroup
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -143,15 +144,21 @@ class GeneTable(ModalityTable):
             raise ValueError(f"no training patient with RNA to standardise the genes of {absent} with")
         return {str(s): GeneScaler.fit(rows).to_dict() for s, rows in table.groupby(sites.to_numpy())}
 
+    def of_site(self, site: str) -> GeneTable:
+        own = copy(self)
+        own.sites = pd.Series(site, index=self.stored.index)
+        return own
+
     def encode(self, fitted: Mapping[str, Any] | None) -> dict[str, Tensor]:
         """``{case: [n_genes]}``, standardised by what :meth:`fit` gave."""
         if fitted is None:
             raise ValueError("the weights hold no means and deviations of the genes")
-        if unknown := sorted(set(self.sites) - fitted.keys()):
+        sites = pd.Series(ALL, index=self.stored.index) if fitted.keys() == {ALL} else self.sites
+        if unknown := sorted(set(sites) - fitted.keys()):
             raise ValueError(
                 f"{self.path}: the genes of {unknown} cannot be standardised, the weights know {sorted(fitted)}"
             )
-        groups = self.values.groupby(self.sites.to_numpy())
+        groups = self.values.groupby(sites.to_numpy())
         parts = [GeneScaler.from_dict(fitted[str(site)]).transform(rows) for site, rows in groups]
         table = pd.concat(parts).loc[self.values.index]
         values = torch.from_numpy(np.ascontiguousarray(table.to_numpy(dtype=np.float32)))

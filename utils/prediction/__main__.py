@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, flags = build_parser()
     args = parser.parse_args(argv)
     setup_logging()
+    if wrong := [month for month in args.months if not 0 <= month < float("inf")]:
+        parser.error(f"--months {wrong}: should be 0 or more")
     if args.embeddings is None and args.per_slide:
         parser.error("--per_slide is for --embeddings")
     files = {name: getattr(args, entry.flag) for name, entry in all_modalities().items()}

@@ -72,6 +72,8 @@ def embed_patients(
     """
     setup, config = model.setup, model.config
     tables = read_tables(setup.modalities, files, options, model.run.get("structures", {}))
+    if model.site is not None:
+        tables = {name: table.of_site(model.site) for name, table in tables.items()}
     structures = model.run.get("structures") or {
         name: table.structure for name, table in tables.items() if table.structure is not None
     }

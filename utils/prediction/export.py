@@ -24,8 +24,9 @@ def write_embeddings(
     - ``.npz``: ``vectors [models, n, T, O]``, ``patients``, ``slides`` (empty: all of the patient), ``models`` and
       ``tasks``;
     - ``.csv``: a row for every case, model and task token, the dimensions as columns ``0``, ``1``, ...;
-    - ``.h5ad``: ``X`` is the first task token of the first model, ``obsm["<model>/<task>"]`` every token of every
-      model, ``obs`` patient and slide (needs the package anndata).
+    - ``.h5ad``: ``X`` is the first task token of the first model, ``obsm["<model>-<task>"]`` every token of every
+      model (a ``/`` in its name becomes ``-``: HDF5 would make groups of it), ``obs`` patient and slide (needs the
+      package anndata).
 
     Raises:
         ValueError: another suffix, or the package is missing.
@@ -71,5 +72,9 @@ def _write_anndata(
         raise ValueError("--embeddings: .h5ad needs the package anndata (pip install anndata)") from error
     keys = [f"{p} {s}".strip() for p, s in zip(patients, slides, strict=True)]
     obs = pd.DataFrame({"patient": patients, "slide": slides}, index=keys)
-    parts = {f"{m}/{t}": vectors[i, :, k] for i, m in enumerate(names) for k, t in enumerate(tasks)}
+    parts = {
+        f"{m}-{t}".replace("/", "-"): vectors[i, :, k]
+        for i, m in enumerate(names)
+        for k, t in enumerate(tasks)
+    }
     anndata.AnnData(X=vectors[0, :, 0], obs=obs, obsm=parts).write_h5ad(path)

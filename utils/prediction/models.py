@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class TrainedModel:
         weights: adapter, text projector and what they say of their training.
         probes: fitted on the training patients of a cohort.
         evaluation: where the probes are of an evaluation, what that fitted of the modalities of its cohort.
+        site: of a pan-cancer run, the cancer site whose probes they are.
+        encoder_digest: SHA-256 of the slide encoder's file in the training, where it is known.
     """
 
     name: str
@@ -39,6 +42,8 @@ class TrainedModel:
     weights: TrainedWeights
     probes: StoredProbes
     evaluation: Mapping[str, Any]
+    site: str | None = None
+    encoder_digest: str | None = None
 
     @property
     def run(self) -> dict[str, Any]:
@@ -61,12 +66,29 @@ class TrainedModel:
         return int(self.run.get("seed", self.config.training.seed))
 
     def with_backbone(self, weights: Path | None) -> TrainedModel:
-        """The same with the slide encoder's file of this machine: the one given, that of the run, or the default."""
+        """The same with the slide encoder's file of this machine: the one given, that of the run, or the default.
+
+        Raises:
+            ValueError: its content is not that of the training.
+        """
         model = self.config.model
         known = model.backbone_weights
         if weights is None and (known is None or not known.is_file()):
             weights = encoder_of(self.setup.mil_name).weights()
-        chosen = replace(model, backbone_weights=weights or known)
+        path = weights or known
+        if (
+            path is not None
+            and path.is_file()
+            and not model.random_backbone
+            and self.encoder_digest is not None
+        ):
+            found = checksum(path)
+            if found != self.encoder_digest:
+                raise ValueError(
+                    f"{path} is not the slide encoder that {self.name} was trained on: its SHA-256 is {found}, that of "
+                    f"the training {self.encoder_digest}; pass the right file with --backbone_weights"
+                )
+        chosen = replace(model, backbone_weights=path)
         return replace(self, config=replace(self.config, model=chosen))
 
 
@@ -89,6 +111,7 @@ def find_models(run: Path, site: str | None = None) -> list[TrainedModel]:
         )
     _verify(run)
     config = RunConfig.read(run)
+    digests = read_json(run / "config.json").get("data", {})
     folders = _folders(run, config, site)
     if not folders:
         raise FileNotFoundError(
@@ -103,6 +126,8 @@ def find_models(run: Path, site: str | None = None) -> list[TrainedModel]:
             TrainedWeights.read(_weights_of(run, job, config)),
             StoredProbes.load(probes / PROBES),
             read_json(job / INPUTS) if (job / INPUTS).is_file() else {},
+            site if config.data.sites else None,
+            digests.get("model.backbone_weights"),
         )
         for job, probes in folders
     ]
@@ -141,6 +166,12 @@ def candidate_file(run: Path, config: RunConfig) -> Path | None:
 # ---------------------------------------------------------------------------- checksums
 def checksum(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
+    return _checksum(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _checksum(path: Path, changed: int) -> str:
+    """Once for all models of an ensemble: the files of slide encoders have gigabytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

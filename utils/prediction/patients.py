@@ -46,16 +46,18 @@ def read_patients(features_dir: Path, table: Path | None = None) -> Requested:
             which.
     """
     folder = FeatureFolder(features_dir)
+    wanted = [(patient_of(slide), slide) for slide in dict.fromkeys(slide_of(f.name) for f in folder.files)]
     slides: dict[str, list[tuple[str, Path | None]]] = {}
-    if table is None:
-        for path in folder.files:
-            slide = slide_of(path.name)
-            slides.setdefault(patient_of(slide), []).append((slide, path))
-    else:
-        for patient, slide in _rows(table):
-            slides.setdefault(patient, []).append((slide, folder.find(None, slide)))
     requested = Requested()
+    for patient, slide in wanted if table is None else _rows(table):
+        own = slides.setdefault(patient, [])
+        try:
+            own.append((slide, folder.find(None, slide)))
+        except ValueError as error:  # several files, or another spelling: the other patients go on
+            requested.errors[patient] = str(error)
     for patient, found in slides.items():
+        if patient in requested.errors:
+            continue
         normal = [slide for slide, _ in found if is_normal_tissue(slide)]
         absent = [slide for slide, path in found if path is None and slide not in normal]
         kept = [(slide, path) for slide, path in found if path is not None and slide not in normal]
