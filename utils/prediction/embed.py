@@ -129,9 +129,10 @@ def _run(
             case = cases[index]
             with torch.inference_mode(), precision.autocast():
                 vectors = network(case.to(device)).float().cpu().numpy()
-        except (OSError, ValueError) as error:
+        # PyTorch's own errors are about this patient, too: other features than the model takes, no memory for so many.
+        except (OSError, ValueError, RuntimeError) as error:
             logger.error("%s: %s", patient.case_id, error)
-            found.errors[patient.case_id] = str(error)
+            found.errors[patient.case_id] = str(error).strip().splitlines()[0]
             continue
         if np.isfinite(vectors).all():
             found.vectors[patient.case_id], found.patches[patient.case_id] = vectors, len(case.features)

@@ -10,9 +10,12 @@ import torch
 
 import train_modaltune
 import train_modaltune_pancancer
+from data_utils.features.store import FeatureMeta, write_features
+from tests.small_cohort import IN_DIM
 from tests.small_runs import small_model
 from tests.test_train_modaltune_pancancer import flags, union  # noqa: F401 - a fixture
 from tests.utils.prediction.test_prediction import cohort, new, predict, trained  # noqa: F401 - fixtures
+from tests.utils.training.test_baseline_run import flags as baseline_flags
 from utils import checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -80,6 +83,18 @@ def test_genes_of_one_site_are_scaled_as_in_the_training(union, tmp_path, scalin
     assert status == 0 and set(found["patient"]) == set(names)
     for row in found.itertuples():
         assert row.risk == pytest.approx(theirs.loc[names[row.patient], "risk"], abs=1e-6)
+
+
+def test_features_of_another_encoder_are_named(new, cohort, tmp_path):  # noqa: F811
+    run, folder = tmp_path / "run", tmp_path / "new"
+    train_modaltune.main(baseline_flags(cohort, run, "abmil", num_epochs=1))
+    shutil.copytree(new, folder)
+    corners = 256 * np.stack([np.arange(5), np.zeros(5, int)], axis=1)
+    meta = FeatureMeta(256, 256, 0.5, 0.5, "another")
+    write_features(folder / "features" / "slide-0.h5", np.zeros((5, IN_DIM + 3)), corners, meta)
+    status, found = predict(folder, cohort, tmp_path / "p.csv", run, genomics_csv_path=None)
+    (message,) = found["error"].dropna()
+    assert status == 0 and "13" in message and found["risk"].notna().sum() == len(found) - 1
 
 
 def test_impossible_months_are_refused(trained, cohort, new, tmp_path):  # noqa: F811
