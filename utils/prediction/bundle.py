@@ -1,7 +1,8 @@
 """A trained run as one folder to hand on: ``python -m utils.checkpoint bundle RUN FOLDER``.
 
-It holds weights, probes, configs, candidate sentences, a model card and checksums; :mod:`utils.prediction` takes it
-alone, on any machine. The slide encoder's weights have a licence of their own: they are named by checksum, not copied.
+It holds weights, probes, configs, cohort definitions, candidate sentences, a model card and checksums;
+:mod:`utils.prediction` takes it alone, on any machine. The slide encoder's weights have a licence of their own: they
+are named by checksum, not copied.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from models.encoders import encoder_of
+from utils import constants
 from utils.evaluation.results import METRIC_NAMES
 from utils.evaluation.stored_probes import PROBES
 from utils.files import atomic_path, read_json, write_json
@@ -34,6 +36,7 @@ from utils.training.trainer import BEST_WEIGHTS
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
+COHORTS = "cohorts"
 _METRICS = ("balanced_accuracy", "auc", "concordance_index")
 
 
@@ -71,6 +74,10 @@ def bundle(run: Path, target: Path) -> None:
     shutil.copy2(run / "config.json", target / "config.json")
     if (candidates := candidate_file(run, models[0].config)) is not None:
         shutil.copy2(candidates, target / CANDIDATES)
+    for cohort in sites or filter(None, [models[0].config.data.onco]):
+        if (definition := constants.cohort_file(cohort)).is_file():
+            (target / COHORTS).mkdir(exist_ok=True)
+            shutil.copy2(definition, target / COHORTS / definition.name)
     if (run / "results.csv").is_file():
         shutil.copy2(run / "results.csv", target / "results.csv")
     with atomic_path(target / CARD) as temporary:

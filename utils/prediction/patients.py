@@ -6,11 +6,10 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from data_utils.cases.splits import Patient
 from data_utils.features.folder import FeatureFolder
 from data_utils.features.slide_names import slide_of
+from data_utils.tables.text_table import read_table
 from utils.barcodes import is_normal_tissue, patient_of
 
 logger = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def read_patients(features_dir: Path, table: Path | None = None) -> Requested:
 
     Args:
         features_dir: feature files of any tool.
-        table: CSV with the columns ``patient`` and ``slide``, a row per slide.
+        table: with the columns ``patient`` and ``slide``, a row per slide; CSV, or with tabs or semicolons.
 
     Raises:
         NotADirectoryError, ValueError: no folder, no feature file, or the table has other columns; the message says
@@ -95,15 +94,10 @@ def _patient(name: str, slides: list[tuple[str, Path]]) -> Patient:
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"--patients {path} does not exist")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"--patients {path} is no CSV table: {error}") from error
+    table = read_table(path, "table of patients and slides", "give it the columns patient and slide")
     if lacking := [name for name in ("patient", "slide") if name not in table]:
         raise ValueError(f"--patients {path} lacks the columns {lacking}; it has {list(table.columns)[:10]}")
-    table = table[["patient", "slide"]].apply(lambda column: column.str.strip())
+    table = table[["patient", "slide"]]
     if (table == "").any(axis=None):
         raise ValueError(
             f"--patients {path}: row {int((table == '').any(axis=1).idxmax()) + 2} has an empty cell"

@@ -83,6 +83,12 @@ def test_genes_of_one_site_are_scaled_as_in_the_training(union, tmp_path, scalin
     assert status == 0 and set(found["patient"]) == set(names)
     for row in found.itertuples():
         assert row.risk == pytest.approx(theirs.loc[names[row.patient], "risk"], abs=1e-6)
+    checkpoint.main(["bundle", str(run), str(tmp_path / "bundle")])
+    assert {path.name for path in (tmp_path / "bundle" / "cohorts").iterdir()} == {"brca.json", "gbmlgg.json"}
+    _, again = predict(
+        tmp_path / "new", union, tmp_path / "p.csv", tmp_path / "bundle", **asked, site="GBMLGG"
+    )
+    pd.testing.assert_frame_equal(again, found)
 
 
 def test_features_of_another_encoder_are_named(new, cohort, tmp_path):  # noqa: F811
