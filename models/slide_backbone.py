@@ -60,6 +60,10 @@ class SlideBackbone(nn.Module, ABC):
     def pool(self, cls: Tensor, patches: Tensor, context: Any) -> Tensor:
         """The image token ``[T, 1, E]`` from the tokens after the last block."""
 
+    def represent(self, cls: Tensor, patches: Tensor, context: Any) -> Tensor:
+        """The vector ``[T, 1, E]`` of the slide by the encoder's makers; the image token unless told otherwise."""
+        return self.pool(cls, patches, context)
+
     # ------------------------------------------------------------------------ explanations
     @contextmanager
     def whole_gradient(self) -> Iterator[None]:

@@ -83,6 +83,10 @@ class GigaPathBackbone(SlideBackbone):
     def pool(self, cls: Tensor, patches: Tensor, context: None) -> Tensor:
         return cls
 
+    def represent(self, cls: Tensor, patches: Tensor, context: None) -> Tensor:
+        """CLS behind the outer norm, which the adapter leaves out."""
+        return self.vit.norm(cls)
+
     @contextmanager
     def whole_gradient(self) -> Iterator[None]:
         layers = [layer for layer in self.vit.modules() if isinstance(layer, DilatedSelfAttention)]

@@ -184,7 +184,7 @@ class LongNetViT(nn.Module):
             ],
             embed_dim,
         )
-        self.norm = nn.LayerNorm(embed_dim)
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)  # for vectors without an adapter
         self.input_dropout = Dropout(dropout)
         table = axis_position_table(grid_size, embed_dim // 2)
         self.register_buffer("axis_positions", table, persistent=False)

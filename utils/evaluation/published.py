@@ -57,5 +57,8 @@ METHODS = {
     "survpath": "SurvPath",
     "abmil_cat": "ABMIL (cat)",
     "transmil_cat": "TransMIL (cat)",
+    "longnetvit_probe": "GigaPath linear probe",
+    "longnetvit_tuned": "GigaPath tuned",
+    "longnetvit_cat": "GigaPath (cat)",
     "longnetvit_gene_adapter": "ModalTune",
 }

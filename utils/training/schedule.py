@@ -37,7 +37,7 @@ class WarmupCosine:
         if warmup < WARMUP_EPOCHS:
             logger.info("%d epochs: warm-up shortened from %d to %d", num_epochs, WARMUP_EPOCHS, warmup)
         for group in optimizer.param_groups:
-            group["lr"] = lr / WARMUP_FACTOR
+            group["lr"] = group.get("scale", 1.0) * lr / WARMUP_FACTOR
             group.pop("initial_lr", None)
         cosine = CosineAnnealingLR(optimizer, max(1, num_epochs - warmup))
         self._scheduler = GradualWarmupScheduler(optimizer, WARMUP_FACTOR, warmup, cosine)
@@ -52,7 +52,7 @@ class WarmupCosine:
             warnings.simplefilter("ignore")
             self._scheduler.step()
         for group in self._optimizer.param_groups:
-            group["lr"] = min(group["lr"], self._peak * _OVERSHOOT)
+            group["lr"] = min(group["lr"], group.get("scale", 1.0) * self._peak * _OVERSHOOT)
 
     def step(self) -> None:
         """Moves to the next epoch."""
@@ -60,5 +60,6 @@ class WarmupCosine:
 
     @property
     def lr(self) -> float:
-        """Current learning rate."""
-        return self._optimizer.param_groups[0]["lr"]
+        """Current learning rate, of parameters without a scale of their own."""
+        group = self._optimizer.param_groups[0]
+        return group["lr"] / group.get("scale", 1.0)

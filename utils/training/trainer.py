@@ -30,6 +30,7 @@ from utils.training.distributed import Group
 from utils.training.fingerprint import differences
 from utils.training.modality_report import Exchanged, GradientShares, ModalityReport, modality_report
 from utils.training.objectives import Objective
+from utils.training.optimizers import build_optimizer
 from utils.training.precision import Precision
 from utils.training.progress import Progress, random_state, set_random_state
 from utils.training.readers import dead_readers_explained, obey_the_trainer_alone
@@ -95,13 +96,8 @@ class Trainer:
         self.group, self.workers, self.better = group or Group(), workers, better
         self.fingerprint = {"processes": self.group.size, **(fingerprint or {})}
         self.parameters = [p for part in (model, objective) for p in part.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=options.lr,
-            weight_decay=options.weight_decay,
-            betas=(options.beta1, 0.999),
-            fused=device.type == "cuda",  # one kernel instead of a dozen
-        )
+        # On GPUs one kernel instead of a dozen.
+        self.optimizer = build_optimizer(model, [objective], options, fused=device.type == "cuda")
         self.best: dict[str, Any] = {"epoch": -1, "score": None}
         self.progress = Progress()
         self.signals = StopSignals()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import train_modaltune
-from tests.small_cohort import IN_DIM, make_small_cohort
+from tests.small_cohort import IN_DIM, MODEL_CONFIG, make_small_cohort
 from utils.training import checkpoint
 from utils.training.trainer import BEST_WEIGHTS, LAST_CHECKPOINT, Trainer
 
@@ -24,6 +24,7 @@ CONFIGS = {
     "abmil_cat": {**FEATURES, "fusion": {"dim": 16}},
     "transmil_cat": {**FEATURES, "dim": 16, "heads": 2, "landmarks": 4},
     "mcat": {**FEATURES, "dim": 16, "heads": 2, "signatures": "signatures.csv"},
+    **dict.fromkeys(("longnetvit_probe", "longnetvit_tuned", "longnetvit_cat"), MODEL_CONFIG),
 }
 
 
