@@ -97,7 +97,7 @@ def test_features_of_another_encoder_are_named(new, cohort, tmp_path):  # noqa: 
     shutil.copytree(new, folder)
     corners = 256 * np.stack([np.arange(5), np.zeros(5, int)], axis=1)
     meta = FeatureMeta(256, 256, 0.5, 0.5, "another")
-    write_features(folder / "features" / "slide-0.h5", np.zeros((5, IN_DIM + 3)), corners, meta)
+    write_features(folder / "features" / "slide-0.h5", np.ones((5, IN_DIM + 3)), corners, meta)
     status, found = predict(folder, cohort, tmp_path / "p.csv", run, genomics_csv_path=None)
     (message,) = found["error"].dropna()
     assert status == 0 and "13" in message and found["risk"].notna().sum() == len(found) - 1
