@@ -149,7 +149,7 @@ class Trainer:
                     self._leave()
         tracker.plot()
         path = self.output_dir / BEST_WEIGHTS
-        best = checkpoint.load_weights(path)
+        best = checkpoint.load(path)
         checkpoint.load_trainable(self.model, best["model"], path)
         self.objective.load_state_dict(best["objective"])
 

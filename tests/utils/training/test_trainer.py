@@ -327,7 +327,7 @@ def test_the_best_epoch_is_kept_and_ends_up_in_the_model(make_trainer, cases, sc
     )
     fit(trainer, cases)
     assert torch.equal(trainer.model.head.weight, weights[best])
-    content = checkpoint.load_weights(trainer.output_dir / BEST_WEIGHTS)
+    content = checkpoint.load(trainer.output_dir / BEST_WEIGHTS)
     assert content["run"] == {"name": "toy", "epoch": best}
     assert torch.equal(content["model"]["head.weight"], weights[best])
 
@@ -335,7 +335,7 @@ def test_the_best_epoch_is_kept_and_ends_up_in_the_model(make_trainer, cases, sc
 def test_best_weights_hold_what_an_evaluation_needs(make_trainer, cases):
     trainer = make_trainer()
     fit(trainer, cases)
-    content = checkpoint.load_weights(trainer.output_dir / BEST_WEIGHTS)
+    content = checkpoint.load(trainer.output_dir / BEST_WEIGHTS)
     assert set(content["model"]) == {"head.weight", "head.bias"}
     for name, value in trainer.objective.state_dict().items():
         assert torch.equal(content["objective"][name], value)

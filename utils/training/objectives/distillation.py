@@ -105,7 +105,10 @@ class TextDistillation(Objective):
         student = F.normalize(outputs.to(precision), dim=-1)
         # A sentence that the case does not have is a row of NaN; its token does not learn from this case. (Rows are
         # blanked out, not selected, so that a GPU need not be asked how many there are.)
-        absent = text[self.text_rows].isnan().any(dim=-1, keepdim=True)
+        absent = text[self.text_rows].isnan().all(dim=-1, keepdim=True)
+        absent = (
+            absent & ~absent.all()
+        )  # a case without any sentence is a fault: its loss is NaN, and it is named
         divergence = F.kl_div(
             F.log_softmax(student / self.temperature, dim=-1).masked_fill(absent, 0.0),
             F.log_softmax(teacher / self.temperature, dim=-1).masked_fill(absent, 0.0),
