@@ -103,7 +103,9 @@ def separate_linear(x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
     return torch.cat([layer(x) for layer in layers], dim=-1)
 
 
-def dilated_attention(qkv: Tensor, segments: tuple[int, ...], ratios: tuple[int, ...]) -> Tensor:
+def dilated_attention(
+    qkv: Tensor, segments: tuple[int, ...], ratios: tuple[int, ...], whole_gradient: bool = False
+) -> Tensor:
     """Every branch pads the sequence, gathers by index, and scatters into a dense tensor of its own."""
     q, k, v = qkv.unbind(2)
     batch, length, heads, width = q.shape

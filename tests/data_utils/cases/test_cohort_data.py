@@ -161,7 +161,7 @@ def test_strict_scaler_does_not_see_the_other_splits(read, cohort):
 def test_pathways_of_a_trained_model_keep_their_genes(read, caplog):
     pathways = PathwayGroups(("P", "Q"), ("G7", "X", "G1"), ((0, 1), (2,)))
     with caplog.at_level("WARNING"):
-        data = read(pathways)
+        data = read(pathways, missing_genes="zero", max_missing_genes=0.5)
         parts = datasets(data)
     assert data.tables["genes"].values.columns.tolist() == ["G7", "X", "G1"] and "X" in caplog.text
     genes = parts["train"][0].inputs["genes"]

@@ -289,7 +289,7 @@ def hidden(data, epoch):
 
 @pytest.fixture
 def many(make_patients):
-    patients = make_patients(*[[1]] * 40)
+    patients = make_patients(*[[2]] * 40)
     genes = {p.case_id: torch.ones(1) for p in patients}
     clinical = {p.case_id: torch.zeros(5) for p in patients}
 
