@@ -203,7 +203,8 @@ def test_what_cannot_be_honoured_is_refused_by_name(words, message, capsys):
 def test_a_configuration_survives_its_file(tmp_path):
     words = ["--onco", "RCC", "--output_path", str(tmp_path), "--num_classes", "4", "--lr", "0.5"]
     config = parse(*words, "--pathway_table", "p.csv")
-    assert config.data.options == {"genes": {"pathway_table": Path("p.csv"), "gene_scaling": "union"}}
+    genes = {"pathway_table": Path("p.csv"), "gene_scaling": "union"}
+    assert config.data.options == {"genes": {**genes, "missing_genes": "zero", "max_missing_genes": 0.2}}
     write_json(tmp_path / "config.json", {"arguments": config.plain()})
     back = RunConfig.read(tmp_path)
     assert back.plain() == config.plain() and back.data.num_classes == (4,)
@@ -235,7 +236,12 @@ def test_a_damaged_configuration_is_refused(change, message):
 def test_every_flag_has_its_group():
     config = parse(*COMPLETE)
     flags = {action.dest for action in build_parser("test")._actions} - {"help", "labelset"}
-    modalities = {m.flag for m in all_modalities().values()} | {"pathway_table", "gene_scaling"}
+    modalities = {m.flag for m in all_modalities().values()} | {
+        "pathway_table",
+        "gene_scaling",
+        "missing_genes",
+        "max_missing_genes",
+    }
     known = {name for group in config.plain().values() for name in group} - {"files", "options"}
     assert flags - modalities == known - {"sites", "stratified_cox"}
 

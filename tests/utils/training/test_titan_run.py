@@ -118,7 +118,7 @@ def test_another_encoders_weights_are_refused(cohort, tmp_path):
     flags = cohort.flags(
         tmp_path / "run", mil_name=NAME, random_backbone=None, backbone_weights=tmp_path / "slide_encoder.pth"
     )
-    with pytest.raises(ValueError, match=r"slide_encoder\.pth is no readable checkpoint of the TITAN"):
+    with pytest.raises(ValueError, match=r"slide_encoder\.pth holds no tensor of checkpoint of the TITAN"):
         train_modaltune.main(flags)
 
 
