@@ -35,7 +35,7 @@ def test_numbers_by_hand():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.floats(-6, 6), min_size=4, max_size=4),
+    st.lists(st.floats(-3, 3), min_size=4, max_size=4),  # beyond, the published clamp of 1e-7 acts
     st.integers(0, 3),
     st.booleans(),
     st.floats(0, 1),
