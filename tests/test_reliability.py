@@ -25,6 +25,7 @@ import train_modaltune
 from tests.forked import finish, run_ranks, start
 from tests.small_cohort import make_small_cohort
 from tests.soak import kill_resume
+from utils import checkpoint as weights_command
 from utils import constants
 from utils.training import checkpoint
 from utils.training.run_lock import run_lock
@@ -344,9 +345,9 @@ def test_code_in_a_checkpoint(cohort, whole, tmp_path, monkeypatch):
     ):
         train_modaltune.main(flags(cohort, tmp_path / "eval", **evaluation))
     with pytest.raises(SystemExit, match="2"):
-        checkpoint.main(["clean", "theirs.pt", "ours.pt"])
+        weights_command.main(["clean", "theirs.pt", "ours.pt"])
     assert not Path("executed").exists()
-    checkpoint.main(["clean", "theirs.pt", "ours.pt", "--trust_checkpoint"])
+    weights_command.main(["clean", "theirs.pt", "ours.pt", "--trust_checkpoint"])
     assert Path("executed").exists()  # trusted means trusted
     evaluation["eval_weights"] = "ours.pt"
     train_modaltune.main(flags(cohort, tmp_path / "eval", **evaluation))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.cohorts import class_names_of
 from utils import constants
 from utils.evaluation import plots
 from utils.evaluation.calibration import reliability
@@ -79,8 +79,7 @@ class CohortEvaluator:
     def of(cls, config: RunConfig) -> CohortEvaluator:
         """The evaluator of a run; with ``--onco``, figures name the classes of the cohort."""
         (num_classes,) = config.data.num_classes
-        named = load_cohort(config.data.onco).class_names if config.data.onco else ()
-        names = named if len(named) == num_classes else None
+        names = class_names_of(config.data.onco, num_classes)
         return cls(num_classes, constants.TASKS[: config.model.num_tasks], names)
 
     # ------------------------------------------------------------------------ model selection

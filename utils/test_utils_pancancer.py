@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.cohorts import class_names_of
 from utils import constants
 from utils.evaluation import bootstrap, plots
 from utils.evaluation.embeddings import Embeddings, name_cases
@@ -73,8 +73,7 @@ class PanCancerEvaluator:
         """The evaluator of a run; figures name the classes of the cohorts."""
         sites = []
         for name, num_classes in zip(config.data.sites, config.data.num_classes, strict=True):
-            names = load_cohort(name).class_names
-            sites.append(Site(name, num_classes, names if len(names) == num_classes else None))
+            sites.append(Site(name, num_classes, class_names_of(name, num_classes)))
         return cls(sites, constants.TASKS[: config.model.num_tasks], config.output.stratified_cox)
 
     # ------------------------------------------------------------------------ model selection

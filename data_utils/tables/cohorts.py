@@ -131,6 +131,12 @@ def read_cohort(path: str | Path) -> Cohort:
     )
 
 
+def class_names_of(name: str | None, num_classes: int) -> tuple[str, ...] | None:
+    """Class names of the cohort ``name``; None without a cohort, or where it has another number of classes."""
+    names = load_cohort(name).class_names if name else ()
+    return names if len(names) == num_classes else None
+
+
 def _class_names(path: Path, value: Any, classes: Sequence[Sequence[str]]) -> tuple[str, ...]:
     if value is None:
         return tuple(members[0] for members in classes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data_utils.tables.tensor_table import read_tensors_by_case
 from utils.files import FileError, read_tensors
 
 
@@ -24,12 +25,7 @@ def read_sentence_table(path: str | Path, rows: int, remedy: str) -> dict[str, T
         ValueError: the file is damaged or holds something else, entries differ in shape, a case has no sentence at
             all, or a sentence is finite in part only.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {remedy}")
-    table = read_tensors(path, "table {case_id: tensor}")
-    if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
-        raise ValueError(f"{path} should hold {{case_id: tensor}}; {remedy}")
+    path, table = Path(path), read_tensors_by_case(path, remedy)
     width = next((value.shape[-1] for value in table.values() if value.ndim == 2), None)
     for case_id, value in table.items():
         if value.ndim != 2 or tuple(value.shape) != (rows, width):

@@ -80,6 +80,22 @@ class TensorTable(ModalityTable):
         return self.tensors
 
 
+def read_tensors_by_case(path: str | Path, remedy: str) -> dict[str, Tensor]:
+    """Reads ``{case_id: tensor}`` of any shapes.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message ends with ``remedy``.
+        ValueError: the file is damaged or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {remedy}")
+    table = read_tensors(path, "table {case_id: tensor}")
+    if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
+        raise ValueError(f"{path} should hold {{case_id: tensor}}; {remedy}")
+    return table
+
+
 def read_tensor_table(
     path: str | Path, shape: tuple[int, ...], remedy: str, may_lack: tuple[int, ...] = ()
 ) -> dict[str, Tensor]:
@@ -96,12 +112,7 @@ def read_tensor_table(
         ValueError: the file is damaged or holds something else, an entry has another shape or holds
             values that are not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {remedy}")
-    table = read_tensors(path, "table {case_id: tensor}")
-    if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
-        raise ValueError(f"{path} should hold {{case_id: tensor}}; {remedy}")
+    path, table = Path(path), read_tensors_by_case(path, remedy)
     for case_id, value in table.items():
         if tuple(value.shape) != shape:
             raise ValueError(f"{path}: case {case_id} is {tuple(value.shape)}, should be {shape}")

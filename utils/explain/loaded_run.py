@@ -14,7 +14,7 @@ from torch import nn
 from data_utils.cases.cohort_data import CohortData
 from data_utils.cases.datasets import CaseDataset
 from data_utils.features.source import FeatureSource
-from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.cohorts import class_names_of
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.plots import class_labels
 from utils.evaluation.probes import fit_subtype, fit_survival
@@ -24,16 +24,15 @@ from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.jobs import Job, eval_weights, evaluations, find_weights, trainings
 from utils.training.model_setup import (
-    build_model,
     fitted_inputs,
     model_setup,
-    objective_setup,
     patch_options,
     read_modalities,
+    trained_model,
 )
-from utils.training.objectives import Objective, build_objective
+from utils.training.objectives import Objective
 from utils.training.objectives.build import distillation_of
-from utils.training.trainer import BEST_WEIGHTS, set_seed
+from utils.training.trainer import BEST_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +98,7 @@ class LoadedRun:
             )
         assert job.weights is not None
         structures = job.weights.run.get("structures", {}) or data.structures
-        set_seed(job.seed)  # as the run did: with --random_backbone it decides the slide encoder
-        model = build_model(config, setup, structures)
-        objective = build_objective(
-            objective_setup(config, setup, job.weights, job.patients), model, setup.num_tasks
-        )
-        job.weights.load_into(model, objective, structures)
+        model, objective = trained_model(config, setup, job.weights, structures, job.seed)
         datasets = data.datasets(
             job.patients,
             fitted_inputs(job.weights, job.patients, data),
@@ -127,9 +121,7 @@ class LoadedRun:
     def class_names(self) -> list[str]:
         """Names of the subtype classes, as in the figures of the run."""
         (num_classes,) = self.config.data.num_classes
-        classes = load_cohort(self.config.data.onco).classes if self.config.data.onco else ()
-        names = [members[0] for members in classes] if len(classes) == num_classes else None
-        return class_labels(num_classes, names)
+        return class_labels(num_classes, class_names_of(self.config.data.onco, num_classes))
 
     def targets(self, words: Sequence[str], task: int = 0) -> list[Target]:
         """The targets of a command line.

@@ -11,7 +11,6 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -27,8 +26,8 @@ from utils.prediction.models import (
     TrainedModel,
     candidate_file,
     checksum,
+    checksums_below,
     find_models,
-    write_checksums,
 )
 from utils.training.jobs import INPUTS
 from utils.training.trainer import BEST_WEIGHTS
@@ -38,14 +37,6 @@ logger = logging.getLogger(__name__)
 CARD = "README.md"
 COHORTS = "cohorts"
 _METRICS = ("balanced_accuracy", "auc", "concordance_index")
-
-
-def add_command(commands: Any) -> None:
-    """Adds ``bundle`` to the parser of :mod:`utils.checkpoint`."""
-    parser = commands.add_parser("bundle", help="run folder -> one folder with all that predictions need")
-    parser.add_argument("source", type=Path, help="run folder")
-    parser.add_argument("target", type=Path, help="folder to write; must not exist")
-    parser.set_defaults(run=lambda args: bundle(args.source, args.target))
 
 
 def bundle(run: Path, target: Path) -> None:
@@ -83,7 +74,7 @@ def bundle(run: Path, target: Path) -> None:
     with atomic_path(target / CARD) as temporary:
         temporary.write_text(_card(run, models, sites), encoding="utf-8")
     write_json(
-        target / CHECKSUMS, {"files": write_checksums(target), "slide_encoder": _slide_encoder(models[0])}
+        target / CHECKSUMS, {"files": checksums_below(target), "slide_encoder": _slide_encoder(models[0])}
     )
     logger.info("%d folds or seeds of %s bundled: %s", len(models), run, target)
 

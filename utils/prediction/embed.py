@@ -19,11 +19,9 @@ from data_utils.tables.tensor_table import ModalityTable
 from models.modalities import read_tables
 from utils.evaluation.zero_shot import Candidates, read_candidates
 from utils.prediction.models import TrainedModel
-from utils.training.model_setup import build_model, patch_options
-from utils.training.objectives import ObjectiveConfig, build_objective
+from utils.training.model_setup import patch_options, trained_model
 from utils.training.objectives.build import distillation_of
 from utils.training.precision import Precision
-from utils.training.trainer import set_seed
 
 logger = logging.getLogger(__name__)
 
@@ -78,13 +76,7 @@ def embed_patients(
         name: table.structure for name, table in tables.items() if table.structure is not None
     }
     inputs = _inputs(model, tables)
-    set_seed(model.seed)
-    network = build_model(config, setup, structures)
-    learned = model.run.get("objective")
-    objective = build_objective(
-        ObjectiveConfig() if learned is None else ObjectiveConfig.from_dict(learned), network, setup.num_tasks
-    )
-    model.weights.load_into(network, objective, structures)
+    network, objective = trained_model(config, setup, model.weights, structures, model.seed)
     network = network.to(device).eval()
 
     found = Embedded()

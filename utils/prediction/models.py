@@ -176,7 +176,7 @@ def _checksum(path: Path, changed: int) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_checksums(folder: Path) -> dict[str, str]:
+def checksums_below(folder: Path) -> dict[str, str]:
     """Checksums of all files below a folder, by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
     return {str(path.relative_to(folder)): checksum(path) for path in files}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.modalities import Modality, all_modalities, modality
 from models.pretrained import compare_states
 from models.state_files import check_finite, is_safetensors, names, read_state, unwrapped
-from utils.files import FileError, read_tensors, setup_logging, write_tensors
+from utils.files import FileError, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -336,38 +336,3 @@ def _plain(value: Any, place: str, dropped: list[str]) -> Any:
         return value
     dropped.append(f"{place} ({type(value).__name__})")
     return f"<{type(value).__name__}>"
-
-
-def main(argv: Sequence[str] | None = None, further: Sequence[Callable[[Any], None]] = ()) -> None:
-    """``python -m utils.checkpoint convert published.pt ours.pt``, or ``clean any.pt plain.pt``.
-
-    ``further`` functions add commands of other parts to the parser; each sets ``run``, which gets the arguments.
-    """
-    parser = argparse.ArgumentParser(description="Translate ModalTune checkpoints.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    convert = commands.add_parser("convert", help="published best_model_weights.pt -> our parameter names")
-    cleaning = commands.add_parser("clean", help="any PyTorch file -> tensors and plain values only")
-    for command in (convert, cleaning):
-        command.add_argument("source", type=Path)
-        command.add_argument("target", type=Path)
-    cleaning.add_argument(
-        "--trust_checkpoint", action="store_true", help="you know: reading the file runs code from it"
-    )
-    for add_command in further:
-        add_command(commands)
-    args = parser.parse_args(argv)
-    setup_logging()
-    if hasattr(args, "run"):
-        args.run(args)
-        return
-    if args.command == "clean":
-        if not args.trust_checkpoint:
-            parser.error(
-                f"reading {args.source} may run code from it; if you trust it, add --trust_checkpoint"
-            )
-        dropped = clean(args.source, args.target)
-        logger.info("%s written; left out: %s", args.target, ", ".join(dropped) or "nothing")
-        return
-    content = load_weights(args.source)
-    save(args.target, {"run": {}, **content})
-    logger.info("%s: %d tensors written to %s", args.source, len(content["model"]), args.target)

@@ -24,8 +24,9 @@ from utils.files import read_json
 from utils.protocol import PROTOCOLS
 from utils.run_config import DataConfig, RunConfig
 from utils.training.checkpoint import TrainedWeights
-from utils.training.objectives import ObjectiveConfig
+from utils.training.objectives import Objective, ObjectiveConfig, build_objective
 from utils.training.objectives.distillation import TEXT_DIM
+from utils.training.trainer import set_seed
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +146,11 @@ def fitted_inputs(weights: TrainedWeights | None, patients: Splits, data: Cohort
     return {name: stored.get(name) for name in data.tables} | data.fit(patients, anew)
 
 
+def _stored_objective(weights: TrainedWeights) -> ObjectiveConfig:
+    stored = weights.run.get("objective")
+    return ObjectiveConfig() if stored is None else ObjectiveConfig.from_dict(stored)
+
+
 def objective_setup(
     config: RunConfig,
     setup: ModelSetup,
@@ -160,8 +166,7 @@ def objective_setup(
         ValueError: a pan-cancer run has no common subtype classes to learn.
     """
     if weights is not None:
-        stored = weights.run.get("objective")
-        return ObjectiveConfig() if stored is None else ObjectiveConfig.from_dict(stored)
+        return _stored_objective(weights)
     training, data = config.training, config.data
     plain = ObjectiveConfig(
         training.objective,
@@ -220,6 +225,20 @@ def build_model(config: RunConfig, setup: ModelSetup, structures: Mapping[str, A
     if hasattr(model, "activation_checkpointing"):
         model.activation_checkpointing = config.compute.activation_checkpointing
     return model
+
+
+def trained_model(
+    config: RunConfig, setup: ModelSetup, weights: TrainedWeights, structures: Mapping[str, Any], seed: int
+) -> tuple[nn.Module, Objective]:
+    """A model and its objective as a run left them, without a run around them.
+
+    ``seed`` is that of the run: with ``--random_backbone`` it decides the slide encoder.
+    """
+    set_seed(seed)
+    model = build_model(config, setup, structures)
+    objective = build_objective(_stored_objective(weights), model, setup.num_tasks)
+    weights.load_into(model, objective, structures)
+    return model, objective
 
 
 def _needed(path: Path | None) -> Path:

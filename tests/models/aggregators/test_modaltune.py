@@ -171,18 +171,22 @@ def test_single_precision_and_computed_positions(name, tiny_configs, pathways, m
     torch.testing.assert_close(model(case).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES[::2])
-def test_gradients_equal_oracle(name, tiny_configs, pathways, make_case, randomise):
-    config = tiny_configs[encoder_of(name).name]
-    model = with_exact_positions(randomise(build(name, config, pathways)).double())
-    case = on_grid(make_case, 11, torch.float64)
+def backward_with_oracle(name, model, config, case, pathways):
+    """Gradients of one scalar for the model, and for the oracle on its own copies of the parameters, returned."""
     probe = torch.randn(3, 7, dtype=torch.float64)
     (model(case) * probe).sum().backward()
-    # The oracle gets its own copies of the parameters, in the published layout.
     leaves = {k: v.detach().clone().requires_grad_() for k, v in model.state_dict().items()}
     state = to_published(leaves, structures(pathways))
     encoder = oracle_encoder(name, state, config)
     (oracle.modaltune(encoder, state, config, case, pathways, 3) * probe).sum().backward()
+    return leaves
+
+
+@pytest.mark.parametrize("name", NAMES[::2])
+def test_gradients_equal_oracle(name, tiny_configs, pathways, make_case, randomise):
+    config = tiny_configs[encoder_of(name).name]
+    model = with_exact_positions(randomise(build(name, config, pathways)).double())
+    leaves = backward_with_oracle(name, model, config, on_grid(make_case, 11, torch.float64), pathways)
     compared = 0
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -258,13 +262,7 @@ def test_a_slide_encoder_that_trains_gets_the_oracles_gradients(
 ):
     config = {**tiny_configs[encoder_of(name).name], "freeze_vit": False}
     model = with_exact_positions(randomise(build(name, config, pathways)).double())
-    case = on_grid(make_case, 11, torch.float64)
-    probe = torch.randn(3, 7, dtype=torch.float64)
-    (model(case) * probe).sum().backward()
-    leaves = {k: v.detach().clone().requires_grad_() for k, v in model.state_dict().items()}
-    state = to_published(leaves, structures(pathways))
-    encoder = oracle_encoder(name, state, config)
-    (oracle.modaltune(encoder, state, config, case, pathways, 3) * probe).sum().backward()
+    leaves = backward_with_oracle(name, model, config, on_grid(make_case, 11, torch.float64), pathways)
     trained = 0
     for parameter_name, parameter in model.backbone.named_parameters(prefix="backbone"):
         expected = leaves[parameter_name].grad

@@ -12,6 +12,7 @@ import torch
 
 from models.aggregators import DataSpec, build_aggregator
 from tests.structures import of_sizes, structures
+from utils import checkpoint as weights_command
 from utils import constants
 from utils.training import checkpoint
 
@@ -62,7 +63,7 @@ def test_the_command_line_converts(
 def test_conversion_is_its_own_inverse(tmp_path, tiny_config, pathways, randomise):
     state = published(randomise(build(CLINICAL, tiny_config, pathways)))
     checkpoint.save(tmp_path / "published.pt", state)
-    checkpoint.main(["convert", str(tmp_path / "published.pt"), str(tmp_path / "ours.pt")])
+    weights_command.main(["convert", str(tmp_path / "published.pt"), str(tmp_path / "ours.pt")])
     back = checkpoint.to_published(checkpoint.load_weights(tmp_path / "ours.pt")["model"], of_sizes(SIZES))
     assert set(back) == set(state) and all(torch.equal(back[name], state[name]) for name in state)
 
@@ -299,7 +300,7 @@ def test_a_trusted_file_is_cleaned_to_plain_values(tmp_path, caplog):
     with pytest.raises(ValueError, match=r"holds a \S+, and reading that would run code.*--trust_checkpoint"):
         checkpoint.load(tmp_path / "a.pt")
     with caplog.at_level("INFO"):
-        checkpoint.main(["clean", str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), "--trust_checkpoint"])
+        weights_command.main(["clean", str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), "--trust_checkpoint"])
     plain = checkpoint.load(tmp_path / "b.pt")
     assert plain["args"] == {"lr": 0.1, "out": "<PosixPath>"} and plain["steps"] == [1, None, "a", "<set>"]
     assert torch.equal(plain["model"]["weight"], layer.weight)

@@ -14,6 +14,7 @@ import train_modaltune
 from models.compilation import check_compiler
 from tests.small_cohort import MODEL_CONFIG, PATHWAYS, make_small_cohort
 from tests.small_runs import save_as_published, small_model
+from utils import checkpoint as weights_command
 from utils import constants
 from utils.evaluation.embeddings import Embeddings
 from utils.run_config import RunConfig
@@ -334,7 +335,7 @@ def test_ablations_train_and_are_evaluated_from_their_weights(cohort, tmp_path, 
 def test_a_published_checkpoint_gives_the_same_numbers(trained, cohort, tmp_path, caplog, converted):
     weights = save_as_published(trained / "seed_0" / BEST_WEIGHTS, tmp_path / "published.pt")
     if converted:
-        checkpoint.main(["convert", str(weights), str(tmp_path / "ours.pt")])
+        weights_command.main(["convert", str(weights), str(tmp_path / "ours.pt")])
         weights = tmp_path / "ours.pt"
     torch.save({}, tmp_path / "candidates.pt")
     flags = {"eval_only": True, "eval_weights": weights, "candidate_location": tmp_path / "candidates.pt"}
@@ -349,7 +350,7 @@ def test_a_published_checkpoint_of_another_pathway_table_is_refused(trained, coh
     """Two pathways of other sizes whose sum is the same: side by side, their parameters have the same shape."""
     weights = save_as_published(trained / "seed_0" / BEST_WEIGHTS, tmp_path / "published.pt")
     if converted:
-        checkpoint.main(["convert", str(weights), str(tmp_path / "ours.pt")])
+        weights_command.main(["convert", str(weights), str(tmp_path / "ours.pt")])
         weights = tmp_path / "ours.pt"
     table = pd.read_csv(cohort.pathways, index_col=0)
     table.loc["G5", ["A", "B"]] = [0, 1]
