@@ -53,6 +53,7 @@ class CohortData:
         features_dir: Path | None = None,
         sites: Sequence[str] = (),
         text_rows: int = len(constants.TEXT_ROWS),
+        patches: bool = True,
     ) -> CohortData:
         """Reads the splits and texts, and checks that the tables are of this cohort.
 
@@ -64,9 +65,12 @@ class CohortData:
             features_dir: folder of the feature files, whatever the split files say.
             sites: cancer sites of a pan-cancer cohort.
             text_rows: sentences of a case.
+            patches: whether feature files are read at all.
         """
-        folder = None if features_dir is None else FeatureFolder(features_dir)
-        patients: Splits = {split: read_split(split_files[split], folder) for split in constants.SPLITS}
+        folder = FeatureFolder(features_dir) if features_dir is not None and patches else None
+        patients: Splits = {
+            split: read_split(split_files[split], folder, patches) for split in constants.SPLITS
+        }
         check_disjoint(patients)
         if sites:
             patients = name_sites(patients, sites)

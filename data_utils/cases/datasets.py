@@ -235,6 +235,9 @@ class CaseDataset(Dataset):
 
     def _read_patches(self, patient: Patient) -> tuple[np.ndarray, np.ndarray, int | None, np.ndarray]:
         """Of all slides: features ``[L, D]``, stacked coordinates, ``patch_size_level0``, slide of each patch."""
+        if not patient.slides:  # of a model that reads no patches
+            nothing = np.zeros((0, 2), dtype=np.int64)
+            return nothing.astype(np.float32), nothing, None, nothing[:, 0]
         read = [self.options.source.coords(slide) for slide in patient.slides]
         coords = [corners for corners, _ in read]
         sizes = [meta.patch_size_level0 or self.options.patch_size for _, meta in read]

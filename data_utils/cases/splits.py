@@ -68,7 +68,7 @@ def resolve_features_path(path: str) -> Path:
     return constants.FEATURES_ROOT / path
 
 
-def read_split(path: str | Path, folder: FeatureFolder | None = None) -> list[Patient]:
+def read_split(path: str | Path, folder: FeatureFolder | None = None, patches: bool = True) -> list[Patient]:
     """The patients of a split file, in its order; rows of one patient (its slides) are joined.
 
     A file without rows is legal: tiny cohorts leave a split empty.
@@ -77,6 +77,8 @@ def read_split(path: str | Path, folder: FeatureFolder | None = None) -> list[Pa
         path: ours, or as published.
         folder: where the feature files lie, whatever ``features_path`` says (it may then be left out). Slides
             that are not there keep the path they should have, and are named in the log.
+        patches: False for a model that reads none: ``features_path`` may then be left out, and patients have no
+            feature files.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -96,7 +98,7 @@ def read_split(path: str | Path, folder: FeatureFolder | None = None) -> list[Pa
             raise ValueError(
                 f"{path}: row {number} is {row!r}, should be an object with the fields of a slide"
             )
-        needed = _REQUIRED if folder else (*_REQUIRED, "features_path")
+        needed = (*_REQUIRED, "features_path") if patches and not folder else _REQUIRED
         # A label may be null; a label without a key is a misspelt one.
         missing = [
             name for name in needed if (row.get(name) is None and name not in _LABELS) or name not in row
@@ -107,7 +109,7 @@ def read_split(path: str | Path, folder: FeatureFolder | None = None) -> list[Pa
         labels = read_labels(row, f"{path}: row {number}, case {case_id}")
         grouped.setdefault(case_id, []).append((row, labels))
     _check_spelling(path, "case_id", grouped)
-    patients = [_join(path, case_id, slides, folder) for case_id, slides in grouped.items()]
+    patients = [_join(path, case_id, slides, folder, patches) for case_id, slides in grouped.items()]
     _check_spelling(path, "case_submitter_id", [p.submitter_id for p in patients])
     if folder and (absent := [s.name for p in patients for s in p.slides if not s.is_file()]):
         logger.warning("%s: %d slides are not in %s: %s", path, len(absent), folder.root, absent[:10])
@@ -124,7 +126,9 @@ def _check_spelling(path: Path, what: str, ids: Iterable[str]) -> None:
             )
 
 
-def _join(path: Path, case_id: str, labelled: Sequence[LabelledRow], folder: FeatureFolder | None) -> Patient:
+def _join(
+    path: Path, case_id: str, labelled: Sequence[LabelledRow], folder: FeatureFolder | None, patches: bool
+) -> Patient:
     rows, labels = [row for row, _ in labelled], [found for _, found in labelled]
     first = rows[0]
     found = {name: {str(row[name]).strip() for row in rows} for name in ("case_submitter_id", "project_id")}
@@ -133,7 +137,7 @@ def _join(path: Path, case_id: str, labelled: Sequence[LabelledRow], folder: Fea
         if len(values) > 1:
             raise ValueError(f"{path}: the slides of case {case_id} disagree on {name}: {sorted(values)}")
     label, duration, event = labels[0]
-    slides = tuple(_locate(row, folder) for row in rows)
+    slides = tuple(_locate(row, folder) for row in rows) if patches else ()
     if len(set(slides)) < len(slides):
         raise ValueError(f"{path}: a slide of case {case_id} stands twice")
     return Patient(

@@ -32,7 +32,7 @@ class ABMIL(nn.Module):
         dropout: float = 0.25,
     ) -> None:
         super().__init__()
-        self.output_dim = output_dim
+        self.feature_dim, self.output_dim = feature_dim, output_dim
         self.patch = nn.Sequential(nn.Linear(feature_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout))
         self.attention = GatedAttention(hidden_dim, attention_dim, dropout)
         self.rho = nn.Sequential(nn.Linear(hidden_dim, output_dim), nn.ReLU(), nn.Dropout(dropout))

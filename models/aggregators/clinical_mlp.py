@@ -31,7 +31,7 @@ class ClinicalMLP(nn.Module):
         return self.net(clinical)
 
 
-@register("clinical_mlp", modalities=["clinical"], objectives=LABEL_OBJECTIVES)
+@register("clinical_mlp", modalities=["clinical"], objectives=LABEL_OBJECTIVES, patches=False)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name clinical_mlp``: clinical features only."""
     network = built(lambda: ClinicalMLP(**config), "clinical_mlp")

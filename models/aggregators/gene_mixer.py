@@ -32,7 +32,7 @@ class GeneMixerModel(nn.Module):
         return self.final_norm(self.gene_encoder(genes)[0].mean(dim=0))
 
 
-@register("gene_mixer", modalities=["genes"], objectives=LABEL_OBJECTIVES)
+@register("gene_mixer", modalities=["genes"], objectives=LABEL_OBJECTIVES, patches=False)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name gene_mixer``: genes only."""
     network = built(

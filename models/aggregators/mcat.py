@@ -57,7 +57,7 @@ class MCAT(nn.Module):
         dropout: float = 0.25,
     ) -> None:
         super().__init__()
-        self.output_dim = dim
+        self.feature_dim, self.output_dim = feature_dim, dim
         self.patch = nn.Sequential(nn.Linear(feature_dim, dim), nn.ReLU(), nn.Dropout(dropout))
         self.gene_networks = PathwayNetworks(groups, dim, dropout, init="linear")
         self.coattention = nn.MultiheadAttention(dim, 1)

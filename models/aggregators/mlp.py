@@ -37,7 +37,7 @@ class GeneMLP(nn.Module):
         return self.net(genes)
 
 
-@register("mlp", modalities=["genes"], objectives=LABEL_OBJECTIVES)
+@register("mlp", modalities=["genes"], objectives=LABEL_OBJECTIVES, patches=False)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name mlp``: genes only."""
     network = built(lambda: GeneMLP(number_of_genes(spec.structures), **config), "mlp")

@@ -54,6 +54,7 @@ class Aggregator:
         modalities: what the model reads of a case besides its slides.
         objectives: what it can be trained under; the first one unless a flag says otherwise.
         encoder: the slide encoder whose patch features it takes; None for any.
+        patches: whether it reads patches; a model that does not runs without feature files.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Aggregator:
     modalities: tuple[str, ...] = ()
     objectives: tuple[str, ...] = (DISTILL,)
     encoder: str | None = None
+    patches: bool = True
 
 
 _REGISTERED: dict[str, Aggregator] = {}
@@ -71,6 +73,7 @@ def register(
     modalities: Sequence[str] = (),
     objectives: Sequence[str] = (DISTILL,),
     encoder: str | None = None,
+    patches: bool = True,
 ) -> Callable[[Builder], Builder]:
     """Registers a function ``(config, spec) -> model``; the arguments are those of :class:`Aggregator`.
 
@@ -81,7 +84,7 @@ def register(
     def decorate(builder: Builder) -> Builder:
         if name in _REGISTERED:
             raise ValueError(f"aggregator {name!r} is registered twice")
-        _REGISTERED[name] = Aggregator(name, builder, tuple(modalities), tuple(objectives), encoder)
+        _REGISTERED[name] = Aggregator(name, builder, tuple(modalities), tuple(objectives), encoder, patches)
         return builder
 
     return decorate

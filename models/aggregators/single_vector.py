@@ -20,7 +20,8 @@ class SingleVector(nn.Module):
 
     Args:
         network: ``(inputs...) -> [O]`` with an ``output_dim``.
-        inputs: what it takes, in order: ``PATCHES`` for the patch features, else names of modalities.
+        inputs: what it takes, in order: ``PATCHES`` for the patch features (of the network's ``feature_dim``), else
+            names of modalities.
         num_tasks: ``T``.
     """
 
@@ -28,6 +29,7 @@ class SingleVector(nn.Module):
         super().__init__()
         self.network, self.inputs, self.num_tasks = network, tuple(inputs), num_tasks
         self.output_dim = int(network.output_dim)
+        self.feature_dim: int | None = network.feature_dim if PATCHES in self.inputs else None
 
     def init_head(self, head: nn.Linear) -> None:
         """Initialises a head as the original does, where that differs from PyTorch's way."""
@@ -40,7 +42,14 @@ class SingleVector(nn.Module):
         return self.network(*(self._input(name, case) for name in self.inputs)).expand(count, -1)
 
     def _input(self, name: str, case: Case) -> Tensor:
-        return case.features if name == PATCHES else modality(name).input_of(case)
+        if name != PATCHES:
+            return modality(name).input_of(case)
+        if (width := case.features.shape[-1]) != self.feature_dim:
+            raise ValueError(
+                f"case {case.case_id}: patch features are {width} wide, the model config says feature_dim "
+                f"{self.feature_dim}; pass a --model_config with feature_dim {width}, or the features of the other encoder"
+            )
+        return case.features
 
 
 def number_of_genes(structures: Any) -> int:

@@ -36,7 +36,7 @@ class GeneSNN(nn.Module):
         return self.fc_omic(genes)
 
 
-@register("snn", modalities=["genes"], objectives=LABEL_OBJECTIVES)
+@register("snn", modalities=["genes"], objectives=LABEL_OBJECTIVES, patches=False)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name snn``: genes only."""
     network = built(lambda: GeneSNN(number_of_genes(spec.structures), **config), "snn")

@@ -37,7 +37,7 @@ class SurvPath(nn.Module):
         dropout: float = 0.25,
     ) -> None:
         super().__init__()
-        self.output_dim = output_dim
+        self.feature_dim, self.output_dim = feature_dim, output_dim
         inner = dim // 2
         self.gene_networks = PathwayNetworks(pathways, dim, dropout, init="linear")
         self.patch = nn.Linear(feature_dim, dim)

@@ -46,7 +46,7 @@ class TransMIL(nn.Module):
         self, feature_dim: int, dim: int = 512, heads: int = 8, landmarks: int = 256, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.output_dim = dim
+        self.feature_dim, self.output_dim = feature_dim, dim
         self.patch = nn.Sequential(nn.Linear(feature_dim, dim), nn.ReLU())
         self.cls_token = nn.Parameter(torch.randn(1, dim))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))

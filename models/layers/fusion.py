@@ -22,6 +22,7 @@ class LateFusion(nn.Module):
         super().__init__()
         self.output_dim = dim
         self.image = image
+        self.feature_dim = getattr(image, "feature_dim", None)  # where the image network takes patches
         self.fc_omic = snn([num_genes, dim, dim], dropout)
         self.mm = nn.Sequential(
             nn.Linear(image.output_dim + dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU()

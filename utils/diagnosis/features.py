@@ -26,6 +26,9 @@ SHORTEST_STEP = 16
 
 def check_features(inputs: Inputs) -> Iterator[Finding]:
     """Whether every file exists and can be read, and whether what it holds can be right."""
+    if not inputs.reads_patches:
+        yield ok(f"{inputs.mil_name} reads no patches: it needs no feature files")
+        return
     used, idle = _files(inputs)
     if not used:
         yield warning(
@@ -74,13 +77,15 @@ def _check_headers(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator
     )
     backbone = inputs.backbone
     widths = Counter(info.dim for info in headers.values())
-    wanted = None if backbone is None else backbone.feature_dim
+    wanted = getattr(backbone or inputs.need("model"), "feature_dim", None)
     if wanted is not None and set(widths) != {wanted}:
         wrong = [path for path, info in headers.items() if info.dim != wanted]
         yield error(
             f"{len(wrong)} feature files are {sorted(set(widths) - {wanted})} wide, {inputs.mil_name} takes "
             f"{wanted}: {listing(wrong)}",
-            "extract them with the patch encoder of this model, or pass the --mil_name of these features",
+            "extract them with the patch encoder of this model, or pass the --mil_name of these features"
+            if backbone is not None
+            else "pass a --model_config with the feature_dim of these files, or the features of the other encoder",
         )
     encoders = Counter(info.meta.encoder for info in headers.values() if info.meta.encoder)
     if len(encoders) > 1:

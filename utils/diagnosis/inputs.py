@@ -15,7 +15,7 @@ from data_utils.cases.cohort_data import name_sites
 from data_utils.cases.splits import Patient, read_split
 from data_utils.features.folder import FeatureFolder
 from data_utils.tables.tensor_table import ModalityTable
-from models.aggregators import modalities_of
+from models.aggregators import aggregator, modalities_of
 from models.modalities import modality
 from models.slide_backbone import SlideBackbone
 from utils import constants
@@ -64,9 +64,9 @@ class Inputs:
     # ------------------------------------------------------------------------ patients
     @cached_property
     def features_folder(self) -> FeatureFolder | None:
-        """The folder of ``--features_dir``, where given."""
+        """The folder of ``--features_dir``, where given and read."""
         folder = self.config.data.features_dir
-        return None if folder is None else FeatureFolder(folder)
+        return FeatureFolder(folder) if folder is not None and self.reads_patches else None
 
     @cached_property
     def splits(self) -> dict[str, list[Patient]]:
@@ -75,7 +75,7 @@ class Inputs:
         splits = {}
         for name in constants.SPLITS:
             try:
-                splits[name] = read_split(self.config.data.split_files[name], folder)
+                splits[name] = read_split(self.config.data.split_files[name], folder, self.reads_patches)
             except (OSError, ValueError) as reason:
                 self.unreadable_splits[name] = reason
         sites = self.config.data.sites
@@ -92,6 +92,14 @@ class Inputs:
     def modalities(self) -> tuple[str, ...]:
         """The modalities that the model reads."""
         return modalities_of(self.mil_name)
+
+    @cached_property
+    def reads_patches(self) -> bool:
+        """Whether the run reads feature files; an unknown model, which has its own finding, counts as if it did."""
+        try:
+            return aggregator(self.mil_name).patches
+        except (ValueError, Unavailable):
+            return True
 
     @property
     def learned(self) -> bool:

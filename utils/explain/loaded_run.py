@@ -87,7 +87,12 @@ class LoadedRun:
         setup = model_setup(config, trained)
         tables = read_modalities(setup, config.data, trained)
         data = CohortData.read(
-            config.data.split_files, tables, None, config.data.protocol, config.data.features_dir
+            config.data.split_files,
+            tables,
+            None,
+            config.data.protocol,
+            config.data.features_dir,
+            patches=setup.reads_patches,
         )
         jobs = list(evaluations(config, data, weights) if weights else trainings(config, setup, data))
         job = _with_weights(_pick(jobs, folder, job_name))

@@ -17,10 +17,10 @@ from typing import Any
 from models.modalities import all_modalities
 from utils.devices import pick_device
 from utils.files import atomic_path, setup_logging
-from utils.prediction.embed import embed_patients
+from utils.prediction.embed import embed_patients, tables_of
 from utils.prediction.export import write_embeddings
 from utils.prediction.models import candidate_file, find_models
-from utils.prediction.patients import one_per_slide, read_patients
+from utils.prediction.patients import listed_patients, one_per_slide, read_patients
 from utils.prediction.table import Asked, prediction_table
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,11 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, list[str]]]:
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="run folder, folder of an evaluation, or bundle")
-    add("--features_dir", type=Path, required=True, help="feature files of the new slides")
+    add(
+        "--features_dir",
+        type=Path,
+        help="feature files of the new slides; models that read none predict everybody in the tables without",
+    )
     add(
         "--patients",
         type=Path,
@@ -80,13 +84,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--months {wrong}: should be 0 or more")
     if args.embeddings is None and args.per_slide:
         parser.error("--per_slide is for --embeddings")
+    if args.features_dir is None and (args.patients is not None or args.per_slide):
+        parser.error("--patients and --per_slide are about slides: pass --features_dir")
     files = {name: getattr(args, entry.flag) for name, entry in all_modalities().items()}
     options: dict[str, dict[str, Any]] = {
         n: {flag: getattr(args, flag) for flag in own} for n, own in flags.items()
     }
     device = pick_device(args.device)
     found = [(model, run) for run in args.runs for model in find_models(run, args.site)]
-    requested = read_patients(args.features_dir, args.patients)
+    if args.features_dir is not None:
+        requested = read_patients(args.features_dir, args.patients)
+    elif with_patches := [model.name for model, _ in found if model.setup.reads_patches]:
+        parser.error(f"{with_patches[0]} reads patches: pass --features_dir")
+    else:
+        requested = listed_patients(
+            t for model, _ in found for t in tables_of(model, files, options).values()
+        )
     cases = requested.patients + (one_per_slide(requested.patients) if args.per_slide else [])
     models, embedded = [], []
     for number, (model, run) in enumerate(found, 1):

@@ -69,9 +69,7 @@ def embed_patients(
         FileNotFoundError, ValueError: a table is missing or damaged, or the weights do not fit.
     """
     setup, config = model.setup, model.config
-    tables = read_tables(setup.modalities, files, options, model.run.get("structures", {}))
-    if model.site is not None:
-        tables = {name: table.of_site(model.site) for name, table in tables.items()}
+    tables = tables_of(model, files, options)
     structures = model.run.get("structures") or {
         name: table.structure for name, table in tables.items() if table.structure is not None
     }
@@ -100,6 +98,16 @@ def embed_patients(
     if candidate_location is not None and distillation is not None and model.weights.have_projector:
         found.candidates = read_candidates(candidate_location, distillation)
     return found
+
+
+def tables_of(
+    model: TrainedModel, files: Mapping[str, Path | None], options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, ModalityTable]:
+    """The tables that a model reads of the patients, by modality."""
+    tables = read_tables(model.setup.modalities, files, options, model.run.get("structures", {}))
+    return {
+        name: table if model.site is None else table.of_site(model.site) for name, table in tables.items()
+    }
 
 
 def _inputs(model: TrainedModel, tables: Mapping[str, ModalityTable]) -> Inputs:

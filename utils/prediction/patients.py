@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_utils.cases.splits import Patient
 from data_utils.features.folder import FeatureFolder
 from data_utils.features.slide_names import slide_of
+from data_utils.tables.tensor_table import ModalityTable
 from data_utils.tables.text_table import read_table
 from utils.barcodes import is_normal_tissue, patient_of
 
@@ -20,7 +22,7 @@ class Requested:
     """Patients to predict, and what is wrong with those that cannot be.
 
     Attributes:
-        patients: with at least one feature file.
+        patients: with at least one feature file, where the models read any.
         errors: reason by patient.
         notes: what was left out of a patient who is predicted, by patient.
     """
@@ -76,6 +78,13 @@ def read_patients(features_dir: Path, table: Path | None = None) -> Requested:
         len(requested.errors),
     )
     return requested
+
+
+def listed_patients(tables: Iterable[ModalityTable]) -> Requested:
+    """Everybody in the tables, for models that read no patches."""
+    names = dict.fromkeys(str(name) for table in tables for name in table.ids)
+    logger.info("%d patients in the tables", len(names))
+    return Requested([Patient(name, name, "", (), -1, float("nan"), 0) for name in names])
 
 
 def one_per_slide(patients: list[Patient]) -> list[Patient]:

@@ -152,7 +152,8 @@ def modality_report(
     """
     influence: dict[str, float] = {}
     embeddings: dict[str, Embeddings] = {}
-    for name in (*dataset.inputs, IMAGES):
+    images = (IMAGES,) if any(p.slides for p in dataset.patients) else ()
+    for name in (*dataset.inputs, *images):
         partner = pair(dataset, name)
         if not partner:
             influence[name] = math.nan

@@ -15,7 +15,7 @@ from data_utils.cases.datasets import ModalityOptions, PatchOptions
 from data_utils.features.source import FeatureSource
 from data_utils.tables.survival_bins import SurvivalBins
 from data_utils.tables.tensor_table import ModalityTable
-from models.aggregators import DataSpec, build_aggregator, modalities_of
+from models.aggregators import DataSpec, aggregator, build_aggregator, modalities_of
 from models.aggregators.registry import DISTILL
 from models.encoders import encoder_of
 from models.modalities import Modality, modality, read_tables
@@ -55,6 +55,11 @@ class ModelSetup:
     def modalities(self) -> dict[str, Modality]:
         """What the model reads of a case besides its slides, by name."""
         return {name: modality(name) for name in modalities_of(self.mil_name)}
+
+    @property
+    def reads_patches(self) -> bool:
+        """Whether the model needs the feature files of its patients."""
+        return aggregator(self.mil_name).patches
 
     def options(self, dropout: float = 0.0) -> ModalityOptions:
         """Which patients the model can run on."""

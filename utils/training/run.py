@@ -119,6 +119,7 @@ def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> p
         config.data.protocol,
         config.data.features_dir,
         config.data.sites,
+        patches=setup.reads_patches,
     )
     structures = trained.get("structures", {}) or data.structures
     jobs = list(evaluations(config, data, weights) if weights else trainings(config, setup, data))
