@@ -29,7 +29,7 @@ class SingleVector(nn.Module):
         super().__init__()
         self.network, self.inputs, self.num_tasks = network, tuple(inputs), num_tasks
         self.output_dim = int(network.output_dim)
-        self.feature_dim: int | None = network.feature_dim if PATCHES in self.inputs else None
+        self.feature_dim = network.feature_dim if PATCHES in self.inputs else None
 
     def init_head(self, head: nn.Linear) -> None:
         """Initialises a head as the original does, where that differs from PyTorch's way."""
@@ -47,7 +47,7 @@ class SingleVector(nn.Module):
         if (width := case.features.shape[-1]) != self.feature_dim:
             raise ValueError(
                 f"case {case.case_id}: patch features are {width} wide, the model config says feature_dim "
-                f"{self.feature_dim}; pass a --model_config with feature_dim {width}, or the features of the other encoder"
+                f"{self.feature_dim}; pass a --model_config with feature_dim {width}, or other features"
             )
         return case.features
 
