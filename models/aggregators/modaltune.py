@@ -20,6 +20,7 @@ from models.aggregators.registry import EVERY_OBJECTIVE, DataSpec, register
 from models.configuration import from_mapping
 from models.encoders import slide_encoders
 from models.frozen import freeze
+from models.layers.linear_readout import LinearReadout
 from models.lora import LoRAConfig, add_lora
 from models.modalities import Modality, ModalityEncoder, all_modalities, modality
 from models.slide_backbone import SlideBackbone, build_backbone
@@ -33,6 +34,8 @@ NUM_EXTRA_EXTRACTORS = 2
 _SAVED_PER_BLOCK = 20
 # Name of the task token among the spans of the modality tokens.
 TASK = "task"
+# Of the patches among the parts of the linear readout.
+IMAGES = "images"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class ModalTuneConfig:
         add_prompt_feature: the modality tokens join the output beside the image and the task.
         text_targets: arguments of the text distillation: ``centred`` and ``temperature`` (see
             :class:`utils.training.objectives.TextDistillation`).
+        linear_readout: a linear model of the mean patch and of the numbers of every modality joins the output. It is
+            fitted before the training, which starts there: the adapter adds nothing at first.
     """
 
     slide_encoder: dict[str, Any]
@@ -85,6 +90,7 @@ class ModalTuneConfig:
     task_token: bool = True
     add_prompt_feature: bool = True
     text_targets: dict[str, Any] = field(default_factory=dict)
+    linear_readout: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.prompt_dropout < 1:
@@ -192,6 +198,14 @@ class ModalTune(nn.Module):
         if config.task_token:
             self.task_weight.apply(init_linear)
         self.final_project.apply(init_linear)
+        self.readout: LinearReadout | None = None
+        if config.linear_readout:
+            widths = {name: encoder.width for name, encoder in modalities.items()}
+            widths = {
+                n: width for n, width in {IMAGES: backbone.feature_dim, **widths}.items() if width is not None
+            }
+            self.readout = LinearReadout(widths, num_tasks, config.output_dim)
+            nn.init.zeros_(self.final_project.weight)
         # Last, so that all other parameters start alike with and without these.
         absent = {
             name: nn.Parameter(torch.empty(1, 1, dim))
@@ -222,7 +236,16 @@ class ModalTune(nn.Module):
                 cls, patches, c = run(cls, patches, c)
         pooled = patches.mean(dim=1, keepdim=True) if self.config.global_pool else None
         image = (self.backbone.pool(cls, patches, context) if pooled is None else pooled)[:, 0]  # [T, E]
-        return self.final_project(self.final_norm(self._aggregate(image, c, spans)))
+        out = self.final_project(self.final_norm(self._aggregate(image, c, spans)))
+        return out if self.readout is None else out + self.readout(self.vectors(case), tasks)
+
+    def vectors(self, case: Case) -> dict[str, Tensor]:
+        """What the linear readout sees of a case: the mean patch, and the numbers of every modality it has."""
+        found = {IMAGES: case.features.mean(dim=0)}
+        for name, encoder in self.modality_encoders.items():
+            if encoder.width is not None and name in case.inputs:
+                found[name] = encoder.vector(case.inputs[name])
+        return found
 
     def modality_tokens(self, case: Case, tasks: Sequence[int]) -> tuple[Tensor, dict[str, slice]]:
         """The modality tokens ``[T, M, E]`` and where in ``M`` each modality and the task lie."""

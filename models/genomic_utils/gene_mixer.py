@@ -114,10 +114,12 @@ class PathwayNetworks(nn.Module):
         hidden = F.elu(torch.baddbmm(self.bias2.unsqueeze(1), hidden, self.weight2))
         return F.alpha_dropout(hidden, self.dropout, self.training).transpose(0, 1)
 
-    def from_members(self, values: Tensor) -> Tensor:
-        """Genes ``[n_genes]`` from the values of the members: the mean over the pathways that read a gene."""
+    def whole(self, genes: Tensor) -> Tensor:
+        """The genes ``[num_genes]`` of what :meth:`forward` takes; of members the mean over those of a gene."""
+        if not self.takes_members:
+            return genes[: self.num_genes]
         count = torch.bincount(self.members, minlength=self.num_genes).clamp(min=1)
-        total = values.new_zeros(self.num_genes).index_add(0, self.members, values)
+        total = genes.new_zeros(self.num_genes).index_add(0, self.members, genes)
         return total / count
 
 
@@ -211,9 +213,7 @@ class GeneMixer(nn.Module):
         tokens = self.norm(self.pathway_compression(x.transpose(1, 2)).transpose(1, 2))
         if self.linear is None:
             return tokens
-        if self.gene_networks.takes_members:
-            genes = self.gene_networks.from_members(genes)
-        seen = genes[: self.linear.in_features].expand(copies, 1, -1)  # each copy with its own mask
+        seen = self.gene_networks.whole(genes).expand(copies, 1, -1)  # each copy with its own mask
         return tokens + self.linear(F.dropout(seen, self.linear_dropout, self.training))
 
 

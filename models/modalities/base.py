@@ -36,9 +36,15 @@ class ModalityEncoder(nn.Module, ABC):
 
     Attributes:
         num_tokens: how many tokens it has.
+        width: how many numbers :meth:`vector` gives; None where a linear model reads none of the modality.
     """
 
     num_tokens: int
+    width: int | None = None
+
+    def vector(self, data: Tensor) -> Tensor:
+        """What a linear model reads of the data of a case, ``[width]``."""
+        return data.flatten()
 
     @abstractmethod
     def forward(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:

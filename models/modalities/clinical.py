@@ -24,6 +24,7 @@ class ClinicalEncoder(ModalityEncoder):
 
     def __init__(self, embed_dim: int, in_dim: int = 5) -> None:
         super().__init__()
+        self.width = in_dim
         self.network = nn.Sequential(
             nn.Linear(in_dim, embed_dim // 2),
             nn.ReLU(),

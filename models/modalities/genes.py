@@ -59,6 +59,10 @@ class GeneEncoder(ModalityEncoder):
         super().__init__()
         self.network = GeneMixer(pathways, embed_dim, **config)
         self.num_tokens = self.network.num_tokens
+        self.width = self.network.gene_networks.num_genes
+
+    def vector(self, data: Tensor) -> Tensor:
+        return self.network.gene_networks.whole(data)
 
     def forward(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:
         if self.training:

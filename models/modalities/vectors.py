@@ -50,6 +50,7 @@ class VectorEncoder(ModalityEncoder):
             )
         self.shape, self.pool = (number, width), pool
         self.num_tokens = 1 if pool == "mean" or number is None else number
+        self.width = width
         self.network = nn.Sequential(
             nn.Linear(width, embed_dim // 2),
             nn.ReLU(),
@@ -57,6 +58,10 @@ class VectorEncoder(ModalityEncoder):
             nn.LayerNorm(embed_dim),
         )
         self.apply(init_linear)
+
+    def vector(self, data: Tensor) -> Tensor:
+        """The mean of the vectors of a patient."""
+        return data.mean(dim=0)
 
     def forward(self, data: Tensor, num_tasks: int, case_id: str) -> Tensor:
         number, width = self.shape

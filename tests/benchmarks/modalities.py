@@ -2,16 +2,23 @@
 
 Planted cohorts (see tests.benchmarks.planted_modalities) hold the signal in one modality, two, an interaction, or all::
 
-    python -m tests.benchmarks.modalities --work FOLDER --seeds 3
+    python -m tests.benchmarks.modalities --work FOLDER --seeds 3 --test
 
 Real RNA stands beside random patch features, on published splits, so that every number above chance comes from the
 genes. For each cohort ``<name>`` a folder holds ``<name>_cases.csv`` (split, case_id, case_submitter_id, project_id,
 primary_class, primary_diagnosis, durations, vital_status, ajcc_pathologic_stage; one row a slide),
 ``<name>_rna.csv.gz`` (cases x genes) and ``pathways_331.csv.gz`` (genes x pathways)::
 
-    python -m tests.benchmarks.modalities --tables FOLDER --work FOLDER --cohorts brca --seeds 3
+    python -m tests.benchmarks.modalities --tables FOLDER --work FOLDER --cohorts brca --seeds 3 --test
 
-Minutes a training; prints numbers of the test patients.
+Without --test the numbers are of the validation patients: settings are compared on these. A setting is a name and
+what it changes in the balanced config, or in the flags of the training::
+
+    python -m tests.benchmarks.modalities --work FOLDER --try decay flags.weight_decay=0.05 \\
+        --try "without norm" gene_encoder.norm=false flags.lr=1e-3
+
+Everything is trained by train_modaltune.py, on the CPU. A training that is done is not done again: remove --work
+when the code has changed.
 """
 
 from __future__ import annotations
@@ -22,7 +29,10 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,13 +42,67 @@ import train_modaltune
 from data_utils.features.store import FeatureMeta, write_features
 from data_utils.tables.label_sentences import survival_edges
 from models.encoders import slide_encoder
-from tests.benchmarks.planted_modalities import MODALITIES, ROWS, plant, write_planted
+from models.modalities.genes import ALL, GeneTable
+from tests.benchmarks.linear_models import METRICS, Found, Known, best_single, linear_models
+from tests.benchmarks.planted_modalities import ROWS, plant, write_planted
+from tests.small_runs import quick_evaluation
 from utils.files import read_json
 
 PATCHES, WIDTH = 4, 64
-METRICS = ("balanced_accuracy", "auc", "concordance_index")
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What is trained: a demo config of GigaPath, cut to one block, with keys and flags of its own."""
+
+    name: str
+    published: bool = False
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Setting:
+        """From ``NAME KEY=VALUE ...``; values are JSON where they can be."""
+        keys = {}
+        for word in words[1:]:
+            key, _, value = word.partition("=")
+            try:
+                keys[key] = json.loads(value)
+            except json.JSONDecodeError:
+                keys[key] = value
+        return cls(words[0], keys=keys)
+
+    def config(self) -> dict[str, Any]:
+        """The model config."""
+        encoder = slide_encoder("gigapath")
+        content = read_json(encoder.demo_config if self.published else encoder.demo_balanced_config)
+        content["slide_encoder"] |= {"depth": 1, "segment_lengths": [64], "dilated_ratios": [1]}
+        content |= {"interaction_indexes": [[0, 0]], "use_extra_extractor": False}
+        for key, value in self.keys.items():
+            if not key.startswith("flags."):
+                *sections, name = key.split(".")
+                inner = content
+                for section in sections:
+                    inner = inner.setdefault(section, {})
+                inner[name] = deepcopy(value)
+        return content
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """Flags of the training that it changes."""
+        return {k.removeprefix("flags."): v for k, v in self.keys.items() if k.startswith("flags.")}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Where its files are, by flag, and what linear models see of it."""
+
+    name: str
+    files: Mapping[str, Path]
+    splits: Mapping[str, Known]
+    metrics: Sequence[str] = METRICS
+
+
+# ---------------------------------------------------------------------------- real cohorts
 def sentence_vector(sentence: str) -> np.ndarray:
     """A bag of words ``[512]``: sentences that share words are near each other, as CONCH's are."""
     words = sentence.lower().replace(",", " ").split()
@@ -47,18 +111,19 @@ def sentence_vector(sentence: str) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def write_cohort(tables: Path, name: str, root: Path) -> dict[str, Path]:
-    """Split files, random features, texts, genes and pathways; returns them by flag."""
+def write_cohort(tables: Path, name: str, root: Path) -> Cohort:
+    """Split files, random features, texts, genes and pathways."""
     cases = pd.read_csv(tables / f"{name}_cases.csv").drop_duplicates("case_id")
     (root / "features").mkdir(parents=True, exist_ok=True)
     edges = survival_edges(cases.durations.tolist())
-    generator, texts = np.random.default_rng(0), {}
-    rows: dict[str, list[dict[str, object]]] = {"train": [], "val": [], "test": []}
+    generator, texts, means = np.random.default_rng(0), {}, {}
+    rows: dict[str, list[dict[str, Any]]] = {"train": [], "val": [], "test": []}
     corners = np.stack([np.arange(PATCHES), np.zeros(PATCHES)], axis=1).astype(int) * 256
     for case in cases.itertuples():
         path = root / "features" / f"{case.case_id}.h5"
         features = generator.normal(size=(PATCHES, WIDTH))
         write_features(path, features, corners, FeatureMeta(256, 256, 0.5, 0.5, "random"))
+        means[case.case_id] = features.mean(axis=0)
         interval = int(np.searchsorted(edges[1:-1], case.durations, side="right"))
         parts = [
             f"the diagnosis is {case.primary_diagnosis}",
@@ -74,66 +139,84 @@ def write_cohort(tables: Path, name: str, root: Path) -> dict[str, Path]:
         row |= {"slide_submitter_id": case.case_submitter_id, "features_path": str(path)}
         row |= {"primary_class": int(case.primary_class), "durations": case.durations}
         rows[str(case.split)].append({**row, "vital_status": int(case.vital_status)})
-    flags = {"genomics_csv_path": root / "genes.csv", "pathway_table": root / "pathways.csv"}
-    flags["text_location"] = root / "texts.pt"
+    files = {"genomics_csv_path": root / "genes.csv", "pathway_table": root / "pathways.csv"}
+    files["text_location"] = root / "texts.pt"
     for split, members in rows.items():
-        flags[f"{split}_json"] = root / f"{split}.json"
-        flags[f"{split}_json"].write_text(json.dumps({"data": members}))
-    torch.save(texts, flags["text_location"])
-    pd.read_csv(tables / f"{name}_rna.csv.gz", index_col=0).clip(-10, 10).to_csv(flags["genomics_csv_path"])
-    pd.read_csv(tables / "pathways_331.csv.gz").to_csv(flags["pathway_table"], index=False)
-    return flags
+        files[f"{split}_json"] = root / f"{split}.json"
+        files[f"{split}_json"].write_text(json.dumps({"data": members}))
+    torch.save(texts, files["text_location"])
+    pd.read_csv(tables / f"{name}_rna.csv.gz", index_col=0).clip(-10, 10).to_csv(files["genomics_csv_path"])
+    pd.read_csv(tables / "pathways_331.csv.gz").to_csv(files["pathway_table"], index=False)
+    table = GeneTable(files["genomics_csv_path"], files["pathway_table"], ALL)
+    genes = {case_id: value.numpy() for case_id, value in table.encode(table.fit()).items()}
+    return Cohort(name, files, {split: _known(members, means, genes) for split, members in rows.items()})
 
 
-def configs(folder: Path) -> dict[str, Path]:
-    """The demo configs of GigaPath, published and balanced, cut to three blocks."""
-    encoder, found = slide_encoder("gigapath"), {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind, path in (("published", encoder.demo_config), ("balanced", encoder.demo_balanced_config)):
-        config = read_json(path)
-        config["slide_encoder"]["depth"], config["interaction_indexes"] = 3, [[0, 0], [1, 1], [2, 2]]
-        found[kind] = folder / f"{kind}.json"
-        found[kind].write_text(json.dumps(config))
-    return found
+def _known(
+    rows: Sequence[Mapping[str, Any]], means: Mapping[str, np.ndarray], genes: Mapping[str, np.ndarray]
+) -> Known:
+    """The patients with RNA, whom the models see."""
+    rows = [row for row in rows if row["case_submitter_id"] in genes]
+    values = {
+        "images": np.stack([means[row["case_id"]] for row in rows]),
+        "genes": np.stack([genes[row["case_submitter_id"]] for row in rows]),
+    }
+    columns = ("primary_class", "durations", "vital_status")
+    return Known(values, *(np.array([row[column] for row in rows]) for column in columns))
 
 
-def train(files: Mapping[str, Path], output: Path, config: Path, args: argparse.Namespace) -> pd.Series:
-    """Metrics of the General token on the test patients, mean over the seeds."""
-    flags: dict[str, object] = {**files, "model_config": config, "output_path": output, "device": "cpu"}
+def planted_cohort(row: str, root: Path) -> Cohort:
+    """A row of the planted table, on disk; nothing decides how long its patients live."""
+    planted = plant(row, seed=0)
+    return Cohort(row, write_planted(planted, root, seed=0), planted.splits(), METRICS[:1])
+
+
+# ---------------------------------------------------------------------------- trainings
+def train(cohort: Cohort, setting: Setting, output: Path, args: argparse.Namespace) -> pd.DataFrame:
+    """Mean and deviation over the seeds of the metrics of the General token, by metric."""
+    output.mkdir(parents=True, exist_ok=True)
+    config = output.with_suffix(".json")
+    config.write_text(json.dumps(setting.config()))
+    flags: dict[str, Any] = {**cohort.files, "model_config": config, "output_path": output, "device": "cpu"}
     flags |= {"num_epochs": args.epochs, "num_seeds": args.seeds, "lr": args.lr, "gc": args.gc}
-    flags |= {"eval_interval": 2, "cache_features": "ram"}
-    if "clinical_location" in files:
+    flags |= {"eval_interval": 2, "cache_features": "ram"} | setting.flags
+    if "clinical_location" in cohort.files:
         flags["mil_name"] = "longnetvit_gene_clinical_adapter"
     words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
-    train_modaltune.main([*words, "--random_backbone"])
+    with quick_evaluation():  # intervals and figures are not looked at
+        train_modaltune.main([*words, "--random_backbone"])
     table = pd.read_csv(output / "results.csv")
-    rows = table[(table.run == "mean") & (table.split == "test") & (table.task == "General")]
-    return rows.set_index("metric").value
+    split = "test" if args.test else "val"
+    rows = table[(table.run == "mean") & (table.split == split) & (table.task == "General")]
+    return rows.set_index("metric")
 
 
-def real(args: argparse.Namespace) -> Iterator[str]:
-    """Real RNA beside random images."""
-    for name in args.cohorts:
-        files = write_cohort(args.tables, name, args.work / name)
-        for kind, config in configs(args.work).items():
-            values = train(files, args.work / name / kind, config, args)
-            yield f"{name} {kind}: " + ", ".join(f"{metric} {values[metric]:.3f}" for metric in METRICS)
+def cells(found: Found, cohort: Cohort, args: argparse.Namespace) -> str:
+    """Of a linear model."""
+    split = "test" if args.test else "val"
+    return " / ".join(f"{found[metric][split]:.3f}" for metric in cohort.metrics)
 
 
-def planted(args: argparse.Namespace) -> Iterator[str]:
-    """Balanced accuracy on planted cohorts; the linear models see one modality or all of them."""
-    yield "| signal | published | balanced | best single modality, linear | all modalities, linear |"
-    yield "| --- | --- | --- | --- | --- |"
-    for row in args.rows:
-        cohort = plant(row, seed=0)
-        root = args.work / re.sub(r"\W+", "_", row)
-        files = write_planted(cohort, root, seed=0)
-        found = [
-            train(files, root / kind, config, args).balanced_accuracy
-            for kind, config in configs(args.work).items()
-        ]
-        found += [max(cohort.linear((name,)) for name in MODALITIES), cohort.linear(MODALITIES)]
-        yield f"| {row} | " + " | ".join(f"{value:.3f}" for value in found) + " |"
+def measure(cohort: Cohort, settings: Sequence[Setting], root: Path, args: argparse.Namespace) -> str:
+    """The line of a cohort."""
+    line = [cohort.name]
+    for setting in settings:
+        values = train(cohort, setting, root / re.sub(r"\W+", "_", setting.name), args)
+        parts = []
+        for metric in cohort.metrics:
+            spread = values["std"][metric]
+            parts.append(f"{values.value[metric]:.3f}" + (f" ± {spread:.3f}" if args.seeds > 1 else ""))
+        line.append(" / ".join(parts))
+    everything = linear_models(cohort.splits, list(cohort.splits["train"].values), cohort.metrics)
+    line += [cells(found, cohort, args) for found in (best_single(cohort.splits, cohort.metrics), everything)]
+    return f"| {' | '.join(line)} |"
+
+
+def cohorts(args: argparse.Namespace) -> Iterator[tuple[Cohort, Path]]:
+    """Those asked for, and where their files and trainings go."""
+    for name in args.cohorts if args.tables else args.rows:
+        root = args.work / re.sub(r"\W+", "_", name)
+        yield write_cohort(args.tables, name, root) if args.tables else planted_cohort(name, root), root
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -144,12 +227,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cohorts", nargs="+", default=["brca"])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="planted cohorts")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--gc", type=int, default=8)
+    parser.add_argument("--gc", type=int, default=4)
+    parser.add_argument(
+        "--try", dest="settings", nargs="+", action="append", metavar="WORD", help="see above"
+    )
+    parser.add_argument("--test", action="store_true", help="test patients instead of validation patients")
     args = parser.parse_args(argv)
-    for line in real(args) if args.tables else planted(args):
+    settings = [Setting.parse(words) for words in args.settings or []]
+    settings = settings or [Setting("published", published=True), Setting("balanced")]
+    heads = ["cohort", *(s.name for s in settings), "best single modality, linear", "all modalities, linear"]
+    for line in ("| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"):
         sys.stdout.write(line + "\n")
+    for cohort, root in cohorts(args):
+        sys.stdout.write(measure(cohort, settings, root, args) + "\n")
         sys.stdout.flush()
 
 

@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
 
 from data_utils.features.store import FeatureMeta, write_features
+from tests.benchmarks.linear_models import Known
 
 SPLITS = {"train": 160, "val": 60, "test": 120}
 PATCHES, WIDTH, GENES, PATHWAYS = 4, 64, 120, 12
@@ -41,25 +39,27 @@ class Planted:
 
     Attributes:
         labels: class of every patient ``[n]``, training patients first, then validation and test.
+        durations: survival times ``[n]``, which nothing decides.
+        events: who died ``[n]``.
         values: by modality, what linear models see ``[n, d]``.
         patches: ``[n, PATCHES, WIDTH]``.
     """
 
     labels: np.ndarray
+    durations: np.ndarray
+    events: np.ndarray
     values: dict[str, np.ndarray]
     patches: np.ndarray
 
-    def linear(self, names: tuple[str, ...], components: int = 20) -> float:
-        """Balanced accuracy on the test patients of a logistic regression on principal components of each modality."""
-        train, test = slice(0, SPLITS["train"]), slice(-SPLITS["test"], None)
-        parts = []
-        for name in names:
-            x = self.values[name]
-            x = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
-            parts.append(PCA(min(components, x.shape[1]), random_state=0).fit(x[train]).transform(x))
-        x = np.concatenate(parts, axis=1)
-        model = LogisticRegression(max_iter=1000).fit(x[train], self.labels[train])
-        return float(balanced_accuracy_score(self.labels[test], model.predict(x[test])))
+    def splits(self) -> dict[str, Known]:
+        """The patients as linear models see them."""
+        found, start = {}, 0
+        for split, size in SPLITS.items():
+            rows = slice(start, start + size)
+            values = {name: value[rows] for name, value in self.values.items()}
+            found[split] = Known(values, self.labels[rows], self.durations[rows], self.events[rows])
+            start += size
+        return found
 
 
 def plant(row: str, seed: int) -> Planted:
@@ -88,7 +88,8 @@ def plant(row: str, seed: int) -> Planted:
     clinical = generator.uniform(size=(count, 5))
     clinical[:, :2] = np.clip(clinical[:, :2] / 2 + 0.25 + 0.15 * shift["clinical"][:, None], 0, 1)
     values = {"images": patches.mean(axis=1), "genes": genes, "clinical": clinical}
-    return Planted((score > 0).astype(int), values, patches)
+    durations, events = generator.exponential(30, count), generator.integers(2, size=count)
+    return Planted((score > 0).astype(int), durations, events, values, patches)
 
 
 def write_planted(planted: Planted, root: Path, seed: int) -> dict[str, Path]:
@@ -105,9 +106,8 @@ def write_planted(planted: Planted, root: Path, seed: int) -> dict[str, Path]:
         row = {"case_id": case_id, "case_submitter_id": barcodes[i], "project_id": "TCGA-PLANTED"}
         row |= {"slide_submitter_id": f"{barcodes[i]}-01Z-00-DX1", "features_path": str(path)}
         row |= {"primary_class": int(planted.labels[i]), "primary_diagnosis": f"type {planted.labels[i]}"}
-        rows.append(
-            {**row, "durations": float(generator.exponential(30)), "vital_status": int(generator.integers(2))}
-        )
+        row |= {"durations": float(planted.durations[i]), "vital_status": int(planted.events[i])}
+        rows.append(row)
     flags = {"genomics_csv_path": root / "genes.csv", "pathway_table": root / "pathways.csv"}
     flags |= {"text_location": root / "texts.pt", "clinical_location": root / "clinical.pt"}
     start = 0

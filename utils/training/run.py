@@ -41,6 +41,7 @@ from utils.training.checkpoint import TrainedWeights
 from utils.training.distributed import Group, process_group
 from utils.training.fingerprint import data_digests, differences, patients_digest
 from utils.training.jobs import INPUTS, Job, eval_weights, evaluations, find_weights, trainings
+from utils.training.linear_start import fit_readout
 from utils.training.modality_report import ModalityReport
 from utils.training.model_setup import (
     ModelSetup,
@@ -204,6 +205,8 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
     logger.info("%s: %s trainable and %s frozen parameters", setup.mil_name, f"{trainable:,}", f"{frozen:,}")
     if job.weights is None:
         rows = trainer.resume() if config.training.resume == "auto" else None
+        if rows is None:
+            group.on_main(lambda: fit_readout(model, distillation, datasets["fit"]))
         settings = {**setup.plain(), "seed": job.seed}
         mode, silent = config.output.wandb_mode, not group.is_main
         with Tracker(job.folder, mode, settings, rows, silent=silent) as tracker:

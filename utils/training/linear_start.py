@@ -1,0 +1,126 @@
+"""The linear readout of a model, fitted before the training: no modality starts unheard.
+
+One ridge regression for every modality and task, from its numbers to the text targets of the training patients. How
+much of each joins the sum is decided by predictions for patients that were left out, so that a modality without
+signal gets no say (stacked regressions, Breiman 1996).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.model_selection import KFold, cross_val_predict
+from torch import nn
+from tqdm import tqdm
+
+from data_utils.cases.datasets import CaseDataset
+from models.layers.linear_readout import LinearReadout
+from utils import constants
+from utils.training.objectives import TextDistillation
+
+logger = logging.getLogger(__name__)
+
+PENALTIES = np.logspace(1, 6, 11)
+FOLDS = 5
+# Numbers that vary less are constant.
+CONSTANT = 1e-6
+# Fewer patients decide nothing.
+FEWEST = 4 * FOLDS
+
+
+def fit_readout(model: nn.Module, distillation: TextDistillation | None, dataset: CaseDataset) -> None:
+    """Fits the readout of a model that has one on the training patients.
+
+    Args:
+        model: any.
+        distillation: gives the targets; without, the readout stays zero.
+        dataset: the training patients with their sentences.
+    """
+    readout: LinearReadout | None = getattr(model, "readout", None)
+    if readout is None:
+        return
+    if distillation is None:
+        logger.warning("linear_readout: the objective has no label sentences to fit it to, it stays zero")
+        return
+    vectors, targets = _collect(model, distillation, dataset)
+    scaled, scales = _standardise(readout, vectors)
+    for task in range(targets.shape[1]):
+        known = np.isfinite(targets[:, task]).all(axis=1)
+        name = constants.TASKS[task]
+        if known.sum() < FEWEST:
+            logger.warning(
+                "linear_readout: %d patients have sentences of task %s, fewer than %d; it stays zero",
+                known.sum(),
+                name,
+                FEWEST,
+            )
+            continue
+        bias, maps, shares = _fit_task({n: x[known] for n, x in scaled.items()}, targets[known, task])
+        readout.bias[task] = torch.from_numpy(bias)
+        for part, weight in maps.items():
+            readout.parts[part].weight[task] = torch.from_numpy(weight / scales[part])
+        said = ", ".join(f"{part} {share:.2f}" for part, share in shares.items())
+        logger.info("linear readout of task %s: %s", name, said)
+
+
+@torch.no_grad()
+def _collect(
+    model: nn.Module, distillation: TextDistillation, dataset: CaseDataset
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """By modality the vectors ``[n, d]``, rows of NaN where a patient has none, and the targets ``[n, T, O]``."""
+    shown = copy(dataset)
+    shown.modalities = replace(dataset.modalities, dropout=0.0)
+    device = model.readout.bias.device
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in model.readout.parts}
+    targets = []
+    for index in tqdm(range(len(shown)), desc="linear readout", leave=False):
+        case = shown[index].to(device)
+        found = model.vectors(case)
+        for name, part in model.readout.parts.items():
+            empty = torch.full_like(part.mean, torch.nan)
+            rows[name].append(found.get(name, empty).double().cpu().numpy())
+        targets.append(distillation.targets(case.text).double().cpu().numpy())
+    return {name: np.stack(values) for name, values in rows.items()}, np.stack(targets)
+
+
+def _standardise(readout: LinearReadout, vectors: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
+    """Standardised vectors, and the scales, of the modalities that anybody has; the readout takes their means.
+
+    Who has none stands at the mean, as in the model. What does not vary becomes zero.
+    """
+    scaled, scales = {}, {}
+    for name, x in vectors.items():
+        if np.isnan(x).all():
+            continue
+        mean, spread = np.nanmean(x, axis=0), np.nanstd(x, axis=0)
+        scales[name] = np.where(spread > CONSTANT, spread, np.inf)
+        scaled[name] = np.nan_to_num((x - mean) / scales[name])
+        readout.parts[name].mean.copy_(torch.from_numpy(mean))
+    return scaled, scales
+
+
+def _fit_task(
+    scaled: Mapping[str, np.ndarray], targets: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, float]]:
+    """Bias ``[O]``, maps ``{modality: [O, d]}`` of standardised vectors, and the share of each in its map."""
+    bias = targets.mean(axis=0)
+    centred, maps, left_out = targets - bias, {}, []
+    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    for name, x in scaled.items():
+        ridge = Ridge(RidgeCV(PENALTIES, fit_intercept=False).fit(x, centred).alpha_, fit_intercept=False)
+        left_out.append(cross_val_predict(ridge, x, centred, cv=folds).ravel())
+        maps[name] = ridge.fit(x, centred).coef_
+    values, _ = nnls(np.stack(left_out, axis=1), centred.ravel())
+    shares = dict(zip(maps, values.tolist(), strict=True))
+    maps = {name: shares[name] * weight for name, weight in maps.items()}
+    total = bias + sum(scaled[name] @ weight.T for name, weight in maps.items())
+    # Entries of the size that a final projection gives; the loss knows directions only.
+    size = np.sqrt(np.mean(total**2))
+    return bias / size, {name: weight / size for name, weight in maps.items()}, shares
