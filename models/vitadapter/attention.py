@@ -61,6 +61,22 @@ def multihead(layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: T
     return layer.out_proj(out.transpose(1, 2).flatten(2))
 
 
+def multihead_weights(layer: nn.MultiheadAttention, query: Tensor, key: Tensor) -> Tensor:
+    """The attention weights inside :func:`multihead` ``[T, H, M, N]``, which its fused kernel never writes down.
+
+    One head after the other, so that besides the result no more than a head is in memory.
+    """
+    bias_q, bias_k, _ = layer.in_proj_bias.chunk(3)
+    q, k = F.linear(query, layer.q_proj_weight, bias_q), F.linear(key, layer.k_proj_weight, bias_k)
+    weights = q.new_empty(len(q), layer.num_heads, q.shape[1], k.shape[1])
+    for head, (own_q, own_k) in enumerate(
+        zip(q.chunk(layer.num_heads, dim=-1), k.chunk(layer.num_heads, dim=-1), strict=True)
+    ):
+        scores = own_q @ own_k.transpose(1, 2) * own_q.shape[-1] ** -0.5
+        weights[:, head] = scores.softmax(dim=-1)
+    return weights
+
+
 class CrossAttention(nn.Module):
     """``x + attention(norm(x) + query_pos, norm_kq(memory) + key_pos, norm_kq(memory) + key_pos)``."""
 
@@ -87,13 +103,30 @@ class CrossAttention(nn.Module):
         key_pos: Tensor | None = None,
     ) -> Tensor:
         """``x [T, M, E]``, ``memory [T, N, E]``, positions ``[M or N, E]`` -> ``[T, M, E]``."""
+        query, key = self._query_and_key(x, memory, query_pos, key_pos)
+        out = multihead(self.multihead_attn, query, key, key)
+        return x + self.output_proj(out)
+
+    def weights(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        query_pos: Tensor | None = None,
+        key_pos: Tensor | None = None,
+    ) -> Tensor:
+        """Attention weights ``[T, H, M, N]`` of the same arguments as ``forward``; every row adds up to 1."""
+        query, key = self._query_and_key(x, memory, query_pos, key_pos)
+        return multihead_weights(self.multihead_attn, query, key)
+
+    def _query_and_key(
+        self, x: Tensor, memory: Tensor, query_pos: Tensor | None, key_pos: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         query, key = self.norm(x), self.norm_kq(memory)
         if query_pos is not None:
             query = query + query_pos
         if key_pos is not None:
             key = key + key_pos  # the published layer adds the position to keys and values alike
-        out = multihead(self.multihead_attn, self.q_proj(query), key, key)
-        return x + self.output_proj(out)
+        return self.q_proj(query), key
 
 
 class SelfAttention(nn.Module):
@@ -117,3 +150,8 @@ class SelfAttention(nn.Module):
         key = value + pos
         out = multihead(self.self_attn, self.q_proj(key), key, value)
         return x + self.output_proj(out)
+
+    def weights(self, x: Tensor, pos: Tensor) -> Tensor:
+        """Attention weights ``[T, H, M, M]`` of the same arguments as ``forward``; every row adds up to 1."""
+        key = self.norm(x) + pos
+        return multihead_weights(self.self_attn, self.q_proj(key), key)
