@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--patch_baseline", choices=PATCH_BASELINES, default="mean", help="where patches begin"
     )
+    parser.add_argument(
+        "--attention_heads", action="store_true", help="also write the attention of every head, as NPZ"
+    )
     parser.add_argument("--slides_dir", type=Path, help="whole slides; if not given, those of the cohort")
     parser.add_argument(
         "--output", type=Path, help="folder of the report; if not given, report in the run folder"
@@ -91,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.task,
         tuple(target.name for target in targets),
         str(run.job.folder.relative_to(args.run)),
+        args.attention_heads,
     )
     folders = {k: output / "patients" / names[k] for k in chosen}
     missing = [k for k in chosen if not is_done(folders[k], settings)]

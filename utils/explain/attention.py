@@ -53,6 +53,7 @@ class Attention:
         injectors: by layer ``[H, G, L]``: the sum over the tokens of a group; adds up to 1 over the groups.
         rollout: ``[G, L]``: how much of a group's tokens after the last stage comes from every patch.
         origin: ``[G, G]``: how much comes from the tokens before the first stage; with ``rollout``, rows add up to 1.
+        taken: by layer, see :class:`Read`.
     """
 
     groups: tuple[str, ...]
@@ -60,6 +61,7 @@ class Attention:
     injectors: Mapping[str, np.ndarray]
     rollout: np.ndarray
     origin: np.ndarray
+    taken: Mapping[str, float]
 
     def columns(self) -> dict[str, np.ndarray]:
         """``[L]`` by name, such as ``stage_1_extractor_1.task``: the mean over heads, and ``rollout.task``."""
@@ -108,6 +110,7 @@ def attention_of(model: ModalTune, case: Case, task: int) -> Attention:
         injectors=found[INJECTOR],
         rollout=_given(patches, owner),
         origin=(tokens @ pooled.sign().to(tokens).T).cpu().numpy(),
+        taken={read.name: read.taken for read in means},
     )
 
 

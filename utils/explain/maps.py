@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import CenteredNorm
+from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.patches import Rectangle
 from openslide import OpenSlide
 
@@ -25,13 +26,13 @@ from utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-# Orange and purple, which colour-blind readers can tell apart; white is no attribution.
-COLOURS = "PuOr_r"
 OPACITY = 0.6
 # Side of the thumbnail below an overlay, in pixels.
 THUMBNAIL = 1000
-# The colours end at this quantile of the absolute values: one patch must not turn all others white.
+# The colours end at this quantile of the absolute values: one patch must not hide all others.
 BRIGHTEST = 0.98
+# Columns of a table of patches besides its values.
+PLACE = ("slide", "x", "y", "size")
 # Side of a patch where the feature file does not state it, in level-0 pixels.
 UNKNOWN_SIZE = 256
 
@@ -107,59 +108,129 @@ def write_geojson(patches: pd.DataFrame, names: Sequence[str], path: Path) -> No
 
 
 # ---------------------------------------------------------------------------- figures
-def draw_map(
-    patches: pd.DataFrame, name: str, path: Path, title: str, slide: Path | None, mpp: float | None
-) -> None:
-    """Draws the values of the patches of one slide over its thumbnail, or over nothing where the slide is absent.
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """How values become colours, the same on every slide of a patient.
+
+    Attributes:
+        colours: a colour map that colour-blind readers can read.
+        norm: from values to it.
+        label: of the colour bar.
+    """
+
+    colours: str
+    norm: Normalize
+    label: str
+
+
+def attribution_scale(values: np.ndarray) -> Scale:
+    """Orange raises, purple lowers, white is no attribution."""
+    limit = float(np.quantile(np.abs(values), BRIGHTEST)) or float(np.abs(values).max()) or 1.0
+    return Scale("PuOr_r", CenteredNorm(0, limit), "attribution (orange raises the target, purple lowers it)")
+
+
+def attention_scale(values: np.ndarray) -> Scale:
+    """Of attention as a multiple of what every patch would have if all had the same."""
+    limit = max(float(np.quantile(values, BRIGHTEST)), 1.0)
+    return Scale("viridis", Normalize(0, limit), "attention, in multiples of the average patch")
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What lies below the maps of a slide, read once.
+
+    Attributes:
+        image: the thumbnail, or None.
+        extent: left, right, bottom and top of what is shown, in level-0 pixels.
+        mpp: micrometres per level-0 pixel, for the scale bar; None draws none.
+    """
+
+    image: np.ndarray | None
+    extent: tuple[float, float, float, float]
+    mpp: float | None
+
+    @classmethod
+    def of(cls, patches: pd.DataFrame, slide: Path | None, mpp: float | None) -> Ground:
+        """The thumbnail of a slide, or as much empty space as its patches take where it is absent or unreadable."""
+        if slide is not None:
+            try:
+                opened = open_slide(slide)
+                width, height = opened.dimensions
+                image = read_overview(opened, 1.0, max(1.0, max(width, height) / THUMBNAIL))
+                return cls(np.asarray(image), (0, width, height, 0), mpp)
+            except SlideError as error:
+                logger.warning("%s: %s; its maps have no background", slide, error)
+        corner, size = patches[["x", "y"]].to_numpy(), int(patches["size"].iloc[0])
+        low, high = corner.min(axis=0) - size, corner.max(axis=0) + 2 * size
+        return cls(None, (float(low[0]), float(high[0]), float(high[1]), float(low[1])), mpp)
+
+
+def draw_map(patches: pd.DataFrame, name: str, path: Path, title: str, ground: Ground, scale: Scale) -> None:
+    """Draws the values of the patches of one slide over its thumbnail, or over nothing.
 
     Args:
         patches: as :func:`patch_table` gives them, of one slide.
         name: column to draw.
         path: of the PNG.
         title: of the figure.
-        slide: the slide; None, or one that cannot be read, leaves the background empty.
-        mpp: micrometres per level-0 pixel, for the scale bar; None draws none.
+        ground: of the slide.
+        scale: of the values.
     """
-    values = patches[name].to_numpy()
-    limit = float(np.quantile(np.abs(values), BRIGHTEST)) or float(np.abs(values).max()) or 1.0
-    norm = CenteredNorm(0, limit)
-    corner = patches[["x", "y"]].to_numpy()
-    size = int(patches["size"].iloc[0])
     with figure(path, 6.0, 5.0) as drawing:
         axes = drawing.subplots()
-        extent = _background(axes, slide, corner, size)
-        squares = [Rectangle(tuple(xy), size, size) for xy in corner.tolist()]
-        cover = PatchCollection(
-            squares, cmap=COLOURS, norm=norm, linewidths=0, alpha=OPACITY if slide else 1.0
-        )
-        cover.set_array(values)
-        axes.add_collection(cover)
-        axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", title=title)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
+        _panel(axes, patches, patches[name].to_numpy(), ground, scale)
+        axes.set_title(title)
         # The bar of solid colours: the transparent ones depend on what lies below.
-        bar = drawing.colorbar(ScalarMappable(norm, COLOURS), ax=axes, shrink=0.8)
-        bar.set_label("attribution (orange raises the target, purple lowers it)")
-        if mpp:
-            _scale_bar(axes, extent, mpp)
+        bar = drawing.colorbar(ScalarMappable(scale.norm, scale.colours), ax=axes, shrink=0.8)
+        bar.set_label(scale.label)
+        if ground.mpp:
+            _scale_bar(axes, ground.extent, ground.mpp)
 
 
-def _background(
-    axes: Axes, slide: Path | None, corner: np.ndarray, size: int
-) -> tuple[float, float, float, float]:
-    """Draws the thumbnail, where there is one; returns left, right, bottom and top of what is shown."""
-    if slide is not None:
-        try:
-            opened = open_slide(slide)
-            width, height = opened.dimensions
-            factor = max(width, height) / THUMBNAIL
-            axes.imshow(read_overview(opened, 1.0, max(1.0, factor)), extent=(0, width, height, 0))
-            return 0, width, height, 0
-        except SlideError as error:
-            logger.warning("%s: %s; its map has no background", slide, error)
-    low, high = corner.min(axis=0) - size, corner.max(axis=0) + 2 * size
-    return float(low[0]), float(high[0]), float(high[1]), float(low[1])
+def draw_attention(
+    patches: pd.DataFrame,
+    values: Mapping[tuple[str, str], np.ndarray],
+    path: Path,
+    ground: Ground,
+    scale: Scale,
+) -> None:
+    """Draws a small map for every layer (columns) and group of tokens (rows) of one slide.
+
+    Args:
+        patches: as for :func:`draw_map`.
+        values: of the patches, by layer and group.
+        path, ground, scale: as for :func:`draw_map`.
+    """
+    layers, groups = (list(dict.fromkeys(key[k] for key in values)) for k in (0, 1))
+    left, right, bottom, top = ground.extent
+    height = 1.9 * min(max((bottom - top) / (right - left), 0.4), 1.6)
+    with figure(path, 1.9 * len(layers) + 1.0, (height + 0.25) * len(groups) + 0.4) as drawing:
+        grid = drawing.subplots(len(groups), len(layers), squeeze=False)
+        for line, group in zip(grid, groups, strict=True):
+            line[0].set_ylabel(group)
+            for axes, layer in zip(line, layers, strict=True):
+                _panel(axes, patches, values[layer, group], ground, scale)
+        for axes, layer in zip(grid[0], layers, strict=True):
+            axes.set_title(layer)
+        bar = drawing.colorbar(ScalarMappable(scale.norm, scale.colours), ax=grid, shrink=0.8)
+        bar.set_label(scale.label)
+        if ground.mpp:
+            _scale_bar(grid[-1][0], ground.extent, ground.mpp)
+
+
+def _panel(axes: Axes, patches: pd.DataFrame, values: np.ndarray, ground: Ground, scale: Scale) -> None:
+    if ground.image is not None:
+        axes.imshow(ground.image, extent=ground.extent)
+    size = int(patches["size"].iloc[0])
+    squares = [Rectangle(tuple(xy), size, size) for xy in patches[["x", "y"]].to_numpy().tolist()]
+    opacity = OPACITY if ground.image is not None else 1.0
+    cover = PatchCollection(squares, cmap=scale.colours, norm=scale.norm, linewidths=0, alpha=opacity)
+    cover.set_array(values)
+    axes.add_collection(cover)
+    axes.set(xlim=ground.extent[:2], ylim=ground.extent[2:], aspect="equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
 
 
 def _scale_bar(axes: Axes, extent: tuple[float, float, float, float], mpp: float) -> None:

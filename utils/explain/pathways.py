@@ -15,6 +15,8 @@ from utils.evaluation.plots import COLORS, GREY, figure
 # So many bars a figure has.
 SHOWN = 20
 RESAMPLES = 1000
+# The groups whose numbers are drawn, and how many of each.
+GROUPS_SHOWN, NUMBERS_SHOWN = 6, 10
 
 
 def entry_table(inputs: Mapping[str, np.ndarray], entries: Mapping[str, Entries]) -> pd.DataFrame:
@@ -76,6 +78,22 @@ def cohort_table(groups: pd.DataFrame, classes: Sequence[int] | None = None, see
     return table.rename_axis("group").sort_values("mean_abs", ascending=False)
 
 
+def members(table: pd.DataFrame, by: str, shown: int = GROUPS_SHOWN) -> dict[str, pd.Series]:
+    """What lies inside the groups with the greatest sums, by group: its numbers, the greatest first.
+
+    Args:
+        table: ``group, name`` and the column ``by``, one row for every number.
+        by: column whose absolute values order groups and numbers.
+        shown: so many groups.
+    """
+    grouped = table[table["group"] != ""].groupby("group", sort=False)
+    order = grouped[by].sum().abs().sort_values(ascending=False, kind="stable").index[:shown]
+    inside = {str(group): grouped.get_group(group).set_index("name")[by] for group in order}
+    return {
+        group: values.loc[values.abs().sort_values(ascending=False).index] for group, values in inside.items()
+    }
+
+
 # ---------------------------------------------------------------------------- figures
 def draw_patient(sums: pd.Series, path: Path, title: str) -> None:
     """Bars of the groups with the greatest attributions of one patient."""
@@ -122,3 +140,29 @@ def draw_heat_map(groups: pd.DataFrame, order: pd.Series, path: Path, title: str
         axes.set_xticks([])
         axes.set(title=title, xlabel="patients, by increasing value of the target")
         drawing.colorbar(image, ax=axes, label="attribution")
+
+
+def draw_members(inside: Mapping[str, pd.Series], path: Path, label: str) -> None:
+    """Bars of the numbers (genes) inside each group (pathway), on one axis.
+
+    Args:
+        inside: as :func:`members` gives them.
+        path: of the PNG.
+        label: of the values.
+    """
+    columns = min(3, len(inside))
+    rows = -(-len(inside) // columns)
+    with figure(path, 2.9 * columns, 2.1 * rows) as drawing:
+        grid = drawing.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+        for axes, (group, values) in zip(grid, inside.items(), strict=False):
+            shown = values.head(NUMBERS_SHOWN)[::-1]
+            colours = [COLORS[4] if value >= 0 else COLORS[0] for value in shown]
+            axes.barh(range(len(shown)), shown.to_numpy(), color=colours)
+            axes.set_yticks(range(len(shown)), [str(name)[:18] for name in shown.index], fontsize=7)
+            axes.axvline(0, color=GREY, linewidth=0.8)
+            rest = f" ({len(shown)} of {len(values)})" if len(shown) < len(values) else ""
+            axes.set_title(f"{group[:30]}{rest}", fontsize=8)
+            axes.xaxis.set_tick_params(labelbottom=True)
+        for axes in grid[len(inside) :]:
+            axes.set_visible(False)
+        drawing.supxlabel(label, fontsize=9)

@@ -15,10 +15,24 @@ from torch import Tensor
 from data_utils.cases.case import Case
 from data_utils.cases.datasets import CaseDataset, SlidePatches
 from data_utils.features.slide_names import stem_of
+from models.aggregators.modaltune import ModalTune
+from utils.explain.attention import Attention, attention_of
+from utils.explain.attention_report import attention_section, panels, rollout_columns, write_attention
 from utils.explain.attribution import MAX_STEPS, TOLERANCE, Attribution, explain_case
 from utils.explain.loaded_run import LoadedRun
-from utils.explain.maps import draw_gallery, draw_map, find_slide, patch_table, write_geojson
-from utils.explain.pathways import draw_patient, entry_table, group_sums
+from utils.explain.maps import (
+    PLACE,
+    Ground,
+    attention_scale,
+    attribution_scale,
+    draw_attention,
+    draw_gallery,
+    draw_map,
+    find_slide,
+    patch_table,
+    write_geojson,
+)
+from utils.explain.pathways import draw_members, draw_patient, entry_table, group_sums, members
 from utils.explain.report import Picture, Section, Table, write_page
 from utils.explain.targets import Target
 from utils.files import atomic_path, read_json, write_json
@@ -38,6 +52,7 @@ class Settings:
         task: name of the task token.
         targets: their names.
         job: which fold and seed.
+        heads: whether the attention of every head is written.
     """
 
     steps: int
@@ -45,6 +60,7 @@ class Settings:
     task: str
     targets: tuple[str, ...]
     job: str
+    heads: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Values that JSON can hold."""
@@ -86,8 +102,17 @@ def explain_patient(
         )
         for target in targets
     }
+    attention = (
+        attention_of(run.model, case.to(run.device), targets[0].task)
+        if isinstance(run.model, ModalTune)
+        else None
+    )
     slides = dataset.slide_patches(index)
-    patches = patch_table(slides, {name: attribution.patches for name, attribution in found.items()})
+    values = {name: attribution.patches for name, attribution in found.items()}
+    if attention is not None:
+        write_attention(attention, slides, folder, settings.heads)
+        values |= rollout_columns(attention)
+    patches = patch_table(slides, values)
     with atomic_path(folder / "patches.csv") as temporary:
         patches.to_csv(temporary, index=False)
     sections = []
@@ -96,7 +121,9 @@ def explain_patient(
         section, content = _target(target, found[target.name], folder)
         sections.append(section)
         summary["targets"][target.name] = content
-    absent = _slides(slides, patches, targets, sections, folder, slides_dir)
+    if attention is not None:
+        sections.append(attention_section(attention))
+    absent = _slides(slides, patches, targets, attention, sections, folder, slides_dir)
     about = [
         f"{case.project_id} · {len(case.features)} patches of {len(case.slides)} slides · {settings.job}",
         f"Attributions are integrated gradients from the mean training patient (patches: {settings.patch_baseline}); "
@@ -149,6 +176,12 @@ def _target(target: Target, found: Attribution, folder: Path) -> tuple[Section, 
         picture = folder / f"inputs_{target.name}.png"
         draw_patient(sums, picture, target.title)
         section.pictures.append(Picture(picture, "Inputs besides the slides, the greatest first"))
+    if inside := members(entries, "attribution"):
+        picture = folder / f"members_{target.name}.png"
+        draw_members(inside, picture, f"attribution to the {target.title}")
+        section.pictures.append(
+            Picture(picture, "Inside the groups (pathways) with the greatest attributions")
+        )
     content = {
         "title": target.title,
         "value": found.value,
@@ -166,28 +199,41 @@ def _slides(
     slides: Sequence[SlidePatches],
     patches: pd.DataFrame,
     targets: Sequence[Target],
+    attention: Attention | None,
     sections: Sequence[Section],
     folder: Path,
     slides_dir: Path | None,
 ) -> list[str]:
-    """Draws the maps and writes the GeoJSON of every slide; returns the slides that were not found."""
+    """Draws the maps and writes the GeoJSON of every slide; returns the slides that were not found.
+
+    ``sections`` are those of the targets, and of the attention where there is one. Colours mean the same on all slides.
+    """
     absent = []
+    scales = [attribution_scale(patches[target.name].to_numpy()) for target in targets]
+    drawn = {} if attention is None else panels(attention)
+    values = [name for name in patches if name not in PLACE]
     for slide in slides:
         name = stem_of(slide.path.name)
         own = patches[patches["slide"] == name]
         if not len(own):
             continue
-        write_geojson(own, [target.name for target in targets], folder / f"{name}.geojson")
+        write_geojson(own, values, folder / f"{name}.geojson")
         picture = find_slide(slides_dir, name)
         if picture is None:
             absent.append(name)
-        for target, section in zip(targets, sections, strict=True):
+        ground = Ground.of(own, picture, slide.meta.level0_mpp)
+        for target, scale, section in zip(targets, scales, sections, strict=False):
             path = folder / f"{name}_{target.name}.png"
-            draw_map(own, target.name, path, f"{target.title}", picture, slide.meta.level0_mpp)
+            draw_map(own, target.name, path, target.title, ground, scale)
             section.pictures.append(Picture(path, f"Patches of {name}"))
             gallery = folder / f"{name}_{target.name}_patches.png"
             if picture is not None and draw_gallery(own, target.name, picture, gallery):
                 section.pictures.append(
                     Picture(gallery, f"Patches of {name} with their corners in level-0 pixels")
                 )
+        if drawn:
+            path = folder / f"{name}_attention.png"
+            scale = attention_scale(np.concatenate(list(drawn.values())))
+            draw_attention(own, {key: row[own.index] for key, row in drawn.items()}, path, ground, scale)
+            sections[-1].pictures.append(Picture(path, f"Attention of the tokens to the patches of {name}"))
     return absent

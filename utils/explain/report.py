@@ -50,6 +50,7 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def write_page(path: Path, title: str, about: Sequence[str], sections: Sequence[Section]) -> None:

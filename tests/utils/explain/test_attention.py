@@ -1,5 +1,7 @@
 """Attention against what the fused layers return, and its rollout against a product of dense matrices."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from models.aggregators import DataSpec, build_aggregator
 from models.vitadapter.attention import CrossAttention, SelfAttention
 from tests.structures import structures
-from utils.explain.attention import EXTRACTOR, INJECTOR, attention_of, rollout, watched
+from utils.explain.attention import EXTRACTOR, INJECTOR, attention_of, watched
 
 GROUPS = ("clinical", "vectors", "task", "genes")
 
@@ -193,7 +195,7 @@ def test_rollout_is_the_product_of_dense_matrices(build, make_case):
         row = total[start[k] : start[k + 1]].mean(axis=0)
         by_token = np.bincount(owner, weights=found.rollout[k])
         np.testing.assert_allclose(by_token, row[:patches], rtol=1e-5)
-        by_group = [row[a:b].sum() for a, b in zip(start, start[1:], strict=False)]
+        by_group = [row[a:b].sum() for a, b in itertools.pairwise(start)]
         np.testing.assert_allclose(found.origin[k], by_group, rtol=1e-5)
 
 

@@ -94,7 +94,10 @@ def test_polygons_lie_on_the_tiles_of_their_slide(run, report):
             assert (ring[0] == ring[-1]).all()
             assert (ring.min(axis=0) == corner).all()
             assert (ring.max(axis=0) == corner + meta.patch_size_level0).all()
-            assert set(feature["properties"]["measurements"]) == {"class_1", "risk"}
+            assert set(feature["properties"]["measurements"]) == {
+                *("class_1", "risk"),
+                *("attention_task", "attention_genes"),
+            }
 
 
 def test_pages_hold_everything_they_show(report):
