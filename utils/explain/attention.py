@@ -7,7 +7,7 @@ the layers are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -165,7 +165,8 @@ def _hook(name: str, kind: str, taken: float, see: Callable[[Read], None]) -> Ca
 
 
 def _layers(model: ModalTune) -> Iterator[tuple[str, str, nn.Module, float]]:
-    for number, stage in enumerate(model.interactions, start=1):
+    stages: Iterable[Any] = model.interactions
+    for number, stage in enumerate(stages, start=1):
         name = f"stage_{number}"
         if number > 1 and model.config.use_prompt_sa:
             yield f"{name}_{PROMPT}", PROMPT, model.prompt_selfattention[str(number - 1)], 1 / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def write_attention(attention: Attention, slides: Sequence[SlidePatches], folder
     with atomic_path(folder / TABLE) as temporary:
         patch_table(slides, attention.columns()).to_csv(temporary, index=False, float_format="%.7g")
     if heads:
-        layers = {**attention.injectors, **attention.extractors}
+        layers: dict[str, Any] = {**attention.injectors, **attention.extractors}
         with atomic_path(folder / HEADS) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, groups=np.array(attention.groups), **layers)
 

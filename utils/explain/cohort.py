@@ -9,7 +9,14 @@ from typing import Any
 import pandas as pd
 
 from utils.explain.attribution import TOLERANCE
-from utils.explain.pathways import cohort_table, draw_cohort, draw_heat_map
+from utils.explain.pathways import (
+    cohort_members,
+    cohort_table,
+    draw_cohort,
+    draw_heat_map,
+    draw_members,
+    members,
+)
 from utils.explain.patients import SUMMARY
 from utils.explain.report import Picture, Section, Table, write_page
 from utils.explain.targets import Target
@@ -80,6 +87,15 @@ def _section(folder: Path, target: Target, summaries: dict[str, Any]) -> Section
         values = pd.Series({name: content["value"] for name, content in of.items()})
         draw_heat_map(complete, values, heat, target.title)
         section.pictures.append(Picture(heat, "Every patient, ordered by the target"))
+        entries = [
+            pd.read_csv(folder / "patients" / name / f"inputs_{target.name}.csv") for name in complete.index
+        ]
+        inner = cohort_members(entries)
+        if inside := members(inner, list(table.index), "mean_abs"):
+            _write(inner, folder / f"members_{target.name}.csv")
+            figure = folder / f"members_{target.name}.png"
+            draw_members(inside, figure, f"mean absolute attribution to the {target.title}")
+            section.pictures.append(Picture(figure, "Inside the most important groups (genes of pathways)"))
     return section
 
 

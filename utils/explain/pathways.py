@@ -78,20 +78,32 @@ def cohort_table(groups: pd.DataFrame, classes: Sequence[int] | None = None, see
     return table.rename_axis("group").sort_values("mean_abs", ascending=False)
 
 
-def members(table: pd.DataFrame, by: str, shown: int = GROUPS_SHOWN) -> dict[str, pd.Series]:
-    """What lies inside the groups with the greatest sums, by group: its numbers, the greatest first.
+def members(table: pd.DataFrame, groups: Sequence[str], by: str) -> dict[str, pd.Series]:
+    """What lies inside the first groups (genes in pathways): values by name, the greatest first.
 
     Args:
         table: ``group, name`` and the column ``by``, one row for every number.
-        by: column whose absolute values order groups and numbers.
-        shown: so many groups.
+        groups: names, the most important first; those that are no group of the table are passed over.
+        by: column of the values.
     """
-    grouped = table[table["group"] != ""].groupby("group", sort=False)
-    order = grouped[by].sum().abs().sort_values(ascending=False, kind="stable").index[:shown]
-    inside = {str(group): grouped.get_group(group).set_index("name")[by] for group in order}
-    return {
-        group: values.loc[values.abs().sort_values(ascending=False).index] for group, values in inside.items()
-    }
+    inside = dict(list(table.groupby("group", sort=False)))
+    found = {}
+    for group in [group for group in groups if group in inside][:GROUPS_SHOWN]:
+        values = inside[group].set_index("name")[by]
+        found[group] = values.iloc[np.argsort(-values.abs().to_numpy(), kind="stable")]
+    return found
+
+
+def cohort_members(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Mean and mean absolute attribution over patients of every number inside a group.
+
+    Args:
+        tables: of each patient, as :func:`entry_table` gives them.
+    """
+    table = pd.concat(tables, ignore_index=True).fillna({"group": ""})
+    grouped = table[table["group"] != ""].groupby(["modality", "group", "name"], sort=False)["attribution"]
+    means = grouped.agg(mean_abs=lambda values: values.abs().mean(), mean="mean", patients="size")
+    return means.reset_index()
 
 
 # ---------------------------------------------------------------------------- figures
@@ -158,6 +170,7 @@ def draw_members(inside: Mapping[str, pd.Series], path: Path, label: str) -> Non
             shown = values.head(NUMBERS_SHOWN)[::-1]
             colours = [COLORS[4] if value >= 0 else COLORS[0] for value in shown]
             axes.barh(range(len(shown)), shown.to_numpy(), color=colours)
+            axes.set_ylim(len(shown) - NUMBERS_SHOWN - 0.5, len(shown) - 0.5)  # bars alike in every group
             axes.set_yticks(range(len(shown)), [str(name)[:18] for name in shown.index], fontsize=7)
             axes.axvline(0, color=GREY, linewidth=0.8)
             rest = f" ({len(shown)} of {len(values)})" if len(shown) < len(values) else ""

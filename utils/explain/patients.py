@@ -176,7 +176,8 @@ def _target(target: Target, found: Attribution, folder: Path) -> tuple[Section, 
         picture = folder / f"inputs_{target.name}.png"
         draw_patient(sums, picture, target.title)
         section.pictures.append(Picture(picture, "Inputs besides the slides, the greatest first"))
-    if inside := members(entries, "attribution"):
+    order = [str(name) for name in sums.index[np.argsort(-sums.abs().to_numpy(), kind="stable")]]
+    if inside := members(entries, order, "attribution"):
         picture = folder / f"members_{target.name}.png"
         draw_members(inside, picture, f"attribution to the {target.title}")
         section.pictures.append(
@@ -211,7 +212,7 @@ def _slides(
     absent = []
     scales = [attribution_scale(patches[target.name].to_numpy()) for target in targets]
     drawn = {} if attention is None else panels(attention)
-    values = [name for name in patches if name not in PLACE]
+    values = [str(name) for name in patches.columns if name not in PLACE]
     for slide in slides:
         name = stem_of(slide.path.name)
         own = patches[patches["slide"] == name]

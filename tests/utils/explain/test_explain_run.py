@@ -1,8 +1,8 @@
 """The command on a small run: files, resuming, and what they hold."""
 
 import json
-from html.parser import HTMLParser
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,10 +10,24 @@ import torch
 
 import train_modaltune
 from data_utils.features.store import read_coords
-from tests.small_cohort import make_small_cohort
+from tests.small_cohort import PATHWAYS, make_small_cohort
 from tests.small_runs import quick_evaluation
+from tests.utils.explain.html_page import check_page
+from utils.evaluation import plots
+from utils.explain import patients
+from utils.explain.attribution import PATCHES, Attribution
 from utils.explain.loaded_run import LoadedRun
+from utils.explain.maps import draw_map
+from utils.explain.targets import Linear, LinearTarget
 from utils.explain_modaltune import main
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_figures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(plots.STYLE, "savefig.dpi", 50)
+        patch.setitem(plots.STYLE, "figure.constrained_layout.use", False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +47,6 @@ def run(cohort, tmp_path_factory):
 def report(run):
     main([str(run), "--device", "cpu", "--limit", "3"])
     return run / "report"
-
-
-class Links(HTMLParser):
-    """What a page loads and links to."""
-
-    def __init__(self):
-        super().__init__()
-        self.loaded, self.links = [], []
-
-    def handle_starttag(self, tag, attrs):
-        named = dict(attrs)
-        self.loaded += [named["src"]] if "src" in named else []
-        (self.loaded if tag == "link" else self.links).extend([named["href"]] if "href" in named else [])
 
 
 def test_targets_are_what_the_probes_of_the_run_predict(run):
@@ -104,10 +105,90 @@ def test_pages_hold_everything_they_show(report):
     pages = [report / "index.html", *report.glob("patients/*/index.html")]
     assert len(pages) == 4
     for page in pages:
-        links = Links()
-        links.feed(page.read_text(encoding="utf-8"))
-        assert links.loaded and all(source.startswith("data:image/png;base64,") for source in links.loaded)
-        assert all((page.parent / link).is_file() for link in links.links)
+        assert check_page(page).images
+
+
+def test_a_page_shows_attention_and_what_lies_inside_pathways(report):
+    folder = next((report / "patients").iterdir())
+    page = check_page(folder / "index.html")
+    slide = next(folder.glob("*.geojson")).stem
+    assert "Where the tokens look" in page.texts["h2"]
+    assert f"Attention of the tokens to the patches of {slide}" in page.captions
+    assert page.captions.count("Inside the groups (pathways) with the greatest attributions") == 2
+    (origin,) = [table for table in page.tables if table[0][0] == "rollout: comes from"]
+    for _, *shares in origin[1:]:
+        assert sum(float(share.rstrip("%")) for share in shares) == pytest.approx(100, abs=0.3)
+
+
+def test_attention_of_every_patch_is_written(run, report, tmp_path):
+    folder = next((report / "patients").iterdir())
+    table, patches = (pd.read_csv(folder / name) for name in ("attention.csv", "patches.csv"))
+    assert (table[["slide", "x", "y", "size"]] == patches[["slide", "x", "y", "size"]]).all(axis=None)
+    for name in table.columns[4:]:
+        layer, _, group = name.partition(".")
+        if "extractor" in layer:
+            assert table[name].sum() == pytest.approx(1, abs=1e-5)
+        elif "injector" in layer:
+            other = {"task": "genes", "genes": "task"}[group]
+            np.testing.assert_allclose(table[name] + table[f"{layer}.{other}"], 1, atol=1e-5)
+        else:
+            np.testing.assert_allclose(table[name], patches[f"attention_{group}"], atol=1e-6)
+    assert not (folder / "attention_heads.npz").exists()
+    flags = ["--attention_heads", "--targets", "class", "--steps", "1", "--output", str(tmp_path)]
+    main([str(run), "--device", "cpu", "--patients", folder.name, *flags])
+    with np.load(tmp_path / "patients" / folder.name / "attention_heads.npz") as heads:
+        groups = list(heads["groups"])
+        for layer in set(heads.files) - {"groups"}:
+            for k, group in enumerate(groups):
+                mean = heads[layer][:, k].mean(axis=0)
+                np.testing.assert_allclose(mean, table[f"{layer}.{group}"], atol=1e-6)
+
+
+def test_genes_inside_pathways_over_patients(report):
+    table = pd.read_csv(report / "members_risk.csv")
+    tables = [pd.read_csv(path) for path in report.glob("patients/*/inputs_risk.csv")]
+    assert len(table) == sum(map(len, PATHWAYS.values()))
+    for row in table.itertuples():
+        values = [t[(t.group == row.group) & (t.name == row.name)].attribution.item() for t in tables]
+        assert row.mean == pytest.approx(np.mean(values))
+        assert row.mean_abs == pytest.approx(np.abs(values).mean())
+        assert row.patients == 3
+
+
+def test_every_slide_of_a_patient_has_its_own_patches(run, tmp_path, monkeypatch):
+    """The attribution of a patch is its first feature here, which says where it belongs."""
+    scales = []
+
+    def first_feature(model, case, *_):
+        values = case.features[:, 0].numpy()
+        return Attribution(values, {}, {}, {PATCHES: 0.0}, 0.0, 0.0, 1, 0.0)
+
+    monkeypatch.setattr(patients, "explain_case", first_feature)
+    monkeypatch.setattr(patients, "draw_map", lambda *given: (scales.append(given[-1]), draw_map(*given)))
+    loaded = LoadedRun.open(run, torch.device("cpu"))
+    dataset = loaded.datasets["train"]
+    index = next(k for k, patient in enumerate(dataset.patients) if len(patient.slides) == 2)
+    target = LinearTarget("risk", "risk", 0, Linear.plain(np.zeros(6), np.zeros(())))
+    settings = patients.Settings(1, "mean", "General", ("risk",), "seed_0")
+    patients.explain_patient(loaded, dataset, index, [target], {}, settings, tmp_path, None)
+    table, slides = pd.read_csv(tmp_path / "patches.csv"), dataset.patients[index].slides
+    attention = pd.read_csv(tmp_path / "attention.csv")
+    page = check_page(tmp_path / "index.html")
+    assert list(dict.fromkeys(table.slide)) == [slide.stem for slide in slides]
+    for slide in slides:
+        with h5py.File(slide) as file:
+            features, coords = np.squeeze(file["features"][:]), np.squeeze(file["coords"][:])
+        own = table[table.slide == slide.stem]
+        np.testing.assert_array_equal(own[["x", "y"]], coords)
+        np.testing.assert_allclose(own.risk, features[:, 0], rtol=1e-6)
+        assert (attention[attention.slide == slide.stem][["x", "y"]].to_numpy() == coords).all()
+        tiles = json.loads((tmp_path / f"{slide.stem}.geojson").read_text())["features"]
+        measured = [tile["properties"]["measurements"]["risk"] for tile in tiles]
+        np.testing.assert_allclose(measured, features[:, 0], rtol=1e-6)
+        assert {f"Patches of {slide.stem}", f"Attention of the tokens to the patches of {slide.stem}"} <= set(
+            page.captions
+        )
+    assert len(scales) == 2 and scales[0] is scales[1]  # colours mean the same on both
 
 
 def test_a_second_call_explains_only_who_is_missing(run, report):
