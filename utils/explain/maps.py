@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 OPACITY = 0.6
 # Side of the thumbnail below an overlay, in pixels.
 THUMBNAIL = 1000
+# And of the small ones side by side.
+SMALL = 400
 # The colours end at this quantile of the absolute values: one patch must not hide all others.
 BRIGHTEST = 0.98
 # Columns of a table of patches besides its values.
@@ -203,7 +205,10 @@ def draw_attention(
     """
     layers, groups = (list(dict.fromkeys(key[k] for key in values)) for k in (0, 1))
     left, right, bottom, top = ground.extent
-    height = 1.9 * min(max((bottom - top) / (right - left), 0.4), 1.6)
+    if ground.image is not None:  # a small map needs few pixels
+        step = -(-max(ground.image.shape) // SMALL)
+        ground = replace(ground, image=ground.image[::step, ::step])
+    height = 1.7 * min(max((bottom - top) / (right - left), 0.4), 1.6)
     with figure(path, 1.9 * len(layers) + 1.0, (height + 0.25) * len(groups) + 0.4) as drawing:
         grid = drawing.subplots(len(groups), len(layers), squeeze=False)
         for line, group in zip(grid, groups, strict=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import false_discovery_control, mannwhitneyu
 
 from models.modalities import Entries
@@ -164,8 +165,17 @@ def draw_members(inside: Mapping[str, pd.Series], path: Path, label: str) -> Non
     """
     columns = min(3, len(inside))
     rows = -(-len(inside) // columns)
-    with figure(path, 2.9 * columns, 2.1 * rows) as drawing:
-        grid = drawing.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    width, height = 3.0 * columns, 2.1 * rows + 0.3
+    margins = {"left": 1.1 / width, "right": 1 - 0.1 / width, "bottom": 0.6 / height, "top": 1 - 0.3 / height}
+    with figure(path, width, height) as drawing:
+        drawing.set_layout_engine("none")  # finding margins for so many labels takes longer than drawing them
+        grid = drawing.subplots(
+            rows,
+            columns,
+            squeeze=False,
+            sharex=True,
+            gridspec_kw={**margins, "wspace": 0.6, "hspace": 0.35},
+        ).ravel()
         for axes, (group, values) in zip(grid, inside.items(), strict=False):
             shown = values.head(NUMBERS_SHOWN)[::-1]
             colours = [COLORS[4] if value >= 0 else COLORS[0] for value in shown]
@@ -175,7 +185,8 @@ def draw_members(inside: Mapping[str, pd.Series], path: Path, label: str) -> Non
             axes.axvline(0, color=GREY, linewidth=0.8)
             rest = f" ({len(shown)} of {len(values)})" if len(shown) < len(values) else ""
             axes.set_title(f"{group[:30]}{rest}", fontsize=8)
-            axes.xaxis.set_tick_params(labelbottom=True)
+            axes.xaxis.set_tick_params(labelbottom=True, labelsize=7)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
         for axes in grid[len(inside) :]:
             axes.set_visible(False)
-        drawing.supxlabel(label, fontsize=9)
+        drawing.supxlabel(label, fontsize=9, y=0.1 / height)
