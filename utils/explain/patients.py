@@ -234,7 +234,7 @@ def _slides(
                 )
         if drawn:
             path = folder / f"{name}_attention.png"
-            scale = attention_scale(np.concatenate(list(drawn.values())))
-            draw_attention(own, {key: row[own.index] for key, row in drawn.items()}, path, ground, scale)
+            here = {key: row[own.index] for key, row in drawn.items()}
+            draw_attention(own, here, path, ground, attention_scale(np.stack(list(drawn.values()))))
             sections[-1].pictures.append(Picture(path, f"Attention of the tokens to the patches of {name}"))
     return absent
