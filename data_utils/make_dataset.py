@@ -23,10 +23,11 @@ from data_utils.cases.splitting import Dropped, split_cases, split_rows, write_d
 from data_utils.features.slide_names import slide_of
 from data_utils.features.usable import find_features
 from data_utils.tables.ajcc import AJCC_COLUMNS
-from data_utils.tables.cohort_table import ALIVE, DEAD, ROLES, UNITS
+from data_utils.tables.cohort_table import ALIVE, DEAD, ROLES, SPLIT_FIELDS, UNITS
 from data_utils.tables.cohorts import Cohort, load_cohort, read_cohort
 from data_utils.tables.gdc import clean_cases, read_clinical, read_slides, split_paths, strange_texts
 from data_utils.tables.genes import read_gene_table
+from data_utils.tables.tasks import read_tasks
 from utils import constants
 from utils.barcodes import is_normal_tissue, patient_of
 from utils.files import atomic_path, setup_logging
@@ -85,6 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--alive", nargs="+", metavar="VALUE", help=f"event means alive (default: {', '.join(ALIVE)})"
     )
     own.add_argument("--further", nargs="+", default=[], metavar="COLUMN", help="columns to keep for tasks")
+    own.add_argument("--tasks", type=Path, help="task file, whose columns are kept, too")
     own.add_argument("--site", help="words after 'Cancer location:' of a cohort file that is written")
     own.add_argument(
         "--slide_pattern",
@@ -106,6 +108,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "dead",
         "alive",
         "further",
+        "tasks",
         "site",
         "slide_pattern",
         "split",
@@ -168,7 +171,7 @@ def write_own_cohort(args: argparse.Namespace) -> None:
         time_unit=args.time_unit,
         dead=args.dead,
         alive=args.alive,
-        further=tuple(args.further),
+        further=_further(args),
         slide_pattern=args.slide_pattern,
         split=args.split,
         hospital=args.site_column,
@@ -189,6 +192,12 @@ def write_own_cohort(args: argparse.Namespace) -> None:
     outputs = split_paths(args.onco, args.features_encoder, args.splits_dir)
     write_splits(rows, outputs)
     write_dropped(dropped, outputs["train"].parent / dropped_file(args.onco, args.features_encoder))
+
+
+def _further(args: argparse.Namespace) -> tuple[str, ...]:
+    """Columns to keep: those of the flag, and those of the tasks that are not made from others."""
+    of_tasks = () if args.tasks is None else read_tasks(args.tasks).fields
+    return tuple(dict.fromkeys([*args.further, *(name for name in of_tasks if name not in SPLIT_FIELDS)]))
 
 
 def dropped_file(onco: str, encoder: str) -> str:

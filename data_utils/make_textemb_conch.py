@@ -1,18 +1,20 @@
 """Writes the label sentences and their embeddings: ``python -m data_utils.make_textemb_conch --onco BRCA``.
 
-Reads the split files, builds the sentences of the task file (four, as published) and embeds each different sentence
-once with CONCH's text tower. Beside the embeddings lie the sentences (``sentences_{onco}.csv``), the quartile edges of
-survival they were written with (``survival_edges_{onco}.json``) and the embedded candidate sentences of zero-shot
-evaluation (``candidates_{onco}.pt``: ``{cohort: {class_<i>: [k, 512], other: [k, 512], died: [4, 512], censored: [4,
-512]}}``, where ``other`` are the diagnoses of class -1 that occur). A sentence that a case does not have (its class
-or survival is not known) is a row of NaN, and no token learns from it.
+Reads the split files, builds the sentences of the task file (``--tasks``; four, as published) and embeds each
+different sentence once with CONCH's text tower. Beside the embeddings lie the sentences (``sentences_{onco}.csv``),
+the quartile edges of survival they were written with (``survival_edges_{onco}.json``), the tasks
+(``text_{onco}.tasks.json``, which the training compares with its own) and the embedded candidate sentences of zero-
+shot evaluation (``candidates_{onco}.pt``: ``{cohort: {class_<i>: [k, 512], other: [k, 512], died: [4, 512], censored:
+[4, 512]}}``, where ``other`` are the diagnoses of class -1 that occur; a task with classes of its own adds
+``task:<name>:<class>``). A sentence that a case does not have (its class or survival is not known) is a row of NaN,
+and no token learns from it.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,9 @@ from data_utils.tables.label_sentences import (
     survival_edges,
     words_of,
 )
-from data_utils.tables.sentence_table import read_sentence_vectors
-from data_utils.tables.tasks import TaskSet, read_tasks
+from data_utils.tables.sentence_table import read_sentence_vectors, tasks_file
+from data_utils.tables.tasks import MADE_FIELDS, TaskSet, read_tasks
+from models.conch.open_clip_text import encode_text, load_open_clip
 from models.conch.text_tower import encode_tokens, load_text_tower, read_text_config
 from models.conch.tokenizer import ConchTokenizer
 from utils import constants
@@ -47,9 +50,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--features_encoder", default="gigapath", help="which split files to read")
     parser.add_argument("--cohort_json", type=Path, help="cohort definition (default: constants)")
     parser.add_argument("--splits_dir", type=Path, help="folder of the split files (default: constants)")
-    parser.add_argument("--output", type=Path, help="{case_id: [4, 512]} (default: constants)")
+    parser.add_argument("--output", type=Path, help="{case_id: [rows, width]} (default: constants)")
     parser.add_argument(
-        "--task_file", type=Path, default=constants.TASK_FILE, help="tasks and their sentences"
+        "--tasks",
+        type=Path,
+        default=constants.TASK_FILE,
+        help="task file: which sentences there are; pass the same to the training",
     )
     parser.add_argument(
         "--protocol",
@@ -65,6 +71,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--text_vectors",
         type=Path,
         help="{sentence: vector} of any text model, written with torch.save, for CONCH",
+    )
+    other.add_argument(
+        "--open_clip",
+        type=Path,
+        metavar="FOLDER",
+        help="another text model for CONCH: folder of an open_clip model with open_clip_config.json and weights",
     )
     parser.add_argument("--conch_config", type=Path, help="sizes of the tower (default: conch_text.json)")
     parser.add_argument("--conch_checkpoint", type=Path, help="conch.pt (default: constants)")
@@ -85,8 +97,8 @@ def main(argv: list[str] | None = None) -> None:
     times = learned_from["durations"].dropna().tolist()
     edges = survival_edges(times) if times else None
     _report_strange_texts(cases)
-    tasks = read_tasks(constants.TASK_FILE)
-    _check_columns(tasks, cases, constants.TASK_FILE)
+    tasks = read_tasks(args.tasks)
+    _check_columns(tasks, cases, args.tasks)
     case_rows: list[dict[str, Any]] = cases.to_dict("records")  # type: ignore[assignment] # columns are str
     sentences = pd.DataFrame(
         [build_sentences(row, cohort.site, edges, tasks) for row in case_rows], dtype=object
@@ -95,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         if count:
             logger.info("%d of %d cases have no %s sentence: it is not trained on", count, len(cases), name)
 
-    candidates = candidate_sentences(cohort, edges, _diagnoses(cases))
+    candidates = candidate_sentences(cohort, edges, _diagnoses(cases), tasks)
     written = {sentence for sentence in sentences.to_numpy().ravel() if sentence is not None}
     different = sorted({*written, *(s for group in candidates.values() for s in group)})
     if args.list_sentences is not None:
@@ -109,13 +121,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.text_vectors is not None:
         embeddings = read_sentence_vectors(args.text_vectors, different)
     else:
-        config = read_text_config(args.conch_config or constants.CONFIGS_ROOT / "conch_text.json")
-        tokenizer = ConchTokenizer(
-            args.conch_tokenizer or constants.CONCH_TOKENIZER, config.context_length, config.vocab_size
-        )
+        tokenizer, tower, encode = _text_model(args)
         device = pick_device(args.device)
-        tower = load_text_tower(config, args.conch_checkpoint or constants.CONCH_CHECKPOINT).to(device)
-        embeddings = embed(different, tokenizer, tower, device, args.batch_size)
+        tower = tower.to(device)
+        embeddings = embed(different, tokenizer, lambda ids: encode(tower, ids), device, args.batch_size)
     row_of = {sentence: row for row, sentence in enumerate(different)}
     # One row more, of NaN, for sentences that a case does not have.
     embeddings = torch.cat([embeddings, embeddings.new_full((1, embeddings.shape[1]), torch.nan)])
@@ -124,6 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     of_cases = zip(cases["case_id"], rows, strict=True)
     write_tensors(output, {case: embeddings[row] for case, row in of_cases})
+    write_json(tasks_file(output), tasks.plain())
     embedded = {name: embeddings[[row_of[s] for s in group]] for name, group in candidates.items()}
     write_tensors(output.with_name(f"candidates_{args.onco.lower()}.pt"), {args.onco: embedded})
     readable = pd.concat([cases[["case_id", "case_submitter_id", "split"]], sentences], axis=1)
@@ -142,15 +152,29 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
+def _text_model(
+    args: argparse.Namespace,
+) -> tuple[Callable[[Sequence[str]], Tensor], nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+    """Tokeniser, text tower, and how the one's ids go through the other."""
+    if args.open_clip is not None:
+        return *load_open_clip(args.open_clip), encode_text
+    config = read_text_config(args.conch_config or constants.CONFIGS_ROOT / "conch_text.json")
+    path = args.conch_tokenizer or constants.CONCH_TOKENIZER
+    tokenizer = ConchTokenizer(path, config.context_length, config.vocab_size)
+    return (
+        tokenizer,
+        load_text_tower(config, args.conch_checkpoint or constants.CONCH_CHECKPOINT),
+        encode_tokens,
+    )
+
+
 def _check_columns(tasks: TaskSet, cases: pd.DataFrame, path: Path) -> None:
     """Refuses fields that no split row has; the message lists what there is."""
-    virtual = ("site", "stage", "t", "n", "m", "fate", "interval")
-    known = {*cases.columns, *virtual}
-    if unknown := sorted({name for task in tasks.entries for name in task.fields} - known):
+    if unknown := sorted(set(tasks.fields) - set(cases.columns)):
         raise FileError(
             path,
-            f"has sentences over {unknown}, which the split files lack; they hold {sorted(cases.columns)}",
-            f"keep the columns with make_dataset --further, or use one of {', '.join(virtual)}",
+            f"uses {unknown}, which the split files lack; they hold {sorted(cases.columns)}",
+            f"keep the columns (make_dataset --table ... --tasks FILE), or use one of {', '.join(MADE_FIELDS)}",
         )
 
 
@@ -177,8 +201,8 @@ def _report_strange_texts(cases: pd.DataFrame) -> None:
 
 def embed(
     sentences: Sequence[str],
-    tokenizer: ConchTokenizer,
-    tower: nn.Module,
+    tokenizer: Callable[[Sequence[str]], Tensor],
+    encode: Callable[[Tensor], Tensor],
     device: torch.device,
     batch_size: int,
 ) -> Tensor:
@@ -186,7 +210,7 @@ def embed(
     starts = range(0, len(sentences), batch_size)
     return torch.cat(
         [
-            encode_tokens(tower, tokenizer(sentences[start : start + batch_size]).to(device)).cpu()
+            encode(tokenizer(sentences[start : start + batch_size]).to(device)).cpu()
             for start in tqdm(starts, desc="sentences", disable=None)
         ]
     )

@@ -53,17 +53,25 @@ def hospital(root: Path, suffix: str) -> None:
     (root / "model.json").write_text(json.dumps(MODEL_CONFIG))
 
 
-def commands() -> list[list[str]]:
-    (block,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    return [shlex.split(line) for line in block.replace("\\\n", " ").strip().splitlines()]
+def block(kind: str, number: int = 0) -> str:
+    return re.findall(rf"```{kind}[^\n]*\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[number]
 
 
-@pytest.mark.parametrize("suffix", ["xlsx", "csv"])
-def test_the_page_runs(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hospital(tmp_path, suffix)
+def commands(number: int) -> list[list[str]]:
+    """The commands of a block of the page."""
+    return [shlex.split(line) for line in block("bash", number).replace("\\\n", " ").strip().splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("COHORTS_ROOT", "SPLITS_ROOT", "TABLES_ROOT"):
         monkeypatch.setattr(constants, name, tmp_path / name.lower())
+    return tmp_path
+
+
+def run(found: list[list[str]], suffix: str) -> None:
+    """Runs commands, the doctor before the training, and embeds the sentences that one of them lists."""
     small = ["--model_config", "model.json", "--random_backbone", "--device", "cpu"]
     entry: dict[str, tuple[Callable[[list[str]], object], list[str]]] = {
         "data_utils.make_dataset": (make_dataset.main, []),
@@ -71,8 +79,6 @@ def test_the_page_runs(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "train_modaltune.py": (train_modaltune.main, [*small, "--num_epochs", "2"]),
         "utils.prediction": (prediction.main, ["--device", "cpu"]),
     }
-    found = commands()
-    assert len(found) == 5
     for words in found:
         name, given = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
         main, further = entry[name]
@@ -86,9 +92,33 @@ def test_the_page_runs(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             torch.manual_seed(0)
             sentences = json.loads(Path("sentences.json").read_text())
             torch.save({sentence: torch.randn(16) for sentence in sentences}, "vectors.pt")
+
+
+@pytest.mark.parametrize("suffix", ["xlsx", "csv"])
+def test_the_page_runs(suffix: str, folder: Path) -> None:
+    hospital(folder, suffix)
+    found = commands(0)
+    assert len(found) == 5
+    run(found, suffix)
     table = pd.read_csv("predictions.csv", dtype={"patient": str})
     assert table.patient.tolist() == [f"H-{number:04d}" for number in range(901, 906)]
     probabilities = table[["probability LumA", "probability LumB"]]
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     assert set(table["class"]) <= {"LumA", "LumB"}
     assert table.risk.notna().all()
+
+
+def test_the_tasks_of_the_page_run(folder: Path) -> None:
+    hospital(folder, "csv")
+    (folder / "tasks.json").write_text(block("json"))
+    run([*commands(0)[:1], *commands(1)], "csv")
+    tokens = ["Diagnosis", "Survival", "Whole", "Grade", "Proliferation"]
+    assert pd.read_csv("run_tasks/results.csv").task.unique().tolist() == tokens
+    table = pd.read_csv("predictions_tasks.csv")
+    assert set(table["Grade class"]) <= {"low", "middle", "high"}
+    shares = table[[f"Grade probability {name}" for name in ("low", "middle", "high")]]
+    assert np.allclose(shares.sum(axis=1), 1, atol=1e-6)
+    assert (
+        table[["Proliferation value", "risk"]].notna().all(axis=None)
+        and table["class"].isin(["LumA", "LumB"]).all()
+    )

@@ -12,6 +12,7 @@ from functools import partial
 
 from data_utils.cases.folds import count_folds
 from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.tasks import read_tasks
 from models.aggregators import Aggregator, aggregator, available_aggregators
 from models.aggregators.registry import DISTILL
 from models.encoders import encoder_of
@@ -41,12 +42,12 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
     chosen = aggregator(args.mil_name) if args.mil_name in available_aggregators() else None
     if chosen is not None:
         _complete_objective(parser, args, chosen)
+    _complete_tasks(parser, args)
     own_config = constants.CONFIGS_ROOT / f"baseline_{args.mil_name}.json"
     for name, value in (
         ("threshold", encoder.threshold),
         ("model_config", own_config if own_config.is_file() else encoder.config),
         ("objective", DISTILL),
-        ("num_tasks", len(constants.TASKS)),
         ("backbone_weights", encoder.weights()),
         ("gene_scaling", PROTOCOLS[args.protocol].gene_scaling),
     ):
@@ -94,6 +95,20 @@ def _complete_objective(
         )
     if args.num_tasks is None and DISTILL not in chosen.objectives:
         args.num_tasks = 1
+
+
+def _complete_tasks(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """The task file and how many of its tasks there are; of weights that are evaluated, they say both."""
+    if args.tasks is None and not args.eval_only:
+        args.tasks = constants.TASK_FILE
+    if args.tasks is None:
+        return
+    try:
+        known = read_tasks(args.tasks)
+        args.num_tasks = len(known.tokens) if args.num_tasks is None else args.num_tasks
+        known.first(args.num_tasks)
+    except (OSError, ValueError) as error:
+        parser.error(f"--tasks {args.tasks}: {error}")
 
 
 def _complete_classes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -70,7 +70,17 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     for entry in all_modalities().values():
         data.add_argument(f"--{entry.flag}", type=_table, help=entry.help)
         entry.add_flags(data)
-    data.add_argument("--text_location", type=Path, help="label sentences {case_id: [4, 512]}; for training")
+    data.add_argument(
+        "--tasks",
+        type=Path,
+        help="task file: what each task token learns from and is evaluated by; if not given, dataset/tasks.json (the "
+        "published tasks), in an evaluation those of the weights",
+    )
+    data.add_argument(
+        "--text_location",
+        type=Path,
+        help="label sentences {case_id: [rows of the task file, width]}; for training",
+    )
     data.add_argument(
         "--missing_modalities",
         choices=MISSING_MODALITIES,
@@ -129,7 +139,7 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     model.add_argument(
         "--num_tasks",
         type=int,
-        help="task tokens, of General, Diagnosis, Survival; if not given, 3, or 1 for models without task tokens",
+        help="task tokens, the first of the task file; if not given, all, or 1 for models without task tokens",
     )
     model.add_argument(
         "--backbone_weights",

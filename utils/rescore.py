@@ -18,10 +18,11 @@ from utils import constants
 from utils.evaluation import plots
 from utils.evaluation.embeddings import Embeddings, with_complete_parts
 from utils.evaluation.results import Evaluator, write_results
-from utils.files import atomic_path, setup_logging
+from utils.files import atomic_path, read_json, setup_logging
 from utils.run_config import RunConfig
 from utils.test_utils_modaltune import CohortEvaluator
 from utils.test_utils_pancancer import PanCancerEvaluator
+from utils.training.model_setup import ModelSetup
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ def rescore(run: Path, output: Path) -> None:
         )
     if output.exists():
         raise FileExistsError(f"{output} exists; choose another folder")
-    evaluator: Evaluator = PanCancerEvaluator.of(config) if config.data.sites else CohortEvaluator.of(config)
+    make = PanCancerEvaluator.of if config.data.sites else CohortEvaluator.of
+    evaluator: Evaluator = make(config, ModelSetup(**read_json(run / "config.json")["model"]).tokens)
     names, frames = [str(f.relative_to(run)) for f in folders], []
     for folder, name in zip(folders, names, strict=True):
         files = {split: folder / "data" / EMBEDDINGS.format(split=split) for split in constants.SPLITS}

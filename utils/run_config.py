@@ -22,6 +22,8 @@ class DataConfig:
     Attributes:
         files: by modality; None where the cohort has none.
         options: by modality, the values of the flags that the modality adds.
+        tasks: the task file; None where weights that are evaluated say it. Its content is kept with the weights, so
+            that the path itself decides nothing.
         sites: cancer sites of a pan-cancer run; empty for one cohort.
         num_classes: subtype classes, of every site.
     """
@@ -33,6 +35,7 @@ class DataConfig:
     features_dir: Path | None = None
     files: Mapping[str, Path | None] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tasks: Path | None = field(default=None, metadata=_FREE)
     text_location: Path | None = None
     candidate_location: Path | None = None
     missing_modalities: str = "drop"
@@ -52,11 +55,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which model; see the flags of the same names."""
+    """Which model; see the flags of the same names.
+
+    Attributes:
+        num_tasks: task tokens; None where weights that are evaluated say it.
+    """
 
     mil_name: str
     model_config: Path
-    num_tasks: int = 3
+    num_tasks: int | None = 3
     backbone_weights: Path | None = None
     random_backbone: bool = False
 

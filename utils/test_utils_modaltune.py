@@ -8,30 +8,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from data_utils.tables.cohorts import class_names_of
-from utils import constants
+from data_utils.tables.tasks import CLASSES, Task, TaskSet
 from utils.evaluation import plots
-from utils.evaluation.calibration import reliability
 from utils.evaluation.embeddings import Embeddings, name_cases, same_split
 from utils.evaluation.heads import Head
-from utils.evaluation.probes import (
-    SubtypeProbe,
-    SubtypeResult,
-    SurvivalProbe,
-    SurvivalResult,
-    fit_subtype,
-    fit_survival,
-)
+from utils.evaluation.predictions import draw, prediction_table
 from utils.evaluation.results import COLUMNS
-from utils.evaluation.rows import HEAD, Result, head_results, metric_rows, zero_shot_rows
+from utils.evaluation.rows import (
+    HEAD,
+    Result,
+    head_results,
+    metric_rows,
+    zero_shot_results,
+    zero_shot_rows,
+)
 from utils.evaluation.stored_probes import PROBES, store
+from utils.evaluation.token_probes import VALIDATED, TokenProbes, kinds_of, tokens_of
 from utils.evaluation.zero_shot import Candidates
 from utils.files import atomic_path
 from utils.run_config import RunConfig
@@ -41,93 +39,89 @@ logger = logging.getLogger(__name__)
 FIGURE_SPLIT = "test"
 
 
-@dataclass(frozen=True)
-class _Scores:
-    """Both probes of one task token and the heads on it, scored on one split."""
-
-    subtype: SubtypeResult
-    survival: SurvivalResult
-    heads: Sequence[Result] = ()
-
-
 class CohortEvaluator:
     """Evaluates the embeddings of one cohort (see :class:`utils.evaluation.results.Evaluator`).
 
     Args:
         num_classes: subtype classes.
-        task_names: names of the task tokens in the order of the embeddings. The first one is the
-            headline and selects the model.
-        class_names: names of the classes for figures.
+        tasks: the task tokens in the order of the embeddings; a name stands for one that is evaluated by class and
+            survival. The first one is the headline and selects the model.
+        class_names: names of the classes of the cohort.
     """
 
     def __init__(
-        self, num_classes: int, task_names: Sequence[str], class_names: Sequence[str] | None = None
+        self, num_classes: int, tasks: Sequence[Task | str], class_names: Sequence[str] | None = None
     ) -> None:
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}: a subtype needs at least two classes")
-        if not task_names:
+        if not tasks:
             raise ValueError("no task names")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
         self.num_classes = num_classes
-        self.task_names = tuple(task_names)
-        self.class_names = tuple(class_names) if class_names is not None else None
-        self._subtype_selects = True
+        self.tokens = tokens_of(tasks)
+        self.class_names = tuple(plots.class_labels(num_classes, class_names))
+        # The first measure of each kind of the headline; which of them selects the model.
+        self.headline = [
+            f"val_{VALIDATED[kind][0]}/{self.tokens[0].name}" for kind in kinds_of(self.tokens[0])
+        ]
+        self._selecting = 0
         self._said: set[str] = set()
 
     @classmethod
-    def of(cls, config: RunConfig) -> CohortEvaluator:
-        """The evaluator of a run; with ``--onco``, figures name the classes of the cohort."""
+    def of(cls, config: RunConfig, tasks: TaskSet) -> CohortEvaluator:
+        """The evaluator of a run on tasks; with ``--onco``, figures name the classes of the cohort."""
         (num_classes,) = config.data.num_classes
-        names = class_names_of(config.data.onco, num_classes)
-        return cls(num_classes, constants.TASKS[: config.model.num_tasks], names)
+        return cls(num_classes, tasks.tokens, class_names_of(config.data.onco, num_classes))
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the task tokens."""
+        return tuple(token.name for token in self.tokens)
 
     # ------------------------------------------------------------------------ model selection
     @property
     def key(self) -> str:
         """Validation metric that selects the model.
 
-        Balanced accuracy of the first task token; its concordance index from the first validation on
-        that has no subtype to evaluate.
+        Of the first task token the balanced accuracy, else the concordance index, else R2: whatever it is
+        evaluated by and the first validation can evaluate.
         """
-        metric = "balanced_accuracy" if self._subtype_selects else "concordance_index"
-        return f"val_{metric}/{self.task_names[0]}"
+        return self.headline[self._selecting]
 
     def validate(self, train: Embeddings, val: Embeddings) -> dict[str, float]:
         """Metrics of an epoch from probes fitted on ``train``, NaN where not evaluable (logged once)."""
         self._check({"train": train, "val": val})
         metrics: dict[str, float] = {}
-        for task, name in enumerate(self.task_names):
-            subtype = fit_subtype(train, task, self.num_classes).score(val)
-            survival = fit_survival(train, task).score(val)
-            metrics[f"val_balanced_accuracy/{name}"] = subtype.balanced_accuracy
-            metrics[f"val_accuracy/{name}"] = subtype.accuracy
-            metrics[f"val_concordance_index/{name}"] = survival.concordance_index
-            for kind, reason in (("subtype", subtype.reason), ("survival", survival.reason)):
-                self._say_once(f"validation: {kind} of token {name} not evaluable: {reason}", reason)
+        for task, token in enumerate(self.tokens):
+            reasons = []
+            for kind, result in TokenProbes.fit(train, task, token, self.class_names).score(val):
+                metrics |= {f"val_{name}/{token.name}": getattr(result, name) for name in VALIDATED[kind]}
+                self._say_once(
+                    f"validation: {kind} of token {token.name} not evaluable: {result.reason}", result.reason
+                )
+                reasons.append(result.reason)
             if task == 0:
-                self._choose_key(subtype, survival)
+                self._choose_key(reasons)
         return metrics
 
-    def score(self, metrics: Mapping[str, float]) -> tuple[float, float]:
-        """Balanced accuracy, then concordance index of the first task token; greater is better.
+    def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """Balanced accuracy, then concordance index of the first task token, then R2, as far as it is evaluated by
+        them; greater is better.
 
         The second decides between epochs of equal balanced accuracy, which are frequent with few
         validation patients, and alone where the subtype is not evaluable. What is NaN counts as
         minus infinity.
         """
-        names = (
-            f"val_{metric}/{self.task_names[0]}" for metric in ("balanced_accuracy", "concordance_index")
-        )
-        values = (metrics.get(name, math.nan) for name in names)
-        balanced_accuracy, concordance_index = (-math.inf if math.isnan(v) else float(v) for v in values)
-        return balanced_accuracy, concordance_index
+        values = (metrics.get(name, math.nan) for name in self.headline)
+        return tuple(-math.inf if math.isnan(v) else float(v) for v in values)
 
-    def _choose_key(self, subtype: SubtypeResult, survival: SurvivalResult) -> None:
+    def _choose_key(self, reasons: Sequence[str]) -> None:
         # Which classes a split holds does not change between epochs, so neither does the key.
-        self._subtype_selects = not subtype.reason or bool(survival.reason)
-        if not self._subtype_selects:
-            self._say_once(f"the concordance index selects the model ({self.key}): {subtype.reason}", "key")
+        self._selecting = next((k for k, reason in enumerate(reasons) if not reason), 0)
+        if self._selecting:
+            metric = self.key.partition("/")[0].removeprefix("val_").replace("_", " ")
+            self._say_once(f"the {metric} selects the model ({self.key}): {reasons[0]}", "key")
 
     def _say_once(self, message: str, reason: str) -> None:
         if reason and message not in self._said:
@@ -163,26 +157,26 @@ class CohortEvaluator:
         output_dir = Path(output_dir)
         rows: list[dict] = []
         predictions: dict[str, list[pd.DataFrame]] = {split: [] for split in splits}
-        fitted = {}
-        for task, name in enumerate(self.task_names):
-            subtype = fit_subtype(splits["train"], task, self.num_classes)
-            survival = fit_survival(splits["train"], task)
-            fitted[name] = subtype, survival
+        fitted: dict[str, TokenProbes] = {}
+        for task, token in enumerate(self.tokens):
+            probes = fitted[token.name] = TokenProbes.fit(splits["train"], task, token, self.class_names)
             for split, cases in splits.items():
                 own = head_results(heads or {}, task, cases)
-                scores = _Scores(subtype.score(cases), survival.score(cases), own)
-                found = metric_rows([scores.subtype, scores.survival], splits["train"], seed)
+                results: list[Result] = [result for _, result in probes.score(cases)]
+                found = metric_rows(results, splits["train"], seed)
                 if zero_shot is not None:
-                    found += zero_shot_rows(
-                        [zero_shot.subtype(cases, task), zero_shot.survival(cases, task)], seed
-                    )
+                    found += zero_shot_rows(zero_shot_results(zero_shot, cases, task, token), seed)
                 found += metric_rows(own, splits["train"], seed, HEAD)
-                rows += [{"seed": seed, "task": name, "split": split, **row} for row in found]
-                predictions[split].append(self._predictions(cases, task, subtype, survival, heads or {}))
+                rows += [{"seed": seed, "task": token.name, "split": split, **row} for row in found]
+                table = prediction_table(cases, task, probes, self.class_names, heads or {})
+                predictions[split].append(table)
                 if split == FIGURE_SPLIT:
-                    self._draw(scores, survival, output_dir / "figures", name)
-        names = plots.class_labels(self.num_classes, self.class_names)
-        store(splits["train"], fitted, names).save(output_dir / PROBES)
+                    draw(probes, [*results, *own], output_dir / "figures", f"{token.name} · {split}")
+        own_classes = {name: p.class_names for name, p in fitted.items() if p.token.target(CLASSES)}
+        arrays = store(
+            splits["train"], {name: p.fitted for name, p in fitted.items()}, self.class_names, own_classes
+        )
+        arrays.save(output_dir / PROBES)
         for split, tables in predictions.items():
             with atomic_path(output_dir / "predictions" / f"{split}.csv") as temporary:
                 pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
@@ -200,70 +194,6 @@ class CohortEvaluator:
                 f"says {self.num_classes}"
             )
         return found
-
-    def _predictions(
-        self,
-        cases: Embeddings,
-        task: int,
-        subtype: SubtypeProbe,
-        survival: SurvivalProbe,
-        heads: Mapping[str, Head],
-    ) -> pd.DataFrame:
-        """One row per case, also where class or survival are unknown; empty where there is nothing to predict with."""
-        table = pd.DataFrame(
-            {
-                "task": self.task_names[task],
-                "case_id": cases.case_ids,
-                "site": cases.sites,
-                "label": cases.labels,
-                "duration": cases.durations,
-                "event": cases.events,
-            }
-        )
-        if self.class_names is not None:
-            table["label_name"] = table["label"].map(dict(enumerate(self.class_names)))
-        vectors = cases.task(task)
-        self._add_classes(table, "", *subtype.predict(vectors))
-        table["risk"] = survival.risk(vectors)
-        for kind, head in heads.items():
-            if head.task != task:
-                continue
-            if kind == "subtype":
-                probabilities = head.probabilities(cases)
-                self._add_classes(table, HEAD, probabilities.argmax(axis=1), probabilities)
-            else:
-                table[f"{HEAD}risk"] = head.risk(cases)
-        return table
-
-    def _add_classes(
-        self, table: pd.DataFrame, prefix: str, predictions: np.ndarray, probabilities: np.ndarray
-    ) -> None:
-        predicted = pd.Series(predictions, dtype="Int64")
-        if self.class_names is not None:
-            table[f"{prefix}prediction_name"] = predicted.map(dict(enumerate(self.class_names)))
-        table[f"{prefix}prediction"] = predicted.mask(predicted < 0)
-        for c in range(self.num_classes):
-            table[f"{prefix}probability_{c}"] = probabilities[:, c]
-
-    def _draw(self, scores: _Scores, survival: SurvivalProbe, folder: Path, name: str) -> None:
-        subtype, scored = scores.subtype, scores.survival
-        stem, title = name.lower(), f"{name} · {FIGURE_SPLIT}"
-        if subtype.confusion is not None:
-            plots.roc(
-                subtype.labels, subtype.probabilities, folder / f"{stem}_roc.png", title, self.class_names
-            )
-            plots.confusion(subtype.confusion, folder / f"{stem}_confusion.png", title, self.class_names)
-            groups = {"probe": subtype}
-            for head in scores.heads:
-                if isinstance(head, SubtypeResult) and not head.reason:
-                    groups["trained head"] = head
-            diagram = {name: reliability(r.labels, r.probabilities) for name, r in groups.items()}
-            plots.reliability(diagram, folder / f"{stem}_reliability.png", title)
-        if survival.model is not None and len(scored.case_ids):
-            high = scored.risk > survival.median_risk
-            path = folder / f"{stem}_kaplan_meier.png"
-            p = plots.kaplan_meier(scored.durations, scored.events, high, path, title)
-            logger.info("%s: log-rank p of risk groups split at the median training risk: %.3g", title, p)
 
     # ------------------------------------------------------------------------ checks
     def _check(self, splits: Mapping[str, Embeddings]) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 from sklearn.decomposition import PCA
 
 from data_utils.tables.cohorts import class_names_of
-from utils import constants
+from data_utils.tables.tasks import SURVIVAL, Task, TaskSet
 from utils.evaluation import bootstrap, plots
 from utils.evaluation.embeddings import Embeddings, name_cases
 from utils.evaluation.heads import Head
@@ -33,10 +33,10 @@ from utils.test_utils_modaltune import FIGURE_SPLIT, CohortEvaluator
 logger = logging.getLogger(__name__)
 
 # Metrics whose mean over the sites is reported.
-_MEASURED = ("balanced_accuracy", "accuracy", "auc", "concordance_index")
+_MEASURED = ("balanced_accuracy", "accuracy", "auc", "concordance_index", "r2", "spearman")
 _AVERAGED = (
     *_MEASURED,
-    *(ZERO_SHOT + metric for metric in _MEASURED if metric != "auc"),
+    *(ZERO_SHOT + metric for metric in ("balanced_accuracy", "accuracy", "concordance_index")),
     *("recall", "precision", "f1", "ece", "brier", "concordance_ipcw", "dynamic_auc", "integrated_brier"),
 )
 
@@ -55,32 +55,36 @@ class PanCancerEvaluator:
 
     Args:
         sites: in the order of the table.
-        task_names: names of the task tokens; the first one selects the model.
+        tasks: the task tokens, see :class:`CohortEvaluator`; the first one selects the model.
         stratified: the common Cox model has a baseline hazard per TCGA project.
     """
 
-    def __init__(self, sites: Sequence[Site], task_names: Sequence[str], stratified: bool = False) -> None:
+    def __init__(self, sites: Sequence[Site], tasks: Sequence[Task | str], stratified: bool = False) -> None:
         if len({site.name for site in sites}) < max(len(sites), 1):
             raise ValueError(f"a pan-cancer evaluation needs different sites, got {[s.name for s in sites]}")
-        self.task_names, self.stratified = tuple(task_names), stratified
+        self.stratified = stratified
         self.class_names = {s.name: plots.class_labels(s.num_classes, s.class_names) for s in sites}
         self.evaluators = {
-            site.name: CohortEvaluator(site.num_classes, task_names, site.class_names) for site in sites
+            site.name: CohortEvaluator(site.num_classes, tasks, site.class_names) for site in sites
         }
+        first = next(iter(self.evaluators.values()))
+        self.tokens, self.task_names, self.headline = first.tokens, first.task_names, first.headline
 
     @classmethod
-    def of(cls, config: RunConfig) -> PanCancerEvaluator:
-        """The evaluator of a run; figures name the classes of the cohorts."""
+    def of(cls, config: RunConfig, tasks: TaskSet) -> PanCancerEvaluator:
+        """The evaluator of a run on tasks; figures name the classes of the cohorts."""
         sites = []
         for name, num_classes in zip(config.data.sites, config.data.num_classes, strict=True):
             sites.append(Site(name, num_classes, class_names_of(name, num_classes)))
-        return cls(sites, constants.TASKS[: config.model.num_tasks], config.output.stratified_cox)
+        return cls(sites, tasks.tokens, config.output.stratified_cox)
 
     # ------------------------------------------------------------------------ model selection
     @property
     def key(self) -> str:
-        """Validation metric that selects the model: mean balanced accuracy over the sites."""
-        return f"val_balanced_accuracy/{self.task_names[0]}"
+        """Validation metric that selects the model: mean over the sites of the first measure of the first token,
+        which is the balanced accuracy of a token that is evaluated by class.
+        """
+        return self.headline[0]
 
     def validate(self, train: Embeddings, val: Embeddings) -> dict[str, float]:
         """Means over the evaluable sites, and the headline token of every site."""
@@ -91,13 +95,13 @@ class PanCancerEvaluator:
         }
         names = list(dict.fromkeys(name for metrics in found.values() for name in metrics))
         means = {name: _mean([metrics[name] for metrics in found.values()])[0] for name in names}
-        for metric in ("balanced_accuracy", "concordance_index"):
-            headline = f"val_{metric}/{self.task_names[0]}"
+        for headline in self.headline:
+            metric = headline.partition("/")[0].removeprefix("val_")
             means |= {f"val_site_{metric}/{site}": found[site][headline] for site in found}
         return means
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
-        """Mean balanced accuracy, then mean concordance index of the first task token."""
+        """Means of the first measures of the first task token, see :meth:`CohortEvaluator.score`."""
         return next(iter(self.evaluators.values())).score(metrics)
 
     # ------------------------------------------------------------------------ final report
@@ -128,9 +132,10 @@ class PanCancerEvaluator:
             frame = evaluator.report(of_site, output_dir / "sites" / site, seed, own)
             frames.append(frame.assign(site=site))
         rows = _means(pd.concat(frames, ignore_index=True), list(self.evaluators))
-        for task, name in enumerate(self.task_names):
-            found = [*self._pooled_survival(splits, task, seed), *self._site_prediction(splits, task, seed)]
-            rows += [{"seed": seed, "task": name, **row} for row in found]
+        for task, token in enumerate(self.tokens):
+            found = self._pooled_survival(splits, task, seed) if token.target(SURVIVAL) else []
+            found += self._site_prediction(splits, task, seed)
+            rows += [{"seed": seed, "task": token.name, **row} for row in found]
         self._draw(splits, output_dir / "figures")
         return pd.concat([*frames, pd.DataFrame(rows)], ignore_index=True)
 
@@ -179,7 +184,7 @@ class PanCancerEvaluator:
             plots.embedding_map(
                 components.transform(cases.task(task)),
                 {"Cancer site": cases.sites, "Subtype": subtypes},
-                folder / f"{name.lower()}_map.png",
+                folder / f"{name.lower().replace(' ', '_')}_map.png",
                 components.explained_variance_ratio_,
             )
 

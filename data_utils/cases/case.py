@@ -28,6 +28,7 @@ class Case:
         label: subtype class, -1 where the diagnosis is in none.
         duration: survival time in months.
         event: 1 the patient died, 0 censored.
+        values: what else the tasks are evaluated by, by column; NaN where it is not known.
         site: cohort of the patient in pan-cancer splits, such as ``GBMLGG``; else empty.
         complete: whether the patient has every modality that the model reads.
     """
@@ -45,6 +46,7 @@ class Case:
     label: int = -1
     duration: float = float("nan")
     event: int = 0
+    values: Mapping[str, float] = field(default_factory=dict)
     site: str = ""
     complete: bool = True
 

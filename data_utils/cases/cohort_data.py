@@ -16,9 +16,11 @@ from data_utils.cases.folds import make_folds, read_folds
 from data_utils.cases.splits import Patient, check_disjoint, read_split
 from data_utils.features.folder import FeatureFolder
 from data_utils.tables.cohorts import load_cohort
-from data_utils.tables.sentence_table import read_sentence_table
+from data_utils.tables.sentence_table import check_sentences, read_sentence_table
+from data_utils.tables.tasks import CLASSES, TaskSet, published
 from data_utils.tables.tensor_table import ModalityTable
 from utils import constants
+from utils.files import FileError
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class CohortData:
         protocol: str,
         features_dir: Path | None = None,
         sites: Sequence[str] = (),
-        text_rows: int = len(constants.TEXT_ROWS),
+        tasks: TaskSet | None = None,
         patches: bool = True,
     ) -> CohortData:
         """Reads the splits and texts, and checks that the tables are of this cohort.
@@ -64,12 +66,17 @@ class CohortData:
             protocol: ``published`` or ``strict``.
             features_dir: folder of the feature files, whatever the split files say.
             sites: cancer sites of a pan-cancer cohort.
-            text_rows: sentences of a case.
+            tasks: which sentences a case has, and what it is evaluated by; the published ones if not given.
             patches: whether feature files are read at all.
+
+        Raises:
+            FileNotFoundError, ValueError: a file is missing or damaged, or does not belong to the others.
         """
+        tasks = tasks or published()
         folder = FeatureFolder(features_dir) if features_dir is not None and patches else None
         patients: Splits = {
-            split: read_split(split_files[split], folder, patches) for split in constants.SPLITS
+            split: read_split(split_files[split], folder, patches, tasks.columns)
+            for split in constants.SPLITS
         }
         check_disjoint(patients)
         if sites:
@@ -77,7 +84,9 @@ class CohortData:
         texts = None
         if text_location is not None:
             remedy = "write it with python -m data_utils.make_textemb_conch"
-            texts = read_sentence_table(text_location, text_rows, remedy)
+            texts = read_sentence_table(text_location, len(tasks.rows), remedy)
+            check_sentences(text_location, tasks)
+        check_columns(patients, tasks, split_files["train"], texts is not None)
         for table in tables.values():
             _check_overlap(table, patients)
         return cls(patients, tables, texts, protocol)
@@ -154,6 +163,23 @@ class CohortData:
                 trained_on, inputs, self.texts, resampling, name="train", modalities=modalities
             )
         return datasets
+
+
+def check_columns(patients: Splits, tasks: TaskSet, path: Path, training: bool) -> None:
+    """A column that no patient has a value of cannot be meant in a training; a cohort to evaluate may lack it."""
+    everyone = [p for split in patients.values() for p in split]
+    for column, target in tasks.columns.items():
+        values = [p.values[column] for p in everyone]
+        if any(value >= 0 if target.kind == CLASSES else value == value for value in values):
+            continue
+        fault = f"tells of no patient what the task file evaluates by {column!r}"
+        if training:
+            remedy = (
+                f"keep the column (make_dataset --table ... --tasks FILE), or correct its name"
+                f"{' or the values of its classes' if target.kind == CLASSES else ''} in the task file"
+            )
+            raise FileError(path, fault, remedy)
+        logger.warning("%s %s: that is not evaluated", path, fault)
 
 
 def _check_overlap(table: ModalityTable, patients: Splits) -> None:

@@ -209,6 +209,7 @@ class CaseDataset(Dataset):
             label=patient.label,
             duration=patient.duration,
             event=patient.event,
+            values=patient.values,
             complete=complete,
         )
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from data_utils.tables.flat_files import value_text
+from data_utils.tables.tasks import CLASSES, Target
 from data_utils.tables.values import MAX_AGE, MAX_MONTHS
+from utils.files import FileError
+
+logger = logging.getLogger(__name__)
 
 
 def number(value: Any) -> float | None:
@@ -53,6 +61,50 @@ def read_labels(row: Mapping[str, Any], where: str) -> tuple[int, float, int]:
             _refuse(where, "age_at_index", row, f"ages are years from 0 to {MAX_AGE}, or null")
     assert label is not None and months is not None and event is not None
     return int(label), months, int(event)
+
+
+def read_values(
+    path: Path, cases: Mapping[str, Sequence[Mapping[str, Any]]], columns: Mapping[str, Target]
+) -> dict[str, dict[str, float]]:
+    """What tasks are evaluated by, by case and column; NaN where a case has none, -1 where it is none of the classes.
+
+    Values that are none of the classes are named in the log.
+
+    Args:
+        path: of the split file, for messages.
+        cases: the rows of every case.
+        columns: how each column is read.
+
+    Raises:
+        FileError: rows of a case contradict each other, or a number is none.
+    """
+    strange: dict[str, Counter[str]] = {column: Counter() for column in columns}
+    values: dict[str, dict[str, float]] = {}
+    for case_id, rows in cases.items():
+        values[case_id] = {}
+        for column, target in columns.items():
+            texts = {(value_text(row.get(column)) or "").strip() for row in rows}
+            if len(texts) > 1:
+                fault = f"the slides of case {case_id} disagree on {column}: {sorted(texts)}"
+                raise FileError(path, fault, "a patient has one value: make the rows alike")
+            try:
+                value = target.read(text := texts.pop())
+            except ValueError as error:
+                raise FileError(path, f"case {case_id}: {error}", "correct it, or leave it empty") from error
+            values[case_id][column] = value
+            if target.kind == CLASSES and value < 0:
+                strange[column][text] += 1
+    for column, texts in strange.items():
+        if texts:
+            logger.warning(
+                "%s: %s of %d patients is none of the classes %s and not evaluated: %s",
+                path,
+                column,
+                texts.total(),
+                ", ".join(columns[column].values),
+                dict(texts.most_common(5)),
+            )
+    return values
 
 
 def _refuse(where: str, name: str, row: Mapping[str, Any], rule: str) -> None:

@@ -64,7 +64,9 @@ class OwnCohortFlags:
         if stored is not None and not isinstance(stored, dict):
             TableLayout.from_plain(stored, where)  # says what is wrong with it
         content["columns"] = {**content.get("columns", {}), **columns}
-        lists = {"dead": self.dead, "alive": self.alive, "further": self.further or None}
+        lists = {"dead": self.dead, "alive": self.alive}
+        if self.further:
+            content["further"] = list(dict.fromkeys([*content.get("further", ()), *self.further]))
         content |= {name: list(values) for name, values in lists.items() if values is not None}
         single = {"time_unit": self.time_unit, "slide_pattern": self.slide_pattern}
         content |= {name: value for name, value in single.items() if value is not None}

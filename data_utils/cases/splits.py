@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_utils.cases.labels import read_labels
+from data_utils.cases.labels import read_labels, read_values
 from data_utils.features.folder import FeatureFolder
 from data_utils.features.store import HDF5_SUFFIXES
+from data_utils.tables.tasks import Target
 from utils import constants
 from utils.files import read_json
 
@@ -44,6 +45,7 @@ class Patient:
         event: 1 dead, 0 censored.
         site: cohort of the patient, where the rows name it (pan-cancer splits), else empty.
         slide_ids: ``slide_submitter_id`` of the slides.
+        values: what else the tasks are evaluated by, by column; NaN where it is not known, -1 for none of the classes.
     """
 
     case_id: str
@@ -55,6 +57,7 @@ class Patient:
     event: int
     site: str = ""
     slide_ids: tuple[str, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 def resolve_features_path(path: str) -> Path:
@@ -68,7 +71,12 @@ def resolve_features_path(path: str) -> Path:
     return constants.FEATURES_ROOT / path
 
 
-def read_split(path: str | Path, folder: FeatureFolder | None = None, patches: bool = True) -> list[Patient]:
+def read_split(
+    path: str | Path,
+    folder: FeatureFolder | None = None,
+    patches: bool = True,
+    columns: Mapping[str, Target] | None = None,
+) -> list[Patient]:
     """The patients of a split file, in its order; rows of one patient (its slides) are joined.
 
     A file without rows is legal: tiny cohorts leave a split empty.
@@ -79,6 +87,7 @@ def read_split(path: str | Path, folder: FeatureFolder | None = None, patches: b
             that are not there keep the path they should have, and are named in the log.
         patches: False for a model that reads none: ``features_path`` may then be left out, and patients have no
             feature files.
+        columns: what else is read of a patient, see :attr:`data_utils.tables.tasks.TaskSet.columns`.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -110,6 +119,10 @@ def read_split(path: str | Path, folder: FeatureFolder | None = None, patches: b
         grouped.setdefault(case_id, []).append((row, labels))
     _check_spelling(path, "case_id", grouped)
     patients = [_join(path, case_id, slides, folder, patches) for case_id, slides in grouped.items()]
+    if columns:
+        rows_of = {case_id: [row for row, _ in slides] for case_id, slides in grouped.items()}
+        values = read_values(path, rows_of, columns)
+        patients = [replace(patient, values=values[patient.case_id]) for patient in patients]
     _check_spelling(path, "case_submitter_id", [p.submitter_id for p in patients])
     if folder and (absent := [s.name for p in patients for s in p.slides if not s.is_file()]):
         logger.warning("%s: %d slides are not in %s: %s", path, len(absent), folder.root, absent[:10])

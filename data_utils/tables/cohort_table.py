@@ -42,7 +42,7 @@ _FIELDS = {
 ROLES = ("patient", "slide", "class", "time", "event", "project", "split", *_FIELDS)
 _KEYS = ("columns", "time_unit", "dead", "alive", "further", "slide_pattern")
 # Fields of split rows that a further column must not hide.
-_TAKEN = {
+SPLIT_FIELDS = {
     "case_id",
     "case_submitter_id",
     "slide_submitter_id",
@@ -91,7 +91,7 @@ class TableLayout:
             )
         if both := sorted(set(map(_plain, self.dead)) & set(map(_plain, self.alive))):
             raise ValueError(f"{self.where}: {both} mean dead as well as alive")
-        if taken := sorted(set(self.further) & _TAKEN):
+        if taken := sorted(set(self.further) & SPLIT_FIELDS):
             raise ValueError(
                 f"{self.where}: further columns {taken} would hide fields of the split files; rename them"
             )

@@ -18,8 +18,7 @@ import numpy as np
 from data_utils.tables.ajcc import AJCC_COLUMNS, STAGE, M, N, T, reduce_text
 from data_utils.tables.cohorts import Cohort
 from data_utils.tables.flat_files import value_text
-from data_utils.tables.tasks import TaskSet, read_tasks
-from utils import constants
+from data_utils.tables.tasks import CLASSES, OWN_CLASS, TaskSet, published
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +132,7 @@ def build_sentences(
         edges: quartile edges.
         tasks: the sentences; the published ones if not given.
     """
-    tasks = tasks or read_tasks(constants.TASK_FILE)
+    tasks = tasks or published()
     fields = fields_of(row, site, edges)
     return dict(zip(tasks.rows, (task.sentence(fields) for task in tasks.entries), strict=True))
 
@@ -144,25 +143,33 @@ def words_of(raw: str | None, column: str) -> str | None:
 
 
 def candidate_sentences(
-    cohort: Cohort, edges: Sequence[float] | None, diagnoses: Collection[tuple[int, str]] = ()
+    cohort: Cohort,
+    edges: Sequence[float] | None,
+    diagnoses: Collection[tuple[int, str]] = (),
+    tasks: TaskSet | None = None,
 ) -> dict[str, list[str]]:
     """Sentences that zero-shot evaluation compares a patient with; what nobody knows stays empty.
+
+    Each is the sentence of the task that says the thing and the least besides: of the published tasks, Diagnosis for
+    the classes and Survival for the fate.
 
     Args:
         cohort: names the location and the diagnoses of its classes.
         edges: five quartile edges in months, see :func:`survival_edges`; None where nobody has a survival time.
         diagnoses: class and diagnosis of the patients at hand. Those that the definition of the cohort does
             not name (split files that others made) become candidates of their class, too.
+        tasks: their sentences; the published ones if not given.
 
     Returns:
         Under ``class_<i>`` one diagnosis sentence for every diagnosis of the class, under ``other`` for those
         of class -1 (left out where there are none), under ``died`` and ``censored`` one survival sentence for
-        every quartile, the earliest first (left out without ``edges``).
+        every quartile, the earliest first (left out without ``edges``). Of a task that is evaluated by classes of a
+        column, one sentence each under ``task:<name>:<class>``. What no sentence says has no candidates.
 
     Raises:
         ValueError: a patient is of a class that the cohort does not have.
     """
-    location = _part("Cancer location", cohort.site)
+    tasks, site = tasks or published(), cohort.site
     members = {f"class_{index}": dict.fromkeys(names) for index, names in enumerate(cohort.classes)}
     for label, diagnosis in sorted(diagnoses):
         if label >= len(cohort.classes):
@@ -171,22 +178,23 @@ def candidate_sentences(
                 f"{len(cohort.classes)} classes, numbered from 0: edit its definition or the split files"
             )
         members.setdefault(f"class_{label}" if label >= 0 else "other", {})[diagnosis] = None
-    sentences = {
-        name: [f"{location} {_part('Cancer diagnosis', diagnosis)}" for diagnosis in group]
-        for name, group in members.items()
-    }
-    unknown = [""] * len(AJCC_COLUMNS)
-    if edges is None:
+    sentences: dict[str, list[str]] = {}
+    if (diagnosis_task := tasks.shortest("primary_diagnosis")) is not None:
+        for name, group in members.items():
+            sentences[name] = [
+                diagnosis_task.told({"site": site, "primary_diagnosis": diagnosis}) for diagnosis in group
+            ]
+    for task in tasks.tokens:
+        own = task.target(CLASSES)
+        if own is not None and (telling := tasks.shortest(own.column)) is not None:
+            for value in own.values:
+                sentences[f"{OWN_CLASS}{task.name}:{value}"] = [
+                    telling.told({"site": site, own.column: value})
+                ]
+    fate_task = tasks.shortest("fate")
+    if edges is None or fate_task is None:
         return sentences
     for name, died in (("died", True), ("censored", False)):
-        fates = [_fate(died, interval) for interval in _interval_words(edges)]
-        sentences[name] = [" ".join([location, *unknown, fate]) for fate in fates]
+        fates = [{"site": site, "fate": _FATES[died], "interval": words} for words in _interval_words(edges)]
+        sentences[name] = [fate_task.told(fields) for fields in fates]
     return sentences
-
-
-def _fate(died: bool, interval: str) -> str:
-    return f"Survival status: The patient {_FATES[died]} {interval}"
-
-
-def _part(label: str, value: str | None) -> str:
-    return f"{label}: {value};" if value else ""

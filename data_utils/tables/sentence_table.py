@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data_utils.tables.tasks import SENTENCE_TASKS, TaskSet, read_tasks
 from data_utils.tables.tensor_table import read_tensors_by_case
 from utils.files import FileError, read_tensors
 
@@ -40,6 +41,26 @@ def read_sentence_table(path: str | Path, rows: int, remedy: str) -> dict[str, T
                 f"{path}: case {case_id} holds NaN only, no sentence at all; leave it out, or {remedy}"
             )
     return {str(case_id): value.float() for case_id, value in table.items()}
+
+
+def tasks_file(table: Path) -> Path:
+    """Where the tasks lie that a table of embedded sentences was written for."""
+    return table.with_suffix(SENTENCE_TASKS)
+
+
+def check_sentences(table: Path, tasks: TaskSet) -> None:
+    """Whether a table was written for these tasks, as far as the file beside it tells.
+
+    Raises:
+        FileError: it was written for others.
+    """
+    beside = tasks_file(table)
+    if beside.is_file() and (written := read_tasks(beside)).sentences_differ(tasks):
+        raise FileError(
+            table,
+            f"holds the sentences of other tasks ({written.difference(tasks)})",
+            "pass the --tasks that it was written for, or write it again with these",
+        )
 
 
 def read_sentence_vectors(path: str | Path, sentences: Sequence[str]) -> Tensor:

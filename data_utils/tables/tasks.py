@@ -2,7 +2,7 @@
 
 A task file holds ``{"tasks": [task, ...]}``. A task has
 
-- ``name``: of the token in tables and figures;
+- ``name``: of the token in tables, figures and file names;
 - ``sentence``: a template over the fields of a split row, ``"Grade: {grade}"``, or a list of such parts, which are
   joined by single spaces; a part that lacks a field is an empty string. Besides the columns of the split files there
   are ``site`` (words of the cohort), ``stage, t, n, m`` (words of the AJCC category), ``fate`` ("died", "was
@@ -13,23 +13,35 @@ A task file holds ``{"tasks": [task, ...]}``. A task has
   ["1", "2", "3"], "names": [...]}``, or ``{"kind": "number", "column": "ki67"}``; at most one of each kind;
 - ``trained`` (optional): false for a sentence that is written, but no token learns from.
 
-``dataset/tasks.json`` holds the published tasks.
+``dataset/tasks.json`` holds the published tasks. Weights hold the content of their file, so that evaluation and
+prediction need no file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from data_utils.tables.flat_files import value_text
+from utils import constants
 from utils.files import FileError, read_json
 
 MAX_TASKS = 8
+# Beside a table of embedded sentences: the tasks that they were written for.
+SENTENCE_TASKS = ".tasks.json"
+# ``task:<name>:<class>``: the candidate sentence of a class that a task is evaluated by.
+OWN_CLASS = "task:"
+# Fields of a sentence that are no columns of the split files but made from some.
+MADE_FIELDS = ("site", "stage", "t", "n", "m", "fate", "interval")
 COHORT_CLASS, SURVIVAL, CLASSES, NUMBER = "class", "survival", "classes", "number"
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _KEYS = {"name", "sentence", "needs", "evaluate", "trained"}
+# Names become parts of file names.
+_NAME = re.compile(r"[^\s/\\:]([^/\\:]*[^\s/\\:])?")
 
 
 @dataclass(frozen=True)
@@ -49,16 +61,16 @@ class Target:
     names: tuple[str, ...] = ()
 
     def read(self, cell: Any) -> float:
-        """The class or number of a cell; NaN where it is missing or in no class.
+        """The class or number of a cell; NaN where it is missing, -1 where it is none of the classes.
 
         Raises:
             ValueError: a number is none.
         """
-        text = "" if cell is None else str(cell).strip()
+        text = (value_text(cell) or "").strip()
         if not text or text.lower() == "nan":
             return float("nan")
         if self.kind == CLASSES:
-            return float(self.values.index(text)) if text in self.values else float("nan")
+            return float(self.values.index(text)) if text in self.values else -1.0
         try:
             number = float(text)
         except ValueError:
@@ -66,6 +78,15 @@ class Target:
         if number != number or abs(number) == float("inf"):
             raise ValueError(f"{self.column} is {text[:60]!r}, which is no number")
         return number
+
+    def plain(self) -> Any:
+        """The entry of a task file."""
+        if self.kind in (COHORT_CLASS, SURVIVAL):
+            return self.kind
+        content: dict[str, Any] = {"kind": self.kind, "column": self.column}
+        if self.kind == CLASSES:
+            content |= {"values": list(self.values), "names": list(self.names)}
+        return content
 
 
 @dataclass(frozen=True)
@@ -91,7 +112,16 @@ class Task:
                 return None
         elif any(name not in fields for name in self.needs):
             return None
+        return self.told(fields)
+
+    def told(self, fields: Mapping[str, str]) -> str:
+        """The sentence as far as the fields go."""
         return " ".join(self._part(part, fields) for part in self.parts)
+
+    def tells(self, field: str) -> bool:
+        """Whether a part of the sentence says a field and nothing that needs another one."""
+        parts = [set(_FIELD.findall(part)) for part in self.parts]
+        return any(field in own and own <= {field, "site", "interval"} for own in parts)
 
     @staticmethod
     def _part(part: str, fields: Mapping[str, str]) -> str:
@@ -102,6 +132,13 @@ class Task:
     def target(self, *kinds: str) -> Target | None:
         """How the token is evaluated, of the kinds given."""
         return next((target for target in self.targets if target.kind in kinds), None)
+
+    def plain(self) -> dict[str, Any]:
+        """The entry of a task file."""
+        content: dict[str, Any] = {"name": self.name, "sentence": list(self.parts)}
+        if self.needs is not None:
+            content["needs"] = list(self.needs)
+        return content | {"evaluate": [t.plain() for t in self.targets], "trained": self.trained}
 
 
 @dataclass(frozen=True)
@@ -130,9 +167,72 @@ class TaskSet:
         return tuple(row for row, task in enumerate(self.entries) if task.trained)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the tokens."""
+        return tuple(task.name for task in self.tokens)
+
+    @property
     def columns(self) -> dict[str, Target]:
         """What is read from the split files beyond what they always hold."""
         return {t.column: t for task in self.tokens for t in task.targets if t.column}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Columns that sentences and evaluations use, but for those that every split file holds."""
+        used = dict.fromkeys(name for task in self.entries for name in task.fields if name not in MADE_FIELDS)
+        return tuple({**used, **dict.fromkeys(self.columns)})
+
+    def first(self, count: int) -> TaskSet:
+        """The same with the first ``count`` tokens only; the sentences of all stay.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        if not 1 <= count <= len(self.tokens):
+            raise ValueError(
+                f"num_tasks is {count}; the task file has {len(self.tokens)} tasks ({', '.join(self.names)})"
+            )
+        kept = self.text_rows[:count]
+        return TaskSet(
+            tuple(
+                task if row in kept else replace(task, targets=(), trained=False)
+                for row, task in enumerate(self.entries)
+            )
+        )
+
+    def shortest(self, field: str) -> Task | None:
+        """The task that says a field and the least besides; None where no sentence says it by itself."""
+        saying = [task for task in self.tokens if task.tells(field)]
+        return min(saying, key=lambda task: len(task.fields), default=None)
+
+    def token_saying(self, field: str) -> int:
+        """Index of the token of :meth:`shortest`; 0 where there is none."""
+        found = self.shortest(field)
+        return 0 if found is None else self.tokens.index(found)
+
+    def plain(self) -> dict[str, Any]:
+        """The content of a task file."""
+        return {"tasks": [task.plain() for task in self.entries]}
+
+    def difference(self, other: TaskSet) -> str:
+        """What tells two task files apart, for messages; empty where nothing does."""
+        if self.rows != other.rows or self.names != other.names:
+            return f"{', '.join(self.names)} against {', '.join(other.names)}"
+        pairs = zip(self.entries, other.entries, strict=True)
+        changed = [one.name for one, two in pairs if one != two]
+        return f"another sentence or evaluation of {', '.join(changed)}" if changed else ""
+
+    def sentences_differ(self, other: TaskSet) -> bool:
+        """Whether embedded sentences of the one cannot serve the other."""
+        return [(t.name, t.parts, t.needs) for t in self.entries] != [
+            (t.name, t.parts, t.needs) for t in other.entries
+        ]
+
+
+@cache
+def published() -> TaskSet:
+    """The published tasks, of ``dataset/tasks.json``."""
+    return read_tasks(constants.TASK_FILE)
 
 
 def read_tasks(path: str | Path) -> TaskSet:
@@ -142,8 +242,22 @@ def read_tasks(path: str | Path) -> TaskSet:
         FileNotFoundError: the file does not exist.
         FileError: it is no task file; the message names the task and the key.
     """
-    path, value = Path(path), read_json(path)
-    remedy = "see dataset/tasks.json for an example"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"task file {path} does not exist; see {constants.TASK_FILE} for an example")
+    return parse_tasks(read_json(path), path)
+
+
+def parse_tasks(value: Any, path: str | Path) -> TaskSet:
+    """The tasks of the content of a task file.
+
+    Args:
+        value: the content.
+        path: where it comes from, for messages.
+
+    Raises:
+        FileError: see :func:`read_tasks`.
+    """
+    path, remedy = Path(path), "see dataset/tasks.json for an example"
     if not isinstance(value, dict) or not isinstance(value.get("tasks"), list):
         raise FileError(path, 'should hold {"tasks": [...]}', remedy)
     entries = tuple(_task(path, number, item, remedy) for number, item in enumerate(value["tasks"]))
@@ -165,6 +279,8 @@ def _task(path: Path, number: int, value: Any, remedy: str) -> Task:
     if not isinstance(value, dict) or not _is_text(value.get("name")):
         raise FileError(path, f"{where}: it needs a name and a sentence", remedy)
     where = f"has a wrong task {value['name']!r}"
+    if not _NAME.fullmatch(value["name"]):
+        raise FileError(path, f"{where}: a name has no slash or colon, nor spaces around it", "rename it")
     if unknown := sorted(set(value) - _KEYS):
         raise FileError(path, f"{where}: unknown keys {unknown}", f"there are {sorted(_KEYS)}")
     sentence, trained = value.get("sentence"), value.get("trained", True)
@@ -208,17 +324,11 @@ def _target(path: Path, where: str, value: Any, remedy: str) -> Target:
     if not isinstance(values, list) or len(values) < 2 or len(set(map(str, values))) < len(values):
         raise FileError(path, f"{where}: 'values' should list two or more different classes", remedy)
     names = value.get("names", [str(item) for item in values])
-    if not isinstance(names, list) or not all(map(_is_text, names)) or len(names) != len(values):
-        raise FileError(
-            path, f"{where}: 'names' should hold a text for each of the {len(values)} classes", remedy
-        )
+    if not isinstance(names, list) or not all(map(_is_text, names)) or len(set(names)) != len(values):
+        fault = f"{where}: 'names' should hold a text of its own for each of the {len(values)} classes"
+        raise FileError(path, fault, remedy)
     return Target(CLASSES, value["column"], tuple(map(str, values)), tuple(names))
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def select(tasks: TaskSet, count: int) -> Sequence[Task]:
-    """The first ``count`` tokens."""
-    return tasks.tokens[:count]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Action
+from argparse import Action, ArgumentTypeError
 from argparse import _ArgumentGroup as ArgumentGroup
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -247,6 +247,17 @@ def _check_scale(path: Path, values: np.ndarray) -> Finding:
     return ok(f"{where} look like a logarithm")
 
 
+def _share(text: str) -> float:
+    """A share on the command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"{text!r} is no share: it should be from 0 to 1, 0.2 for 20 %")
+    return value
+
+
 @register_modality
 class Genes(Modality):
     """RNA expression. Every cohort is standardised over its own patients, as published."""
@@ -284,7 +295,7 @@ class Genes(Modality):
             ),
             group.add_argument(
                 "--max_missing_genes",
-                type=float,
+                type=_share,
                 default=MAX_MISSING_GENES,
                 metavar="SHARE",
                 help="share of the genes of a trained model that may be missing",

@@ -142,3 +142,27 @@ def test_vectors_of_any_text_model(tmp_path: Path, flags: list[str]) -> None:
     torch.save(vectors, tmp_path / "vectors.pt")
     with pytest.raises(ValueError, match=f"lacks 1 of {len(sentences)} sentences.*list_sentences"):
         make_textemb_conch.main([*flags, f"--text_vectors={tmp_path / 'vectors.pt'}"])
+
+
+def test_another_text_model_by_path(
+    tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conch.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"--open_clip .* is no folder"):
+        make_textemb_conch.main([*flags, f"--open_clip={tmp_path / 'model'}"])
+
+    def tokenize(sentences: list[str]) -> torch.Tensor:
+        return torch.tensor([[len(sentence)] for sentence in sentences])
+
+    def load(folder: Path) -> tuple[object, torch.nn.Module]:
+        assert folder == tmp_path / "model"
+        return tokenize, torch.nn.Identity()
+
+    monkeypatch.setattr(make_textemb_conch, "load_open_clip", load)
+    monkeypatch.setattr(make_textemb_conch, "encode_text", lambda model, ids: ids.float() * torch.ones(1, 5))
+    make_textemb_conch.main([*flags, f"--open_clip={tmp_path / 'model'}"])
+    written = pd.read_csv(tmp_path / "sentences_brca.csv", keep_default_na=False).set_index("case_id")
+    table = torch.load(tmp_path / "text.pt", weights_only=True)
+    for case, rows in table.items():
+        lengths = [len(written.loc[case, name]) for name in ("general", "diagnosis", "stage", "survival")]
+        assert rows.shape == (4, 5) and rows[:, 0].tolist() == lengths

@@ -257,3 +257,11 @@ def test_every_flag_has_its_group():
 )
 def test_the_protocol_decides_how_genes_of_several_sites_are_scaled(words, scaling):
     assert parse(*COMPLETE, *words).data.options["genes"]["gene_scaling"] == scaling
+
+
+@pytest.mark.parametrize("share", ["20", "-0.1", "nan", "many"])
+def test_a_share_of_missing_genes_is_from_0_to_1(share, capsys):
+    words = ["--onco", "brca", "--output_path", "out", "--max_missing_genes", share]
+    with pytest.raises(SystemExit):
+        parse_args("test", words)
+    assert f"{share!r} is no share: it should be from 0 to 1" in capsys.readouterr().err

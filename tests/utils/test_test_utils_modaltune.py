@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.utils.evaluation.evaluation_data import make_embeddings, slow_balanced_accuracy, slow_concordance
+from utils import test_utils_modaltune
 from utils.evaluation.embeddings import with_complete_parts
 from utils.evaluation.probes import subtype_probe, survival_probe
 from utils.evaluation.results import COLUMNS, write_results
@@ -27,7 +28,7 @@ def make_splits(classes=2, **changes):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing takes most of the time of a report; tests of its numbers go without."""
-    monkeypatch.setattr(CohortEvaluator, "_draw", lambda *args: None)
+    monkeypatch.setattr(test_utils_modaltune, "draw", lambda *args: None)
 
 
 # ---------------------------------------------------------------------------- validation
@@ -127,7 +128,8 @@ def test_report(tmp_path):
             assert values[task, split, "balanced_accuracy"] == pytest.approx(balanced)
             concordance = slow_concordance(*(rows[c].to_numpy() for c in ("duration", "event", "risk")))
             assert values[task, split, "concordance_index"] == pytest.approx(concordance)
-            assert (rows["probability_0"] + rows["probability_1"]).tolist() == pytest.approx([1] * n)
+            shares = rows["probability ductal"] + rows["probability lobular"]
+            assert shares.tolist() == pytest.approx([1] * n)
 
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
     kinds = ("roc", "confusion", "reliability", "kaplan_meier")
@@ -156,7 +158,7 @@ def test_the_test_split_is_split_at_the_median_training_risk(tmp_path, monkeypat
 def test_three_classes(tmp_path, no_figures):
     table = CohortEvaluator(3, TASKS).report(make_splits(classes=3), tmp_path, seed=0)
     assert not table["value"].isna().any()
-    assert "probability_2" in pd.read_csv(tmp_path / "predictions" / "test.csv")
+    assert "probability class 2" in pd.read_csv(tmp_path / "predictions" / "test.csv")
 
 
 def test_unknown_classes_and_survival_are_predicted_and_not_scored(tmp_path, no_figures):
@@ -173,7 +175,7 @@ def test_unknown_classes_and_survival_are_predicted_and_not_scored(tmp_path, no_
     predictions = pd.read_csv(tmp_path / "predictions" / "test.csv")
     CohortEvaluator(2, TASKS).report(make_splits(), tmp_path / "known", seed=0)
     of_known = pd.read_csv(tmp_path / "known" / "predictions" / "test.csv")
-    columns = ["task", "case_id", "prediction", "probability_0", "probability_1", "risk"]
+    columns = ["task", "case_id", "prediction", "probability class 0", "probability class 1", "risk"]
     assert not predictions[columns].isna().any(axis=None)
     pd.testing.assert_frame_equal(predictions[columns], of_known[columns])
 
@@ -187,14 +189,14 @@ def test_the_stored_probes_are_those_that_predicted(tmp_path, no_figures):
     for task, (name, probe) in enumerate(probes.tasks.items()):
         vectors, written = splits["test"].task(task).astype(float), table[table.task == name]
         np.testing.assert_allclose(probe.risk(vectors), written.risk, rtol=0, atol=1e-6)
-        written = written[["probability_0", "probability_1"]]
+        written = written[["probability ductal, NOS", "probability lobular"]]
         np.testing.assert_allclose(probe.probabilities(vectors, 2), written, rtol=0, atol=1e-6)
 
 
 def test_nothing_to_predict_with_leaves_empty_cells(tmp_path, no_figures):
     splits = make_splits(train={"labels": [-1] * 60, "events": [0] * 60})
     CohortEvaluator(2, TASKS).report(splits, tmp_path, seed=0)
-    columns = ["prediction", "probability_0", "probability_1", "risk"]
+    columns = ["prediction", "probability class 0", "probability class 1", "risk"]
     assert pd.read_csv(tmp_path / "predictions" / "test.csv")[columns].isna().all(axis=None)
 
 
@@ -208,7 +210,7 @@ def test_splits_that_cannot_be_evaluated_say_why(tmp_path):
     }
     assert not (tmp_path / "figures").exists()
     predictions = pd.read_csv(tmp_path / "predictions" / "test.csv")
-    assert predictions[["prediction", "probability_0", "risk"]].isna().all(axis=None)
+    assert predictions[["prediction", "probability class 0", "risk"]].isna().all(axis=None)
 
 
 def test_an_absent_class_leaves_the_other_metrics(tmp_path, no_figures):

@@ -9,6 +9,7 @@ from lifelines.utils import concordance_index
 
 from tests.utils.evaluation.evaluation_data import make_embeddings
 from tests.utils.evaluation.test_zero_shot import make_candidates
+from utils import test_utils_modaltune
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.probes import fit_survival
 from utils.evaluation.results import COLUMNS, OVERALL, aggregate, write_results
@@ -66,7 +67,7 @@ def make_splits(changes=None) -> dict[str, Embeddings]:
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr(CohortEvaluator, "_draw", lambda *args: None)
+    monkeypatch.setattr(test_utils_modaltune, "draw", lambda *args: None)
     monkeypatch.setattr(PanCancerEvaluator, "_draw", lambda *args: None)
 
 

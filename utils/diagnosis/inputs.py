@@ -14,6 +14,7 @@ from torch import nn
 from data_utils.cases.cohort_data import name_sites
 from data_utils.cases.splits import Patient, read_split
 from data_utils.features.folder import FeatureFolder
+from data_utils.tables.tasks import TaskSet
 from data_utils.tables.tensor_table import ModalityTable
 from models.aggregators import aggregator, modalities_of
 from models.modalities import modality
@@ -22,7 +23,7 @@ from utils import constants
 from utils.run_config import RunConfig
 from utils.training import checkpoint
 from utils.training.jobs import find_weights
-from utils.training.model_setup import ModelSetup, model_setup
+from utils.training.model_setup import ModelSetup, model_setup, tasks_of
 
 
 class Unavailable(Exception):
@@ -75,11 +76,23 @@ class Inputs:
         splits = {}
         for name in constants.SPLITS:
             try:
-                splits[name] = read_split(self.config.data.split_files[name], folder, self.reads_patches)
+                file = self.config.data.split_files[name]
+                splits[name] = read_split(file, folder, self.reads_patches, self.tokens.columns)
             except (OSError, ValueError) as reason:
                 self.unreadable_splits[name] = reason
         sites = self.config.data.sites
         return name_sites(splits, sites) if sites else splits
+
+    @cached_property
+    def tokens(self) -> TaskSet:
+        """The tasks that the model has tokens of; the published ones where weights that say it cannot be read."""
+        try:
+            trained = self.need("trained")
+        except Unavailable:
+            trained = {}
+        tasks = tasks_of(self.config, trained)
+        wanted = trained.get("num_tasks", self.config.model.num_tasks)
+        return tasks if wanted is None else tasks.first(wanted)
 
     def patients(self) -> Iterator[tuple[str, Patient]]:
         """Every patient with the name of the split."""

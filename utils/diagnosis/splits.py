@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
+from data_utils.cases.cohort_data import check_columns
 from data_utils.cases.folds import read_folds
 from data_utils.cases.splits import Patient
 from utils import constants
@@ -38,6 +39,7 @@ def check_splits(inputs: Inputs) -> Iterator[Finding]:
     for name, patients in splits.items():
         used = [p for p in patients if all_run or inputs.runs(p)]
         yield from _check_one(inputs, name, patients, used)
+    yield from _check_tasks(inputs, splits)
     yield from _check_leakage(splits)
     yield from _check_folds(inputs, splits)
 
@@ -78,6 +80,21 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
             f"{name}: {len(unknown)} patients have no survival time and are left out of the survival evaluation: "
             f"{listing(unknown)}"
         )
+
+
+def _check_tasks(inputs: Inputs, splits: dict[str, list[Patient]]) -> Iterator[Finding]:
+    """What the task file evaluates by, of how many patients it is known."""
+    tasks, data = inputs.tokens, inputs.config.data
+    training = not inputs.config.output.eval_only
+    try:
+        check_columns(splits, tasks, data.train_json, training)
+    except ValueError as reason:
+        yield error(str(reason), "see docs/own_cohort.md, Tasks")
+        return
+    for name, patients in splits.items():
+        for column in tasks.columns:
+            known = sum(p.values[column] >= 0 or p.values[column] < -1 for p in patients)
+            yield ok(f"{name}: {column} of {known} of {len(patients)} patients is known")
 
 
 def _classes(inputs: Inputs) -> dict[str, int]:

@@ -9,9 +9,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from data_utils.tables.sentence_table import read_sentence_table
+from data_utils.tables.sentence_table import check_sentences, read_sentence_table
 from models.modalities import Modality, modality
-from utils import constants
 from utils.diagnosis.inputs import Inputs
 from utils.findings import Finding, error, listing, ok, warning
 
@@ -27,7 +26,8 @@ def check_texts(inputs: Inputs) -> Iterator[Finding]:
         return
     remedy = "write it with python -m data_utils.make_textemb_conch"
     try:
-        table = read_sentence_table(path, len(constants.TEXT_ROWS), remedy)
+        table = read_sentence_table(path, len(inputs.tokens.rows), remedy)
+        check_sentences(path, inputs.tokens)
     except (OSError, ValueError) as reason:
         yield error(str(reason), remedy)
         return
@@ -41,7 +41,7 @@ def check_texts(inputs: Inputs) -> Iterator[Finding]:
     if lacking := int(values.isnan().all(dim=-1).any(dim=-1).sum()):
         yield ok(f"{path}: {lacking} of {len(table)} cases lack some sentence (unknown class or survival)")
     if len(table) > 1 and (values[:, 0] == values[0, 0]).all():
-        yield warning(f"{path}: all cases have the same general sentence", remedy)
+        yield warning(f"{path}: all cases have the same {inputs.tokens.rows[0]} sentence", remedy)
 
 
 def check_modalities(inputs: Inputs) -> Iterator[Finding]:

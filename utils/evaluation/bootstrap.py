@@ -150,6 +150,39 @@ def concordance(
     return _ratio(((deaths @ won) * counts).sum(axis=1), pairs)
 
 
+def r2(numbers: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """Share of the variance of ``numbers [n]`` that predictions explain ``[B]``; NaN where all drawn are equal."""
+    counts = _counts(counts, len(numbers))
+    cases = counts.sum(axis=1)
+    mean = counts @ numbers / cases
+    # About the mean of all, which loses no digits.
+    apart = numbers - numbers.mean()
+    total = counts @ apart**2 - cases * (mean - numbers.mean()) ** 2
+    varied = np.where(counts > 0, numbers, -np.inf).max(axis=1) > np.where(counts > 0, numbers, np.inf).min(
+        axis=1
+    )
+    return np.where(varied, 1 - _ratio(counts @ (numbers - predictions) ** 2, total), np.nan)
+
+
+def spearman(numbers: np.ndarray, predictions: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """Rank correlation ``[B]``; equal values share their mean rank. NaN where all drawn are equal."""
+    counts = _counts(counts, len(numbers))
+    ranks = [_ranks(values, counts) for values in (numbers, predictions)]
+    one, other = (
+        r - (counts * r).sum(axis=1, keepdims=True) / counts.sum(axis=1, keepdims=True) for r in ranks
+    )
+    together, spread = (counts * one * other).sum(axis=1), [(counts * r**2).sum(axis=1) for r in (one, other)]
+    return _ratio(together, np.sqrt(spread[0] * spread[1]))
+
+
+def _ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean rank of every case in each resample ``[B, n]``, from how many drawn cases are smaller or equal."""
+    order, place = np.unique(values, return_inverse=True)
+    of_value = np.zeros((len(counts), len(order)))
+    np.add.at(of_value.T, place, counts.T)
+    return (np.cumsum(of_value, axis=1) - of_value / 2)[:, place]
+
+
 def _counts(counts: np.ndarray | None, cases: int) -> np.ndarray:
     return np.ones((1, cases)) if counts is None else counts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 
 from utils.files import atomic_path
 
+# In files, before the name of a column that tasks are evaluated by.
+_VALUE = "value/"
 _PER_CASE = ("labels", "durations", "events", "sites", "projects", "complete")
 
 
@@ -62,6 +64,8 @@ class Embeddings:
         sites: cancer site of every case: its cohort in pan-cancer splits, else its project.
         projects: TCGA project of every case (such as ``TCGA-LUAD``); its site if not given.
         complete: whether the case has all modalities of the model ``[n]``; True if not given.
+        values: what else the tasks are evaluated by ``[n]``, by column: numbers or classes, NaN where they are not
+            known, -1 for none of the classes.
 
     Raises:
         ValueError: lengths differ, a case occurs twice, a vector or a label is impossible; the
@@ -76,6 +80,7 @@ class Embeddings:
     sites: list[str]
     projects: list[str] = None  # type: ignore[assignment] # both are there after __post_init__
     complete: np.ndarray = None  # type: ignore[assignment]
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         content = {
@@ -89,6 +94,7 @@ class Embeddings:
             "complete": np.ones(len(self.case_ids), dtype=bool)
             if self.complete is None
             else np.asarray(self.complete, dtype=bool),
+            "values": {name: np.asarray(own, dtype=np.float64) for name, own in self.values.items()},
         }
         for name, value in content.items():
             object.__setattr__(self, name, value)
@@ -101,6 +107,7 @@ class Embeddings:
         n = len(self.case_ids)
         shapes = {name: np.shape(getattr(self, name)) for name in _PER_CASE}
         wrong = {name: shape for name, shape in shapes.items() if shape != (n,)}
+        wrong |= {name: own.shape for name, own in self.values.items() if own.shape != (n,)}
         if len(self.vectors) != n:
             wrong["vectors"] = self.vectors.shape
         for name, shape in wrong.items():
@@ -150,7 +157,16 @@ class Embeddings:
             sites=[self.sites[i] for i in keep],
             projects=[self.projects[i] for i in keep],
             complete=self.complete[keep],
+            values={name: own[keep] for name, own in self.values.items()},
         )
+
+    def labelled_by(self, column: str) -> Embeddings:
+        """The same with the classes of a column as labels."""
+        return replace(self, labels=np.nan_to_num(self.value(column), nan=-1))
+
+    def value(self, column: str) -> np.ndarray:
+        """What is known by a column ``[n]``; NaN for all in embeddings that were saved without it."""
+        return self.values.get(column, np.full(len(self), np.nan))
 
     def save(self, path: str | Path) -> None:
         """Writes the embeddings as ``.npz``, atomically."""
@@ -165,6 +181,8 @@ class Embeddings:
                 sites=np.asarray(self.sites, dtype=str),
                 projects=np.asarray(self.projects, dtype=str),
                 complete=self.complete,
+                allow_pickle=False,
+                **{_VALUE + name: own for name, own in self.values.items()},
             )
 
     @classmethod
@@ -179,6 +197,8 @@ class Embeddings:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 content = {name: arrays[name] for name in names}
+                found = [name for name in arrays.files if name.startswith(_VALUE)]
+                content["values"] = {name.removeprefix(_VALUE): arrays[name] for name in found}
         except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a readable embeddings file ({error}); remove it and evaluate again"

@@ -163,6 +163,22 @@ def reliability(groups: Mapping[str, Reliability], path: str | Path, title: str 
         axes.legend(loc="upper left")
 
 
+# ---------------------------------------------------------------------------- numbers
+def agreement(
+    numbers: np.ndarray, predictions: np.ndarray, path: str | Path, title: str = "", name: str = ""
+) -> None:
+    """Predicted over true numbers ``[n]``; ``name`` says what they are."""
+    both = np.concatenate([numbers, predictions])
+    margin = 0.04 * max(np.ptp(both), 1e-9)
+    ends = (both.min() - margin, both.max() + margin)
+    with figure(path, 3.6, 3.6) as drawing:
+        axes = drawing.subplots()
+        axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.scatter(numbers, predictions, s=14, color=COLORS[0], linewidths=0, alpha=0.8)
+        axes.set(xlim=ends, ylim=ends, aspect="equal", title=title)
+        axes.set(xlabel=f"{name}, true".lstrip(", "), ylabel=f"{name}, predicted".lstrip(", "))
+
+
 # ---------------------------------------------------------------------------- survival
 def logrank_p(durations: np.ndarray, events: np.ndarray, high: np.ndarray) -> float:
     """Two-sided p of the log-rank test between two groups; NaN where a group is empty or nobody died."""

@@ -27,6 +27,8 @@ _MAIN = {
     "accuracy": "Accuracy",
     "auc": "AUC",
     "concordance_index": "Concordance index",
+    "r2": "R²",
+    "spearman": "Rank correlation (Spearman)",
 }
 # What results.md shows in tables of its own, behind those that people look for.
 _DETAILS = {
@@ -55,6 +57,7 @@ _COUNTS = (
     ("Patients with a class", "balanced_accuracy", "n"),
     ("Patients with survival", "concordance_index", "n"),
     ("Deaths", "concordance_index", "events"),
+    ("Patients with the number", "r2", "n"),
 )
 # What is written of all cancer sites together.
 OVERALL = "overall"

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from data_utils.tables.tasks import CLASSES, COHORT_CLASS, SURVIVAL, Task
 from utils.evaluation import bootstrap, calibration
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.heads import Head
+from utils.evaluation.number_probe import NumberResult
 from utils.evaluation.probes import SubtypeResult, SurvivalResult
 from utils.evaluation.survival_metrics import (
     FollowUp,
@@ -18,12 +20,14 @@ from utils.evaluation.survival_metrics import (
     dynamic_auc,
     integrated_brier,
 )
+from utils.evaluation.zero_shot import Candidates
 
 ZERO_SHOT = "zero_shot_"
 HEAD = "head_"
 
-Result = SubtypeResult | SurvivalResult
+Result = SubtypeResult | SurvivalResult | NumberResult
 _ABSENT = "a class has no case here"
+_CONSTANT = "all predictions are equal"
 _NO_CURVES = "no survival curves"
 
 
@@ -46,6 +50,8 @@ def metric_rows(results: Sequence[Result], train: Embeddings, seed: int, prefix:
         if isinstance(result, SurvivalResult):
             found = _survival(result, followed, seed)
             events: float = int(result.events.sum())
+        elif isinstance(result, NumberResult):
+            found, events = {name: _own(result, name, seed) for name in ("r2", "spearman")}, math.nan
         else:
             found, events = _subtype(result, seed), math.nan
         for metric, measured in found.items():
@@ -69,6 +75,18 @@ def zero_shot_rows(results: Sequence[Result], seed: int) -> list[dict]:
             reason = content.pop("reason")
             rows.append({**content, "n": len(result.case_ids), "events": events, "reason": reason})
     return rows
+
+
+def zero_shot_results(candidates: Candidates, cases: Embeddings, task: int, token: Task) -> list[Result]:
+    """Cases compared with the candidate sentences of what a token is evaluated by; numbers have no sentences."""
+    found: list[Result] = []
+    if (own := token.target(CLASSES)) is not None:
+        found.append(candidates.of_task(token.name).subtype(cases.labelled_by(own.column), task))
+    elif token.target(COHORT_CLASS) is not None:
+        found.append(candidates.subtype(cases, task))
+    if token.target(SURVIVAL) is not None:
+        found.append(candidates.survival(cases, task))
+    return found
 
 
 def head_results(heads: Mapping[str, Head], task: int, cases: Embeddings) -> list[Result]:
@@ -106,6 +124,8 @@ _FUNCTIONS: Mapping[str, bootstrap.CountMetric] = {
     "f1": bootstrap.macro_f1,
     "ece": calibration.expected_calibration_error,
     "brier": calibration.brier_score,
+    "r2": bootstrap.r2,
+    "spearman": bootstrap.spearman,
 }
 _OF_PROBABILITIES = ("auc", "ece", "brier")
 
@@ -114,6 +134,8 @@ def _own(result: Result, name: str, seed: int) -> Measured:
     """A metric that needs nothing but the result."""
     if isinstance(result, SurvivalResult):
         arrays: tuple[np.ndarray, ...] = (result.durations, result.events, result.risk)
+    elif isinstance(result, NumberResult):
+        arrays = (result.numbers, result.predictions)
     else:
         arrays = (result.labels, result.probabilities if name in _OF_PROBABILITIES else result.predictions)
     if result.reason:
@@ -121,7 +143,8 @@ def _own(result: Result, name: str, seed: int) -> Measured:
     known = getattr(result, name, None)
     value = float(_FUNCTIONS[name](*arrays)[0]) if known is None else known
     interval = interval_columns(_FUNCTIONS[name], arrays, value, seed)
-    return Measured(value, **interval, reason=_ABSENT if math.isnan(value) else "")
+    absent = _CONSTANT if isinstance(result, NumberResult) else _ABSENT
+    return Measured(value, **interval, reason=absent if math.isnan(value) else "")
 
 
 def _subtype(result: SubtypeResult, seed: int) -> dict[str, Measured]:

@@ -7,6 +7,7 @@
 - the Cox model: ``cox_weights [O]`` and ``cox_mean [O]`` (a risk is ``(x - mean) . weights``), the baseline
   cumulative hazard ``hazard [m]`` at ``hazard_months [m]``, and the sorted risks of the training patients
   ``risks [n]``;
+- the ridge regression of a number: ``number_weights [O]`` and ``number_bias``;
 - where the training patients lie: ``centre [O]``, ``precision [O, O]`` (Ledoit-Wolf) and ``limit``, the distance
   that 99 % of held-out training patients stay below.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -27,6 +28,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import KFold
 
 from utils.evaluation.embeddings import Embeddings
+from utils.evaluation.number_probe import NumberProbe
 from utils.evaluation.probes import SubtypeProbe, SurvivalProbe
 from utils.files import atomic_path
 
@@ -48,6 +50,8 @@ class TaskProbes:
     hazard: np.ndarray | None = None
     hazard_months: np.ndarray | None = None
     risks: np.ndarray | None = None
+    number_weights: np.ndarray | None = None
+    number_bias: np.ndarray | None = None
     centre: np.ndarray | None = None
     precision: np.ndarray | None = None
     limit: np.ndarray | None = None
@@ -69,6 +73,12 @@ class TaskProbes:
         if self.cox_weights is None or self.cox_mean is None:
             return np.full(len(vectors), np.nan)
         return (vectors - self.cox_mean) @ self.cox_weights
+
+    def number(self, vectors: np.ndarray) -> np.ndarray:
+        """The number that the task is evaluated by ``[n]``; NaN where there is no such probe."""
+        if self.number_weights is None or self.number_bias is None:
+            return np.full(len(vectors), np.nan)
+        return vectors @ self.number_weights + self.number_bias
 
     def percentile(self, risk: np.ndarray) -> np.ndarray:
         """Share of training patients with a lower risk ``[n]``, in percent; ties count one half."""
@@ -99,23 +109,39 @@ class StoredProbes:
 
     Attributes:
         tasks: by name of the task token.
-        class_names: of the subtype, in the order of the columns of :meth:`TaskProbes.probabilities`.
+        class_names: of the cohort, in the order of the columns of :meth:`TaskProbes.probabilities`.
         reasons: why a part is missing, by ``task/part``.
+        own_classes: names of the classes of tasks that are evaluated by others than those of the cohort.
     """
 
     tasks: Mapping[str, TaskProbes]
     class_names: tuple[str, ...]
     reasons: Mapping[str, str]
+    own_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def classes_of(self, task: str) -> tuple[str, ...]:
+        """Names of the classes that the probe of a task predicts."""
+        return self.own_classes.get(task, self.class_names)
+
+    def predicts(self, task: str, part: str) -> bool:
+        """Whether a task is evaluated by ``subtype``, ``survival`` or ``number``, also where the fit failed."""
+        array = {"subtype": "class_weights", "survival": "cox_weights", "number": "number_weights"}[part]
+        return getattr(self.tasks[task], array) is not None or f"{task}/{part}" in self.reasons
 
     def save(self, path: Path) -> None:
         """Writes ``probes.npz``, atomically."""
         arrays = {
-            f"{task}/{field.name}": getattr(probes, field.name)
+            f"{task}/{entry.name}": getattr(probes, entry.name)
             for task, probes in self.tasks.items()
-            for field in fields(probes)
-            if getattr(probes, field.name) is not None
+            for entry in fields(probes)
+            if getattr(probes, entry.name) is not None
         }
-        about = {"tasks": list(self.tasks), "class_names": self.class_names, "reasons": dict(self.reasons)}
+        about = {
+            "tasks": list(self.tasks),
+            "class_names": self.class_names,
+            "reasons": dict(self.reasons),
+            "own_classes": dict(self.own_classes),
+        }
         with atomic_path(path) as temporary, temporary.open("wb") as handle:
             np.savez(handle, allow_pickle=False, **{**arrays, _ABOUT: np.array(json.dumps(about))})
 
@@ -133,14 +159,15 @@ class StoredProbes:
                 tasks = {
                     task: TaskProbes(
                         **{
-                            field.name: content[f"{task}/{field.name}"]
-                            for field in fields(TaskProbes)
-                            if f"{task}/{field.name}" in content
+                            entry.name: content[f"{task}/{entry.name}"]
+                            for entry in fields(TaskProbes)
+                            if f"{task}/{entry.name}" in content
                         }
                     )
                     for task in about["tasks"]
                 }
-                return cls(tasks, tuple(about["class_names"]), about["reasons"])
+                own = {task: tuple(names) for task, names in about.get("own_classes", {}).items()}
+                return cls(tasks, tuple(about["class_names"]), about["reasons"], own)
         except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is no readable file of probes ({error}); evaluate the run again"
@@ -149,22 +176,29 @@ class StoredProbes:
 
 def store(
     train: Embeddings,
-    fitted: Mapping[str, tuple[SubtypeProbe, SurvivalProbe]],
+    fitted: Mapping[str, Sequence[SubtypeProbe | SurvivalProbe | NumberProbe]],
     class_names: Sequence[str],
+    own_classes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> StoredProbes:
     """Plain arrays of the probes that were fitted on ``train``, by task token in the order of the embeddings."""
     tasks, reasons = {}, {}
-    for task, (name, (subtype, survival)) in enumerate(fitted.items()):
+    for task, (name, probes) in enumerate(fitted.items()):
         vectors = train.task(task).astype(np.float64)
-        parts = {**_classifier(subtype), **_cox(survival, vectors), **_region(vectors)}
+        parts = _region(vectors)
+        for probe in probes:
+            if isinstance(probe, SubtypeProbe):
+                kind, arrays = "subtype", _classifier(probe)
+            elif isinstance(probe, SurvivalProbe):
+                kind, arrays = "survival", _cox(probe, vectors)
+            else:
+                kind, arrays = "number", _ridge(probe)
+            parts |= arrays
+            if probe.reason:
+                reasons[f"{name}/{kind}"] = probe.reason
         tasks[name] = TaskProbes(**parts)
-        if subtype.reason:
-            reasons[f"{name}/subtype"] = subtype.reason
-        if survival.reason:
-            reasons[f"{name}/survival"] = survival.reason
         if tasks[name].limit is None:
             reasons[f"{name}/region"] = f"{len(vectors)} training patients, {2 * _FOLDS} are needed"
-    return StoredProbes(tasks, tuple(class_names), reasons)
+    return StoredProbes(tasks, tuple(class_names), reasons, own_classes or {})
 
 
 def _classifier(probe: SubtypeProbe) -> dict[str, Any]:
@@ -193,6 +227,12 @@ def _cox(probe: SurvivalProbe, vectors: np.ndarray) -> dict[str, Any]:
     if baseline.shape[1] == 1:  # strata have one each
         found |= {"hazard": baseline.iloc[:, 0].to_numpy(), "hazard_months": baseline.index.to_numpy(float)}
     return found
+
+
+def _ridge(probe: NumberProbe) -> dict[str, Any]:
+    if probe.weights is None:
+        return {}
+    return {"number_weights": probe.weights, "number_bias": np.array(probe.bias)}
 
 
 def _region(vectors: np.ndarray) -> dict[str, Any]:

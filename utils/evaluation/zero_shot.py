@@ -8,7 +8,7 @@ sentences, also on a cohort no probe was fitted on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_utils.tables.tasks import OWN_CLASS
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.probes import SubtypeResult, SurvivalResult, score_subtype, score_survival
 from utils.files import read_tensors
@@ -43,11 +44,21 @@ class Candidates:
         classes: for every class one vector per diagnosis ``[k, O]``.
         died: one vector per survival quartile ``[4, O]``, the earliest first; None without survival times.
         censored: the same for censored patients.
+        own_classes: by name of a task that is evaluated by classes of its own, one vector ``[1, O]`` for each.
+        without_classes: why there are no ``classes``, where there are none.
     """
 
     classes: Sequence[np.ndarray]
     died: np.ndarray | None
     censored: np.ndarray | None
+    own_classes: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    without_classes: str = "the cohort has no classes"
+
+    def of_task(self, name: str) -> Candidates:
+        """The candidates for the own classes of a task; there may be none."""
+        return replace(
+            self, classes=self.own_classes.get(name, ()), without_classes="no sentence says its class alone"
+        )
 
     def similarity(self, vectors: np.ndarray) -> np.ndarray:
         """Cosine of ``vectors [n, O]`` with the nearest sentence of every class, ``[n, classes]``."""
@@ -67,7 +78,7 @@ class Candidates:
                 np.zeros(0, int),
                 np.zeros(0, int),
                 np.zeros((0, 2)),
-                reason="the cohort has no classes",
+                reason=self.without_classes,
             )
         similarity = self.similarity(cases.task(task)[known])
         shares = np.exp(similarity - similarity.max(axis=1, keepdims=True))
@@ -126,7 +137,9 @@ def read_candidates(path: str | Path, objective: SentenceProjector) -> dict[str,
 
 def _is_group(group: object, text_dim: int) -> bool:
     if not isinstance(group, Mapping) or not (
-        {"class_0"} <= group.keys() or {"died", "censored"} <= group.keys()
+        {"class_0"} <= group.keys()
+        or {"died", "censored"} <= group.keys()
+        or any(str(name).startswith(OWN_CLASS) for name in group)
     ):
         return False
     return all(isinstance(v, Tensor) and v.ndim == 2 and v.shape[1] == text_dim for v in group.values())
@@ -139,4 +152,8 @@ def _project(group: Mapping[str, Tensor], objective: SentenceProjector) -> Candi
             name: objective.project(text.to(weight)).double().cpu().numpy() for name, text in group.items()
         }
     classes = sorted((name for name in vectors if name.startswith("class_")), key=lambda n: int(n[6:]))
-    return Candidates([vectors[name] for name in classes], vectors.get("died"), vectors.get("censored"))
+    own: dict[str, list[np.ndarray]] = {}
+    for name in vectors:  # in the order of the classes
+        if name.startswith(OWN_CLASS):
+            own.setdefault(name.split(":")[1], []).append(vectors[name])
+    return Candidates([vectors[name] for name in classes], vectors.get("died"), vectors.get("censored"), own)

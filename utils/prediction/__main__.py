@@ -46,10 +46,13 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, list[str]]]:
     add(
         "--patients",
         type=Path,
-        help="CSV with the columns patient and slide; if not given, file names decide",
+        help="table (.csv, .tsv, .xlsx, .parquet) with the columns patient and slide; if not given, file names decide",
     )
     add("--output", type=Path, default=Path("predictions.csv"), help="table to write")
-    add("--task", default="General", help="task token whose probes are asked")
+    add(
+        "--task",
+        help="task token whose classes and risk are written; if not given, the first that predicts each",
+    )
     add("--site", type=str.upper, help="pan-cancer runs: the cancer site of the patients")
     add("--months", nargs="+", type=float, default=MONTHS, help="when to give survival probabilities")
     add(

@@ -1,6 +1,6 @@
 """A trained run as one folder to hand on: ``python -m utils.checkpoint bundle RUN FOLDER``.
 
-It holds weights, probes, configs, cohort definitions, candidate sentences, a model card and checksums;
+It holds weights, probes, configs, cohort definitions, tasks, candidate sentences, a model card and checksums;
 :mod:`utils.prediction` takes it alone, on any machine. The slide encoder's weights have a licence of their own: they
 are named by checksum, not copied.
 """
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from data_utils.tables.tasks import COHORT_CLASS, TaskSet
 from models.encoders import encoder_of
 from utils import constants
 from utils.evaluation.results import METRIC_NAMES
-from utils.evaluation.stored_probes import PROBES
+from utils.evaluation.stored_probes import PROBES, StoredProbes
 from utils.files import atomic_path, read_json, write_json
 from utils.prediction.models import (
     CANDIDATES,
@@ -29,6 +30,7 @@ from utils.prediction.models import (
     checksums_below,
     find_models,
 )
+from utils.prediction.table import Columns
 from utils.training.jobs import INPUTS
 from utils.training.trainer import BEST_WEIGHTS
 
@@ -36,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 COHORTS = "cohorts"
-_METRICS = ("balanced_accuracy", "auc", "concordance_index")
+TASKS = "tasks.json"
+_METRICS = ("balanced_accuracy", "auc", "concordance_index", "r2", "spearman")
 
 
 def bundle(run: Path, target: Path) -> None:
@@ -69,6 +72,7 @@ def bundle(run: Path, target: Path) -> None:
         if (definition := constants.cohort_file(cohort)).is_file():
             (target / COHORTS).mkdir(exist_ok=True)
             shutil.copy2(definition, target / COHORTS / definition.name)
+    write_json(target / TASKS, models[0].setup.tasks)
     if (run / "results.csv").is_file():
         shutil.copy2(run / "results.csv", target / "results.csv")
     with atomic_path(target / CARD) as temporary:
@@ -107,7 +111,7 @@ def _card(run: Path, models: Sequence[TrainedModel], sites: Sequence[str]) -> st
         "",
         f"- Trained on {cohort}, {patients or 'an unknown number of'} training patients, protocol `{data.protocol}`.",
         f"- Reads {', '.join(nouns)}; missing modalities: `{model.setup.missing_modalities}`.",
-        f"- Classes: {', '.join(model.probes.class_names)}.",
+        *_tasks(model.setup.tokens, model.probes),
         f"- {len(models)} folds or seeds: {', '.join(m.name.partition('/')[2] for m in models)}.",
         f"- Slide encoder `{encoder['encoder']}`, not part of this folder: file {encoder['file'] or 'unknown'}, "
         f"SHA-256 `{encoder['sha256'] or 'unknown'}`.",
@@ -115,7 +119,7 @@ def _card(run: Path, models: Sequence[TrainedModel], sites: Sequence[str]) -> st
         "",
         "## Results on the test patients",
         "",
-        *_results(run),
+        *_results(run, model.probes),
         "",
         "## Use",
         "",
@@ -135,18 +139,33 @@ def _card(run: Path, models: Sequence[TrainedModel], sites: Sequence[str]) -> st
     return "\n".join(lines)
 
 
-def _results(run: Path) -> list[str]:
-    """Mean results of the first task token, as rows of a table."""
+def _tasks(tasks: TaskSet, probes: StoredProbes) -> list[str]:
+    """What the task tokens predict."""
+    lines = [f"- Task tokens: {', '.join(tasks.names)}."]
+    if any(task.target(COHORT_CLASS) for task in tasks.tokens):
+        lines.append(f"- Classes: {', '.join(probes.class_names)}.")
+    for task in tasks.tokens:
+        for target in task.targets:
+            if target.column:
+                what = f"the classes {', '.join(target.names)}" if target.names else "a number"
+                lines.append(f"- {task.name} predicts {what}, trained on the column `{target.column}`.")
+    return lines
+
+
+def _results(run: Path, probes: StoredProbes) -> list[str]:
+    """Mean results of the task tokens that predictions are read from, as rows of a table."""
     path = run / "results.csv"
     if not path.is_file():
         return ["The run has not written its results."]
     table = pd.read_csv(path)
     table = table[(table["run"] == "mean") & (table["split"] == "test") & table["metric"].isin(_METRICS)]
-    table = table[table["task"] == table["task"].iloc[0]] if len(table) else table
+    shown = Columns.of(probes).tokens
+    table = table[table["task"].isin(shown)]
     lines = ["| | value | 95 % interval or spread | patients |", "| --- | --- | --- | --- |"]
     for row in table.to_dict("records"):
         site = row.get("site")
         name = METRIC_NAMES[row["metric"]] + (f", {site}" if isinstance(site, str) and site else "")
+        name += f", {row['task']}" if len(shown) > 1 else ""
         inside = f"{row['ci_low']:.3f} to {row['ci_high']:.3f}"
         spread = inside if row["ci_low"] == row["ci_low"] else f"± {row['std']:.3f}"
         value = f"{row['value']:.3f}" if row["value"] == row["value"] else f"not evaluable: {row['reason']}"

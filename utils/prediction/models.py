@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from data_utils.tables.tasks import published
 from models.encoders import encoder_of
 from utils.evaluation.stored_probes import PROBES, StoredProbes
 from utils.files import read_json
@@ -57,8 +58,9 @@ class TrainedModel:
         return ModelSetup(
             run.get("mil_name", model.mil_name),
             run["model_config"] if "model_config" in run else read_json(model.model_config),
-            run.get("num_tasks", model.num_tasks),
+            run["num_tasks"] if "num_tasks" in run else len(published().tokens),
             run.get("missing_modalities", self.config.data.missing_modalities),
+            run.get("tasks", published().plain()),
         )
 
     @property
@@ -197,13 +199,23 @@ def _verify(run: Path) -> None:
         )
 
 
-def check_same_classes(models: Sequence[TrainedModel]) -> tuple[str, ...]:
-    """The class names of an ensemble.
+def check_same_tasks(models: Sequence[TrainedModel]) -> StoredProbes:
+    """Probes that say which tasks and classes an ensemble predicts: those of its first model.
 
     Raises:
-        ValueError: the models do not predict the same classes.
+        ValueError: the models do not predict the same.
     """
-    names = {model.probes.class_names for model in models}
-    if len(names) > 1:
-        raise ValueError(f"the runs predict different classes: {sorted(names)}; predict with each on its own")
-    return next(iter(names))
+    first = models[0].probes
+    for model in models[1:]:
+        other = model.probes
+        for what, one, two in (
+            ("tasks", tuple(first.tasks), tuple(other.tasks)),
+            ("classes", first.class_names, other.class_names),
+            ("classes of tasks", first.own_classes, other.own_classes),
+        ):
+            if one != two:
+                raise ValueError(
+                    f"the runs predict different {what}: {models[0].name} {one}, {model.name} {two}; predict with each "
+                    "on its own"
+                )
+    return first

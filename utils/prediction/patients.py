@@ -10,8 +10,8 @@ from pathlib import Path
 from data_utils.cases.splits import Patient
 from data_utils.features.folder import FeatureFolder
 from data_utils.features.slide_names import slide_of
+from data_utils.tables.flat_files import read_texts
 from data_utils.tables.tensor_table import ModalityTable
-from data_utils.tables.text_table import read_table
 from utils.barcodes import is_normal_tissue, patient_of
 
 logger = logging.getLogger(__name__)
@@ -40,11 +40,11 @@ def read_patients(features_dir: Path, table: Path | None = None) -> Requested:
 
     Args:
         features_dir: feature files of any tool.
-        table: with the columns ``patient`` and ``slide``, a row per slide; CSV, or with tabs or semicolons.
+        table: with the columns ``patient`` and ``slide``, a row per slide; CSV, TSV, XLSX or parquet.
 
     Raises:
-        NotADirectoryError, ValueError: no folder, no feature file, or the table has other columns; the message says
-            which.
+        FileNotFoundError, NotADirectoryError, ValueError: no folder, no feature file, no table, or it has other
+            columns; the message says which.
     """
     folder = FeatureFolder(features_dir)
     wanted = [(patient_of(slide), slide) for slide in dict.fromkeys(slide_of(f.name) for f in folder.files)]
@@ -103,13 +103,14 @@ def _patient(name: str, slides: list[tuple[str, Path]]) -> Patient:
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    table = read_table(path, "table of patients and slides", "give it the columns patient and slide")
+    table = read_texts(path)
     if lacking := [name for name in ("patient", "slide") if name not in table]:
         raise ValueError(f"--patients {path} lacks the columns {lacking}; it has {list(table.columns)[:10]}")
     table = table[["patient", "slide"]]
-    if (table == "").any(axis=None):
+    if (empty := table.isna().any(axis=1)).any():
+        row = table[empty].iloc[0].dropna().to_dict()
         raise ValueError(
-            f"--patients {path}: row {int((table == '').any(axis=1).idxmax()) + 2} has an empty cell"
+            f"--patients {path}: {empty.sum()} rows have an empty cell, the first is {row or 'empty'}"
         )
     owners = table.drop_duplicates().groupby("slide")["patient"].agg(list)
     if (shared := owners[owners.map(len) > 1]).size:

@@ -51,6 +51,7 @@ _RUN = {
     "mil_name": ((str,), True),
     "model_config": ((dict,), True),
     "num_tasks": ((int,), True),
+    "tasks": ((dict,), False),
     "protocol": ((str,), True),
     "missing_modalities": ((str,), False),
     "seed": ((int,), False),

@@ -12,7 +12,7 @@ from data_utils.cases.splits import Patient
 from utils.run_config import RunConfig
 
 # Files whose content is recorded elsewhere: in the model, and with the weights.
-_KEPT = {"model.model_config", "output.eval_weights"}
+_KEPT = {"model.model_config", "output.eval_weights", "data.tasks"}
 # Bytes read at either end of a feature file.
 _END_BYTES = 4096
 
@@ -24,7 +24,7 @@ def data_digests(config: RunConfig, patients: Mapping[str, Iterable[Patient]]) -
     their times do not count, so that features may be copied to a faster disk between two jobs.
     """
     digests = {
-        name: _file_digest(path) for name, path in config.paths() if path.is_file() and name not in _KEPT
+        name: file_digest(path) for name, path in config.paths() if path.is_file() and name not in _KEPT
     }
     slides = {slide for split in patients.values() for p in split for slide in p.slides}
     digests["features"] = hashlib.sha256(json.dumps(sorted(map(_identity, slides))).encode()).hexdigest()
@@ -66,6 +66,7 @@ def _identity(path: Path) -> tuple[str, int, str]:
     return path.name, size, hashlib.sha256(ends).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from data_utils.cases.cohort_data import CohortData, Fitted, Splits
 from data_utils.cases.datasets import ModalityOptions, PatchOptions
 from data_utils.features.source import FeatureSource
 from data_utils.tables.survival_bins import SurvivalBins
+from data_utils.tables.tasks import TaskSet, parse_tasks, published, read_tasks
 from data_utils.tables.tensor_table import ModalityTable
 from models.aggregators import DataSpec, aggregator, build_aggregator, modalities_of
 from models.aggregators.registry import DISTILL
@@ -40,12 +41,14 @@ class ModelSetup:
         model_config: content of its config file.
         num_tasks: task tokens.
         missing_modalities: ``drop`` or ``learned``.
+        tasks: content of the task file.
     """
 
     mil_name: str
     model_config: Mapping[str, Any]
     num_tasks: int
     missing_modalities: str
+    tasks: Mapping[str, Any] = field(default_factory=lambda: published().plain())
 
     def plain(self) -> dict[str, Any]:
         """Plain values, for JSON and checkpoints."""
@@ -60,6 +63,11 @@ class ModelSetup:
     def reads_patches(self) -> bool:
         """Whether the model needs the feature files of its patients."""
         return aggregator(self.mil_name).patches
+
+    @property
+    def tokens(self) -> TaskSet:
+        """The tasks, those of them as tokens that the model has."""
+        return parse_tasks(self.tasks, "tasks of the weights").first(self.num_tasks)
 
     def options(self, dropout: float = 0.0) -> ModalityOptions:
         """Which patients the model can run on."""
@@ -84,11 +92,15 @@ def model_setup(config: RunConfig, trained: Mapping[str, Any]) -> ModelSetup:
     Raises:
         ValueError: the flags contradict the weights, or the file of a modality is missing.
     """
+    tasks, num_tasks = tasks_of(config, trained), config.model.num_tasks
+    if num_tasks is None:
+        num_tasks = trained.get("num_tasks", len(tasks.tokens))
     flags = ModelSetup(
         config.model.mil_name,
         read_json(config.model.model_config),
-        config.model.num_tasks,
+        num_tasks,
         config.data.missing_modalities,
+        tasks.plain(),
     )
     setup = ModelSetup(**{name: trained.get(name, value) for name, value in flags.plain().items()})
     trained_on, wanted = (encoder_of(s.mil_name).name for s in (setup, flags))
@@ -119,6 +131,26 @@ def model_setup(config: RunConfig, trained: Mapping[str, Any]) -> ModelSetup:
             raise ValueError(f"{setup.mil_name} needs --{entry.flag}, which was not given")
         logger.warning("no --%s: learned tokens stand for the %s of all", entry.flag, entry.noun)
     return setup
+
+
+def tasks_of(config: RunConfig, trained: Mapping[str, Any]) -> TaskSet:
+    """The tasks of the weights, else those of the flags; weights from before there were task files have the published
+    ones.
+
+    Raises:
+        ValueError: the flags name others than the weights were trained on.
+    """
+    path = config.data.tasks
+    given = None if path is None else read_tasks(path)
+    if not trained:  # a training, or published weights, which say nothing
+        return given or published()
+    own = parse_tasks(trained["tasks"], "tasks of the weights") if "tasks" in trained else published()
+    if given is not None and (difference := own.difference(given)):
+        raise ValueError(
+            f"the weights were trained on other tasks than --tasks {path} names: {difference}. Leave --tasks out: the "
+            "weights hold theirs"
+        )
+    return own
 
 
 def _without_file(setup: ModelSetup, data: DataConfig) -> list[Modality]:
@@ -172,7 +204,7 @@ def objective_setup(
     """
     if weights is not None:
         return _stored_objective(weights)
-    training, data = config.training, config.data
+    training, data, tokens = config.training, config.data, setup.tokens
     plain = ObjectiveConfig(
         training.objective,
         data.num_classes[0],
@@ -181,6 +213,8 @@ def objective_setup(
         training.task_weights,
         setup.model_config.get("text_targets", {}),
         TEXT_DIM if text_dim is None else text_dim,
+        tokens.text_rows,
+        {"subtype": tokens.token_saying("primary_diagnosis"), "survival": tokens.token_saying("fate")},
     )
     if data.sites and plain.parts != (DISTILL,):
         raise ValueError(f"--objective {plain.name}: the sites of a pan-cancer run have no common classes")

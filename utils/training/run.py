@@ -27,6 +27,7 @@ from data_utils.cases.splits import Patient
 from data_utils.features.source import FeatureSource
 from data_utils.tables.cohorts import load_cohort
 from data_utils.tables.sentence_table import text_width
+from data_utils.tables.tasks import TaskSet, parse_tasks, published
 from models.compilation import compile_parts
 from utils import constants
 from utils.devices import pick_device
@@ -39,7 +40,7 @@ from utils.protocol import PROTOCOLS
 from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.distributed import Group, process_group
-from utils.training.fingerprint import data_digests, differences, patients_digest
+from utils.training.fingerprint import data_digests, differences, file_digest, patients_digest
 from utils.training.jobs import INPUTS, Job, eval_weights, evaluations, find_weights, trainings
 from utils.training.linear_start import fit_readout
 from utils.training.modality_report import ModalityReport
@@ -65,7 +66,7 @@ logger = logging.getLogger(__name__)
 REPORT = "report.csv"
 _PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "lifelines", "h5py")
 
-EvaluatorFactory = Callable[[RunConfig], Evaluator]
+EvaluatorFactory = Callable[[RunConfig, TaskSet], Evaluator]
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def run(config: RunConfig, make_evaluator: EvaluatorFactory) -> pd.DataFrame:
 
     Args:
         config: see :mod:`utils.arguments`.
-        make_evaluator: builds the evaluator of the entry point.
+        make_evaluator: builds the evaluator of the entry point, for the tasks of the model.
 
     Returns:
         The results over folds and seeds, as written to ``results.csv``.
@@ -120,6 +121,7 @@ def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> p
         config.data.protocol,
         config.data.features_dir,
         config.data.sites,
+        setup.tokens,
         patches=setup.reads_patches,
     )
     structures = trained.get("structures", {}) or data.structures
@@ -143,7 +145,7 @@ def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> p
         if not group.on_main((job.folder / REPORT).is_file):
             with plots.caption(job.caption(config, setup.mil_name)):
                 own = fitted if number == 1 else fitted_inputs(job.weights, job.patients, data)
-                _run_job(job, shared, make_evaluator(config), own)
+                _run_job(job, shared, make_evaluator(config, setup.tokens), own)
 
     def results() -> pd.DataFrame:
         frames = [pd.read_csv(job.folder / REPORT, keep_default_na=True) for job in jobs]
@@ -282,6 +284,7 @@ def _claim(shared: Run, fitted: Fitted) -> None:
     begun = any(entry.name not in (path.name, LOCK_FILE) for entry in output.iterdir())
     if path.is_file() and begun:
         before, now = read_json(path), shared.fingerprint
+        _check_tasks(output, before, shared.setup)
         free = shared.config.plain(free=False)
         before["arguments"] = {
             group: {name: v for name, v in before["arguments"].get(group, {}).items() if name in free[group]}
@@ -297,12 +300,35 @@ def _claim(shared: Run, fitted: Fitted) -> None:
         {
             **shared.fingerprint,
             "arguments": shared.config.plain(),
+            "task_file": _task_file(shared.config),
             "protocol_choices": _choices(shared),
             "inputs": {name: table.describe(fitted.get(name)) for name, table in shared.data.tables.items()},
             "versions": versions(),
             "git_commit": git_commit(),
         },
     )
+
+
+def _check_tasks(output: Path, before: dict[str, Any], setup: ModelSetup) -> None:
+    """Says which tasks differ, where the tasks of a begun run do; they do not count in its fingerprint any more.
+
+    Runs from before there were task files have the published tasks.
+    """
+    content = before.setdefault("model", {}).setdefault("tasks", published().plain())
+    if difference := parse_tasks(content, output / "config.json").difference(
+        parse_tasks(setup.tasks, "--tasks")
+    ):
+        raise ValueError(
+            f"{output} holds a run on other tasks than --tasks names (before, now): {difference}. Choose another "
+            "--output_path, or pass the task file of that run"
+        )
+    before["model"]["tasks"] = setup.tasks
+
+
+def _task_file(config: RunConfig) -> dict[str, str] | None:
+    """Which file the tasks were read from; None where the weights said them."""
+    path = config.data.tasks
+    return None if path is None else {"path": str(path), "sha256": file_digest(path)}
 
 
 def versions() -> dict[str, str]:

@@ -187,6 +187,7 @@ class Trainer:
             sites=[case.site or case.project_id for case in cases],
             projects=[case.project_id for case in cases],
             complete=np.array([case.complete for case in cases]),
+            values={name: np.array([case.values[name] for case in cases]) for name in cases[0].values},
         )
 
     # ------------------------------------------------------------------------ one epoch

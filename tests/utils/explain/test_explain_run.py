@@ -59,8 +59,10 @@ def test_targets_are_what_the_probes_of_the_run_predict(run):
         with torch.no_grad():
             output = loaded.model(case)[0]
         row = predictions.loc[case.case_id]
-        assert float(targets["probability_1"](output)) == pytest.approx(row.probability_1, abs=1e-4)
-        assert torch.sigmoid(targets["class_1"](output)).item() == pytest.approx(row.probability_1, abs=1e-4)
+        assert float(targets["probability_1"](output)) == pytest.approx(row["probability class 1"], abs=1e-4)
+        assert torch.sigmoid(targets["class_1"](output)).item() == pytest.approx(
+            row["probability class 1"], abs=1e-4
+        )
         assert float(targets["risk"](output)) == pytest.approx(row.risk, abs=1e-3)
 
 

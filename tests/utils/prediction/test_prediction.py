@@ -79,8 +79,8 @@ def test_predictions_are_those_of_the_evaluation(trained, cohort, new, tmp_path)
     seeds = [evaluated(trained, f"seed_{s}") for s in (0, 1)]
     for row in table.itertuples():
         case = ids[row.patient]
-        for column, theirs in (("probability class 1", "probability_1"), ("risk", "risk")):
-            values = [seed.loc[case, theirs] for seed in seeds]
+        for column in ("probability class 1", "risk"):
+            values = [seed.loc[case, column] for seed in seeds]
             got = table.set_index("patient").loc[row.patient]
             assert got[column] == pytest.approx(np.mean(values), abs=1e-6)
             assert got[f"{column}_sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
@@ -207,6 +207,9 @@ def test_what_is_no_run_is_said(trained, cohort, new, tmp_path):
     pd.DataFrame({"patient": ["a", "b"], "slide": ["s", "s"]}).to_csv(new / "shared.csv", index=False)
     with pytest.raises(ValueError, match=r"slide s is of several patients: \['a', 'b'\]"):
         predict(new, cohort, tmp_path / "p.csv", trained, patients="shared.csv")
+    pd.DataFrame({"patient": ["a", None], "slide": ["s", "t"]}).to_csv(new / "empty.csv", index=False)
+    with pytest.raises(ValueError, match=r"1 rows have an empty cell, the first is {'slide': 't'}"):
+        predict(new, cohort, tmp_path / "p.csv", trained, patients="empty.csv")
     pd.DataFrame({"Patient": ["a"], "slide": ["s"]}).to_csv(new / "columns.csv", index=False)
     with pytest.raises(ValueError, match=r"lacks the columns \['patient'\]; it has \['Patient', 'slide'\]"):
         predict(new, cohort, tmp_path / "p.csv", trained, patients="columns.csv")

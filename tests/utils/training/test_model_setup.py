@@ -1,10 +1,13 @@
 """Which model a run has, by its flags and by weights that are evaluated."""
 
+import json
 import logging
 
 import pytest
 
+from data_utils.tables.tasks import published
 from tests.small_cohort import MODEL_CONFIG, make_small_cohort
+from utils import constants
 from utils.arguments import parse_args
 from utils.training.model_setup import ModelSetup, model_setup
 
@@ -43,10 +46,34 @@ def test_the_flags_decide_a_training(parse):
 def test_trained_weights_win_over_flags(parse, caplog):
     with caplog.at_level(logging.INFO):
         setup = model_setup(parse(True), TRAINED)
-    assert setup.plain() == {name: TRAINED[name] for name in setup.plain()}
+    # Weights from before there were task files have the published tasks.
+    assert setup.plain() == {
+        **{name: TRAINED[name] for name in vars(setup) if name != "tasks"},
+        "tasks": published().plain(),
+    }
     assert list(setup.modalities) == ["clinical", "vectors", "genes"]
     assert f"the model is that of the trained weights ({EVERYTHING}), not of the flags" in caplog.text
     assert "no --vectors_location: learned tokens stand for the precomputed vectors of all" in caplog.text
+
+
+def test_the_tasks_are_those_of_the_weights(parse, tmp_path):
+    file = tmp_path / "tasks.json"
+    own = published().plain()["tasks"][:2]
+    own[1] = {**own[1], "sentence": "Grade: {grade}", "needs": ["grade"]}
+    file.write_text(json.dumps({"tasks": own}))
+    setup = model_setup(parse(tasks=file), {})
+    assert (setup.num_tasks, setup.tokens.names) == (2, ("General", "Diagnosis"))
+    trained = {**TRAINED, **setup.plain()}
+    assert model_setup(parse(True), trained) == setup
+    assert model_setup(parse(True, tasks=file), trained) == setup
+    own[1]["sentence"] = "Gleason: {grade}"
+    file.write_text(json.dumps({"tasks": own}))
+    with pytest.raises(
+        ValueError, match=r"other tasks than --tasks .* another sentence or evaluation of Diagnosis"
+    ):
+        model_setup(parse(True, tasks=file), trained)
+    with pytest.raises(ValueError, match="General, Diagnosis against General, Diagnosis, Survival"):
+        model_setup(parse(True, tasks=constants.TASK_FILE), trained)
 
 
 def test_weights_from_before_there_was_a_choice_left_patients_out(parse):

@@ -9,9 +9,8 @@ from typing import Any
 from torch import nn
 
 from data_utils.tables.survival_bins import SurvivalBins
-from utils import constants
 from utils.training.objectives.base import Objective
-from utils.training.objectives.distillation import TEXT_DIM, TextDistillation
+from utils.training.objectives.distillation import PUBLISHED_ROWS, TEXT_DIM, TextDistillation
 from utils.training.objectives.multitask import MultiTask
 from utils.training.objectives.subtype import SubtypeObjective
 from utils.training.objectives.survival import ALPHA, SurvivalObjective
@@ -24,8 +23,8 @@ OBJECTIVES = {
     "multitask": ("subtype", "survival"),
     "distill+multitask": ("distill", "subtype", "survival"),
 }
-# The task token that a head reads, where the model has it; else the first.
-_TOKENS = {"subtype": constants.TASKS.index("Diagnosis"), "survival": constants.TASKS.index("Survival")}
+# The task token that a head reads of the published tasks: Diagnosis and Survival.
+PUBLISHED_HEADS: Mapping[str, int] = {"subtype": 1, "survival": 2}
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class ObjectiveConfig:
         weights: of the parts, in the order of :data:`OBJECTIVES`; empty learns them.
         text_targets: arguments of :class:`TextDistillation`, from the model config.
         text_dim: width of the text embeddings.
+        text_rows: the sentence that each task learns from.
+        head_tokens: index of the task token that a head reads, where the model has it; else the first.
 
     Raises:
         ValueError: the name is unknown, or the weights do not fit it.
@@ -52,6 +53,8 @@ class ObjectiveConfig:
     weights: tuple[float, ...] = ()
     text_targets: Mapping[str, Any] = field(default_factory=dict)
     text_dim: int = TEXT_DIM
+    text_rows: tuple[int, ...] = PUBLISHED_ROWS
+    head_tokens: Mapping[str, int] = field(default_factory=lambda: PUBLISHED_HEADS)
 
     def __post_init__(self) -> None:
         if self.name not in OBJECTIVES:
@@ -74,13 +77,16 @@ class ObjectiveConfig:
             "bins": bins,
             "weights": list(self.weights),
             "text_targets": dict(self.text_targets),
+            "text_rows": list(self.text_rows),
+            "head_tokens": dict(self.head_tokens),
         }
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ObjectiveConfig:
         """Inverse of :meth:`to_dict`."""
         bins = None if value["bins"] is None else SurvivalBins.from_dict(value["bins"])
-        return cls(**{**value, "bins": bins, "weights": tuple(value["weights"])})
+        rows = tuple(value.get("text_rows", PUBLISHED_ROWS))
+        return cls(**{**value, "bins": bins, "weights": tuple(value["weights"]), "text_rows": rows})
 
 
 def build_objective(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:
@@ -108,27 +114,29 @@ def distillation_of(objective: Objective) -> TextDistillation | None:
     return next((part for part in parts if isinstance(part, TextDistillation)), None)
 
 
-def _token(part: str, num_tasks: int) -> int:
-    return _TOKENS[part] if _TOKENS[part] < num_tasks else 0
+def _token(config: ObjectiveConfig, part: str, num_tasks: int) -> int:
+    token = config.head_tokens[part]
+    return token if token < num_tasks else 0
 
 
 def _distill(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:
+    known = {"text_dim": config.text_dim, "text_rows": config.text_rows}
     try:
-        return TextDistillation(
-            model.output_dim, num_tasks, **{"text_dim": config.text_dim} | dict(config.text_targets)
-        )
+        return TextDistillation(model.output_dim, num_tasks, **known | dict(config.text_targets))
     except TypeError as error:
         raise ValueError(f"model config, text_targets: {error}") from error
 
 
 def _subtype(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:
-    return SubtypeObjective(model.output_dim, config.num_classes, _token("subtype", num_tasks))
+    return SubtypeObjective(model.output_dim, config.num_classes, _token(config, "subtype", num_tasks))
 
 
 def _survival(config: ObjectiveConfig, model: nn.Module, num_tasks: int) -> Objective:
     if config.bins is None:
         raise ValueError(f"objective {config.name} needs survival intervals")
-    return SurvivalObjective(model.output_dim, config.bins, _token("survival", num_tasks), config.alpha)
+    return SurvivalObjective(
+        model.output_dim, config.bins, _token(config, "survival", num_tasks), config.alpha
+    )
 
 
 _PARTS: dict[str, Callable[[ObjectiveConfig, nn.Module, int], Objective]] = {

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_utils.cases.case import Case
-from utils import constants
 from utils.training.objectives.base import Labelled, Objective
 
 TEXT_DIM = 512
 LOSS_SCALE = 10.0
+# General, Diagnosis and Survival; the sentence of the stage is not trained on.
+PUBLISHED_ROWS = (0, 1, 3)
 
 
 class TextProjector(nn.Sequential):
@@ -35,12 +38,13 @@ class TextDistillation(Objective):
 
     Args:
         output_dim: ``O``.
-        num_tasks: ``T``; task ``i`` learns from the text row that ``constants.TASK_TEXT_ROW`` gives it.
+        num_tasks: ``T``.
         temperature: ``tau``.
         centred: targets are projections less their mean over the training patients (:meth:`fit_centre`). The
             sentences of a cohort share most of their words, so that published targets nearly coincide: what tells
             patients apart is a small part of them.
         text_dim: width of the text embeddings.
+        text_rows: the sentence that each task of the task file learns from; of these tasks the first ``T`` are there.
     """
 
     needs_text = True
@@ -52,22 +56,22 @@ class TextDistillation(Objective):
         temperature: float = 1.0,
         centred: bool = False,
         text_dim: int = TEXT_DIM,
+        text_rows: Sequence[int] = PUBLISHED_ROWS,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"model config, text_targets: temperature is {temperature}, should be positive")
-        rows = list(constants.TASK_TEXT_ROW.values())
-        if not 1 <= num_tasks <= len(rows):
-            raise ValueError(f"num_tasks is {num_tasks}; texts exist for 1 to {len(rows)} tasks")
+        if not 1 <= num_tasks <= len(text_rows):
+            raise ValueError(f"num_tasks is {num_tasks}; texts exist for 1 to {len(text_rows)} tasks")
         self.temperature, self.centred = temperature, centred
         self.projector = TextProjector(output_dim, text_dim)
-        self.register_buffer("text_rows", torch.tensor(rows[:num_tasks]), persistent=False)
+        self.register_buffer("text_rows", torch.tensor(text_rows[:num_tasks]), persistent=False)
         if centred:
             self.register_buffer("centre", torch.zeros(num_tasks, output_dim))
 
     @torch.no_grad()
     def fit_centre(self, texts: Tensor) -> None:
-        """Takes the mean projection over the sentences ``[n, 4, 512]`` of the training patients as the centre."""
+        """Takes the mean projection over the sentences ``[n, rows, 512]`` of the training patients as the centre."""
         if self.centred:
             self.centre.copy_(self.projector(texts[:, self.text_rows]).nanmean(dim=0).nan_to_num(0.0))
 
@@ -80,7 +84,7 @@ class TextDistillation(Objective):
         return F.normalize(projected - self.centre.mean(dim=0) if self.centred else projected, dim=-1)
 
     def targets(self, text: Tensor) -> Tensor:
-        """What the tasks learn, ``[T, O]``, from the sentences ``[4, 512]`` of a case."""
+        """What the tasks learn, ``[T, O]``, from the sentences ``[rows, 512]`` of a case."""
         projected = self.projector(text[self.text_rows])
         return F.normalize(projected - self.centre if self.centred else projected, dim=-1)
 
@@ -95,7 +99,7 @@ class TextDistillation(Objective):
         return self.divergence(outputs, case.text)
 
     def divergence(self, outputs: Tensor, text: Tensor) -> Tensor:
-        """How far outputs ``[T, O]`` are from sentences ``[4, 512]``."""
+        """How far outputs ``[T, O]`` are from sentences ``[rows, 512]``."""
         if len(outputs) != len(self.text_rows):
             raise ValueError(f"{len(outputs)} task outputs for {len(self.text_rows)} texts")
         # Softmax over small differences: always in single precision or better.
