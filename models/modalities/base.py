@@ -34,6 +34,9 @@ class Entries:
 class ModalityEncoder(nn.Module, ABC):
     """Turns the data of one modality of a case into ``num_tokens`` tokens of the slide encoder's width.
 
+    Tokens should leave it at unit scale, by a LayerNorm at its end, or the other modalities outshout it; only the
+    published gene encoder does not.
+
     Attributes:
         num_tokens: how many tokens it has.
         width: how many numbers :meth:`vector` gives; None where a linear model reads none of the modality.

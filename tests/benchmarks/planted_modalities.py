@@ -18,7 +18,7 @@ import torch
 from data_utils.features.store import FeatureMeta, write_features
 from tests.benchmarks.linear_models import Known
 
-SPLITS = {"train": 160, "val": 60, "test": 120}
+SPLITS = {"train": 160, "val": 80, "test": 240}
 PATCHES, WIDTH, GENES, PATHWAYS = 4, 64, 120, 12
 MODALITIES = ("images", "genes", "clinical")
 # Row of the table -> the modalities that hold a number, and how the numbers make the class.

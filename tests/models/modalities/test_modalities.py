@@ -9,6 +9,7 @@ from models.modalities.genes import GeneEncoder
 from models.modalities.vectors import VectorEncoder
 from tests import oracle
 from utils import constants
+from utils.files import read_json
 
 CONFIG = {"hidden_dim": 8, "depth": 2, "num_tokens": 4, "dropout": 0.25}
 
@@ -32,6 +33,19 @@ def test_every_modality_keeps_the_contract(encoders, make_case):
             tokens = encoder.train(training)(declared.input_of(make_case()), 3, "case-0")
             assert tokens.shape == (3, encoder.num_tokens, 12), name
     assert [encoders[name].num_tokens for name in ("genes", "clinical", "vectors")] == [4, 1, 3]
+
+
+def test_tokens_leave_their_encoders_at_unit_scale(pathways, make_case):
+    section = read_json(constants.CONFIGS_ROOT / "modaltune_gigapath_balanced.json")["gene_encoder"]
+    encoders = {"genes": GeneEncoder(768, pathways, **{**section, "hidden_dim": 8, "num_tokens": 4})}
+    encoders |= {"clinical": ClinicalEncoder(768), "vectors": VectorEncoder(768, (3, 6))}
+    assert set(encoders) == set(all_modalities())
+    for name, encoder in encoders.items():
+        tokens = encoder.eval()(make_case().inputs[name], 1, "case-0")
+        # The linear map of the genes adds as much again to the normalised tokens.
+        assert 0.7 < tokens.square().mean().sqrt() < 1.8, name
+    published = GeneEncoder(768, pathways, **CONFIG).eval()(make_case().inputs["genes"], 1, "case-0")
+    assert published.square().mean().sqrt() < 0.3
 
 
 def test_names_words_and_flags_differ():
