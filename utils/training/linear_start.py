@@ -112,9 +112,11 @@ def _fit_task(
     """Bias ``[O]``, maps ``{modality: [O, d]}`` of standardised vectors, and the share of each in its map."""
     bias = targets.mean(axis=0)
     centred, maps, left_out = targets - bias, {}, []
+    # With intercepts, although all is centred: a patient who is left out must not have moved the mean, which with
+    # fewer patients than numbers would tell every target.
     folds = KFold(FOLDS, shuffle=True, random_state=0)
     for name, x in scaled.items():
-        ridge = Ridge(RidgeCV(PENALTIES, fit_intercept=False).fit(x, centred).alpha_, fit_intercept=False)
+        ridge = Ridge(RidgeCV(PENALTIES).fit(x, centred).alpha_)
         left_out.append(cross_val_predict(ridge, x, centred, cv=folds).ravel())
         maps[name] = ridge.fit(x, centred).coef_
     values, _ = nnls(np.stack(left_out, axis=1), centred.ravel())

@@ -52,9 +52,9 @@ class Cases(list):
         return type(self)(self)
 
 
-def make_cases(count=40, noise=0.3, absent=()):
+def make_cases(count=40, noise=0.3, absent=(), width=6):
     generator = np.random.default_rng(1)
-    a, b = generator.normal(2.0, 3.0, size=(count, 4)), generator.normal(size=(count, 6))
+    a, b = generator.normal(2.0, 3.0, size=(count, 4)), generator.normal(size=(count, width))
     maps = generator.normal(size=(TASKS, 4, WIDTH))
     targets = np.einsum("nd,tdo->nto", a, maps) + noise * generator.normal(size=(count, TASKS, WIDTH)) + 5.0
     cases = Cases()
@@ -68,7 +68,11 @@ def make_cases(count=40, noise=0.3, absent=()):
 
 
 def ridge(x, y, penalty):
-    return np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
+    """Map and intercept."""
+    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+    x, y = x - x_mean, y - y_mean
+    weight = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
+    return weight, y_mean - x_mean @ weight
 
 
 def one_task(parts, targets):
@@ -79,21 +83,25 @@ def one_task(parts, targets):
         x = (x - x.mean(axis=0)) / x.std(axis=0)
         errors = []
         for penalty in PENALTIES:
-            rest = [np.arange(len(x)) != i for i in range(len(x))]
-            errors.append(sum(((y[~r] - x[~r] @ ridge(x[r], y[r], penalty)) ** 2).sum() for r in rest))
+            errors.append(0.0)
+            for i in range(len(x)):
+                weight, intercept = ridge(np.delete(x, i, axis=0), np.delete(y, i, axis=0), penalty)
+                errors[-1] += ((y[i] - x[i] @ weight - intercept) ** 2).sum()
         penalty = PENALTIES[int(np.argmin(errors))]
-        maps[name] = ridge(x, y, penalty)
+        maps[name] = ridge(x, y, penalty)[0]
         predicted = np.empty_like(y)
         for inside, outside in KFold(FOLDS, shuffle=True, random_state=0).split(x):
-            predicted[outside] = x[outside] @ ridge(x[inside], y[inside], penalty)
+            weight, intercept = ridge(x[inside], y[inside], penalty)
+            predicted[outside] = x[outside] @ weight + intercept
         left_out.append(predicted.ravel())
     shares = lsq_linear(np.stack(left_out, axis=1), y.ravel(), (0, np.inf), tol=1e-14).x
     return maps, shares, mean
 
 
-def test_the_readout_is_a_stack_of_ridge_regressions():
-    cases, a, b, targets = make_cases()
-    model = Model(a=4, b=6)
+@pytest.mark.parametrize("width", [6, 60], ids=["more patients", "more numbers"])
+def test_the_readout_is_a_stack_of_ridge_regressions(width):
+    cases, a, b, targets = make_cases(width=width)
+    model = Model(a=4, b=width)
     fit_readout(model, Distillation(), cases)
     for task in range(TASKS):
         maps, shares, mean = one_task({"a": a, "b": b}, targets[:, task])
