@@ -13,14 +13,14 @@ set -euo pipefail
 : "${TYPE:=gene}"                                       # gene | gene_clinical | gene_vectors | gene_clinical_vectors
 : "${MISSING:=drop}"                                    # drop | learned: patients who lack a modality
 : "${MODALITY_DROPOUT:=0}"                              # with learned: hides modalities in training
-: "${BALANCED:=0}"                                      # 1: every modality at one scale
+: "${BALANCED:=0}"                                      # 1: every modality learns (docs/modality_balance.md)
 : "${MODEL_CONFIG:=}"                                   # empty: the published one of the encoder, with BALANCED=1 the balanced
 
 # ---- its training
 : "${SEED:=0}"
 : "${NUM_SEEDS:=3}"                                     # SEED, SEED + 1, ...
 : "${NUM_EPOCHS:=30}"
-: "${LR:=1e-4}"
+: "${LR:=$([[ "$BALANCED" == 1 ]] && echo 3e-4 || echo 1e-4)}"
 : "${WORKERS:=4}"                                       # processes that read features
 : "${RUN_NAME:=}"                                       # folder below OUTPUT_ROOT; empty: after ENCODER, TYPE, MISSING
 : "${DOCTOR:=1}"                                        # 1: check all files first, stop at errors; 0: do not

@@ -224,6 +224,17 @@ def test_an_empty_extra_args_adds_no_flag(call, tmp_path):
     assert "--use_amp" not in command
 
 
+@pytest.mark.parametrize(
+    ("variables", "lr"),
+    [({}, "1e-4"), ({"BALANCED": "1"}, "3e-4"), ({"BALANCED": "1", "LR": "1e-3"}, "1e-3")],
+)
+def test_a_balanced_training_has_its_own_learning_rate(call, tmp_path, variables, lr):
+    process = call("submit_modaltune.sh", "", COHORTS="BRCA", DOCTOR="0", **variables)
+    assert process.wait(60) == 0
+    (command,) = calls(tmp_path, "train_modaltune")
+    assert f"--lr {lr} " in f"{command} "
+
+
 def test_a_setting_has_one_place():
     """A variable of scripts/settings.sh is given another default by a script only where it differs."""
     shared = dict(re.findall(r'^: "\$\{(\w+):=(.*?)\}"', (SCRIPTS / "settings.sh").read_text(), re.MULTILINE))
