@@ -1,6 +1,7 @@
 """The command on a small run: files, resuming, and what they hold."""
 
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -157,40 +158,60 @@ def test_genes_inside_pathways_over_patients(report):
         assert row.patients == 3
 
 
-def test_every_slide_of_a_patient_has_its_own_patches(run, tmp_path, monkeypatch):
-    """The attribution of a patch is its first feature here, which says where it belongs."""
-    scales = []
+@pytest.fixture
+def explain(run, tmp_path, monkeypatch):
+    """Explains a patient of two slides. The attribution of a patch is its first feature, which says where it belongs."""
 
     def first_feature(model, case, *_):
-        values = case.features[:, 0].numpy()
-        return Attribution(values, {}, {}, {PATCHES: 0.0}, 0.0, 0.0, 1, 0.0)
+        return Attribution(case.features[:, 0].numpy(), {}, {}, {PATCHES: 0.0}, 0.0, 0.0, 1, 0.0)
 
-    monkeypatch.setattr(patients, "explain_case", first_feature)
+    def explained(most=None):
+        monkeypatch.setattr(patients, "explain_case", first_feature)
+        loaded = LoadedRun.open(run, torch.device("cpu"))
+        dataset = loaded.datasets["train"]
+        dataset.options = replace(dataset.options, threshold=most)
+        index = next(k for k, patient in enumerate(dataset.patients) if len(patient.slides) == 2)
+        target = LinearTarget("risk", "risk", 0, Linear.plain(np.zeros(6), np.zeros(())))
+        settings = patients.Settings(1, "mean", "General", ("risk",), "seed_0")
+        patients.explain_patient(loaded, dataset, index, [target], {}, settings, tmp_path, None)
+        return tmp_path, dataset.patients[index].slides
+
+    return explained
+
+
+@pytest.mark.parametrize("most", [None, 7])
+def test_every_slide_of_a_patient_has_its_own_patches(explain, monkeypatch, most):
+    """Also where only some of the patches are read."""
+    scales = []
     monkeypatch.setattr(patients, "draw_map", lambda *given: (scales.append(given[-1]), draw_map(*given)))
-    loaded = LoadedRun.open(run, torch.device("cpu"))
-    dataset = loaded.datasets["train"]
-    index = next(k for k, patient in enumerate(dataset.patients) if len(patient.slides) == 2)
-    target = LinearTarget("risk", "risk", 0, Linear.plain(np.zeros(6), np.zeros(())))
-    settings = patients.Settings(1, "mean", "General", ("risk",), "seed_0")
-    patients.explain_patient(loaded, dataset, index, [target], {}, settings, tmp_path, None)
-    table, slides = pd.read_csv(tmp_path / "patches.csv"), dataset.patients[index].slides
-    attention = pd.read_csv(tmp_path / "attention.csv")
-    page = check_page(tmp_path / "index.html")
+    folder, slides = explain(most)
+    table, attention = (pd.read_csv(folder / name) for name in ("patches.csv", "attention.csv"))
+    page = check_page(folder / "index.html")
     assert list(dict.fromkeys(table.slide)) == [slide.stem for slide in slides]
+    assert most is None or len(table) == most
     for slide in slides:
         with h5py.File(slide) as file:
-            features, coords = np.squeeze(file["features"][:]), np.squeeze(file["coords"][:])
+            corners, features = np.squeeze(file["coords"][:]), np.squeeze(file["features"][:])
+        first = {tuple(xy): value for xy, value in zip(corners.tolist(), features[:, 0], strict=True)}
         own = table[table.slide == slide.stem]
-        np.testing.assert_array_equal(own[["x", "y"]], coords)
-        np.testing.assert_allclose(own.risk, features[:, 0], rtol=1e-6)
-        assert (attention[attention.slide == slide.stem][["x", "y"]].to_numpy() == coords).all()
-        tiles = json.loads((tmp_path / f"{slide.stem}.geojson").read_text())["features"]
+        expected = [first[xy] for xy in zip(own.x, own.y, strict=True)]
+        assert most is not None or len(own) == len(corners)
+        np.testing.assert_allclose(own.risk, expected, rtol=1e-6)
+        assert (attention.loc[own.index, ["slide", "x", "y"]] == own[["slide", "x", "y"]]).all(axis=None)
+        tiles = json.loads((folder / f"{slide.stem}.geojson").read_text())["features"]
         measured = [tile["properties"]["measurements"]["risk"] for tile in tiles]
-        np.testing.assert_allclose(measured, features[:, 0], rtol=1e-6)
-        assert {f"Patches of {slide.stem}", f"Attention of the tokens to the patches of {slide.stem}"} <= set(
-            page.captions
-        )
+        np.testing.assert_allclose(measured, expected, rtol=1e-6)
+        captions = {f"Patches of {slide.stem}", f"Attention of the tokens to the patches of {slide.stem}"}
+        assert captions <= set(page.captions)
     assert len(scales) == 2 and scales[0] is scales[1]  # colours mean the same on both
+
+
+def test_models_without_an_adapter_have_no_attention(explain, monkeypatch):
+    monkeypatch.setattr(patients, "ModalTune", type(None))
+    folder, _ = explain()
+    assert check_page(folder / "index.html").texts["h2"] == ["What moves the risk"]
+    assert not list(folder.glob("*attention*"))
+    assert list(pd.read_csv(folder / "patches.csv")) == ["slide", "x", "y", "size", "risk"]
 
 
 def test_a_second_call_explains_only_who_is_missing(run, report):
