@@ -160,7 +160,7 @@ def test_genes_inside_pathways_over_patients(report):
 
 @pytest.fixture
 def explain(run, tmp_path, monkeypatch):
-    """Explains a patient of two slides. The attribution of a patch is its first feature, which says where it belongs."""
+    """Explains a patient of two slides; the attribution of a patch is its first feature and tells where it belongs."""
 
     def first_feature(model, case, *_):
         return Attribution(case.features[:, 0].numpy(), {}, {}, {PATCHES: 0.0}, 0.0, 0.0, 1, 0.0)
