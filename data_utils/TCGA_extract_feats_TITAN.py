@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data_utils.cases.case import Case
+from data_utils.features.slide_names import stem_of
 from data_utils.features.store import read_features
 from data_utils.slides.command_line import ExtractionConfig, extraction_parser, in_shard, run_extraction
 from data_utils.slides.extraction import autocast_dtype
@@ -161,7 +162,7 @@ def write_slide_embeddings(embed: Callable[[Path], Tensor], folder: Path, shard:
     Returns:
         How many slides could not be embedded; the log says why.
     """
-    files = [path for path in sorted(folder.glob("[!.]*.h5")) if in_shard(path, shard)]
+    files = [path for path in sorted(folder.glob("[!.]*.h5")) if in_shard(stem_of(path.name), shard)]
     embeddings: dict[str, Tensor] = {}
     with logging_redirect_tqdm():
         for path in tqdm(files, desc="slide embeddings", unit="slide", disable=None):

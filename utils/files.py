@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
 import pickle
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ import torch
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+# In bytes; common file systems allow 255 for a whole name.
+_LONGEST_STEM = 200
 # So much of what a file holds is quoted in a message.
 _QUOTED = 200
 # A tensor that repeats stored numbers may have this many bytes.
@@ -53,6 +57,29 @@ def setup_logging(level: int = logging.INFO) -> None:
     )
 
 
+def temporary_stem(stem: str) -> str:
+    """How the temporary name of a file begins: with its stem, or a digest where the name would become too long."""
+    name = os.fsencode(stem)
+    return stem if len(name) <= _LONGEST_STEM else hashlib.sha256(name).hexdigest()[:32]
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder and a file in it, to be told before long work that this is not possible.
+
+    Raises:
+        OSError: it is not; the message names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = (
+            f"nothing can be written to the folder {folder} ({os.strerror(error.errno or 0)}); name another"
+        )
+        raise OSError(error.errno, reason) from error
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that takes its place only when the block succeeds.
@@ -65,7 +92,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{temporary_stem(path.stem)}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as handle:

@@ -176,8 +176,8 @@ def check_values(path: Path, values: np.ndarray, what: str) -> None:
 
 
 def check_not_all_zero(path: Path, values: np.ndarray) -> None:
-    """Refuses a whole file whose features ``[L, D]`` are all zero."""
-    if not values.any():
+    """Refuses a whole file of several patches whose features ``[L, D]`` are all zero."""
+    if len(values) > 1 and not values.any():
         raise FeatureFileError(
             path, f"all features of its {len(values)} patches are zero: they were never written; {_AGAIN}"
         )

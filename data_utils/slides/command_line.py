@@ -15,11 +15,11 @@ from typing import Any
 from torch import nn
 
 from data_utils.slides.extraction import autocast_dtype, extract_cohort
+from data_utils.slides.finding import find_slides, slide_name
 from data_utils.slides.tile_reading import TileRecipe
-from data_utils.slides.wsi import find_slides
 from utils import constants
 from utils.devices import pick_device
-from utils.files import read_json
+from utils.files import check_writable, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ EXIT_STATUS = (
 )
 
 
-def in_shard(path: Path, shard: tuple[int, int]) -> bool:
-    """Whether job ``i`` of ``n`` (1-based) handles a slide.
+def in_shard(name: str, shard: tuple[int, int]) -> bool:
+    """Whether job ``i`` of ``n`` (1-based) handles the slide of this name.
 
     Decided by the name alone, so that jobs agree although they list the folder at different times.
     """
     index, count = shard
-    return zlib.crc32(path.stem.encode()) % count == index - 1
+    return zlib.crc32(os.fsencode(name)) % count == index - 1
 
 
 def extraction_parser(
@@ -115,17 +115,25 @@ def run_extraction(
     index, count = config.shard
     report_name = "extraction_report.csv" if count == 1 else f"extraction_report_{index}_of_{count}.csv"
     try:
-        found = find_slides(config.slides_dir or constants.slide_dir(config.onco))
-        slides = [path for path in found if in_shard(path, config.shard)][: config.limit]
+        folder = config.slides_dir or constants.slide_dir(config.onco)
+        found = find_slides(folder)
+        slides = [path for path in found.slides if in_shard(slide_name(path), config.shard)][: config.limit]
+        faults = [fault for fault in found.faults if in_shard(slide_name(fault.path), config.shard)]
         device = pick_device(config.device)
         autocast_dtype(config.precision, device)
         content = read_json(config.encoder_config)
         recipe = TileRecipe.from_config(config.encoder_config.stem, content)
         encoder = load_encoder(content, config.checkpoint)
-    except (FileNotFoundError, ValueError) as error:
+        check_writable(out_dir)
+    except (OSError, ValueError) as error:
         logger.error("%s", error)
         return 2
-    logger.info("%s: %d of %d slides, %s on %s", config.onco, len(slides), len(found), recipe.encoder, device)
+    if found.others:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in found.others.most_common(8))
+        logger.info("%s: %d other files are no slides (%s)", folder, found.others.total(), kinds)
+    logger.info(
+        "%s: %d of %d slides, %s on %s", config.onco, len(slides), found.total, recipe.encoder, device
+    )
     report = extract_cohort(
         slides,
         encoder,
@@ -138,14 +146,18 @@ def run_extraction(
         workers=config.workers,
         min_tissue=config.min_tissue,
         previews=config.previews,
+        faults=faults,
     )
-    failed = report.count("failed")
+    failed, left = report.count("failed"), found.total - len(report.results)
     logger.log(
         logging.WARNING if failed else logging.INFO,
-        "%d slides done, %d skipped, %d failed; see %s",
+        "%d slides found = %d done + %d skipped + %d failed + %d duplicates%s; see %s",
+        found.total,
         report.count("done"),
         report.count("skipped"),
         failed,
+        report.count("duplicate"),
+        f" + {left} left to other --shard jobs or by --limit" if left else "",
         report.path,
     )
     return int(failed > config.allow_failures)

@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from torch import Tensor
 
+from data_utils.slides.opening import SlideError
 from data_utils.slides.tile_reading import TileBatch
-from data_utils.slides.wsi import SlideError
 
 # Batches handed to the encoder before the features of the first of them are asked for. While a feature file is
 # closed, which waits for the disk, the encoder still has this many to work on.

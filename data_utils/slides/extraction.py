@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
@@ -26,9 +27,11 @@ from data_utils.features.store import (
     inspect_features,
 )
 from data_utils.slides.encoding_stage import EncodingStage
-from data_utils.slides.tile_reading import BatchList, TileRecipe, plan_slide, tile_loader
-from data_utils.slides.wsi import SlideError
-from utils.files import atomic_path
+from data_utils.slides.finding import Fault, printable, slide_name
+from data_utils.slides.isolation import Isolated
+from data_utils.slides.opening import SlideError, describe
+from data_utils.slides.tile_reading import BatchList, SlidePlan, TileRecipe, plan_slide, tile_loader
+from utils.files import atomic_path, temporary_stem
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ logger = logging.getLogger(__name__)
 REPORT_INTERVAL = 30.0
 # Slides that took longer than this get a line in the log, in seconds.
 SLOW_SLIDE = 5.0
+# What a file system says of a name that it does not take.
+_BAD_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
 # From this share of the time on, waiting for tiles is worth a hint.
 MUCH_WAITING = 0.1
 
@@ -43,7 +48,7 @@ MUCH_WAITING = 0.1
 # ---------------------------------------------------------------------------- report
 @dataclass(frozen=True)
 class SlideResult:
-    """One line of the report; ``status`` is done, skipped (was finished before) or failed."""
+    """One line of the report; ``status`` is done, skipped (was finished before), failed or duplicate."""
 
     slide: str
     status: str
@@ -155,13 +160,14 @@ def extract_cohort(
     workers: int = 0,
     min_tissue: float = 0.1,
     previews: bool = False,
+    faults: Sequence[Fault] = (),
 ) -> ExtractionReport:
-    """Extracts the features of slides into ``out_dir/<stem>.h5``.
+    """Extracts the features of slides into ``out_dir/<name>.h5``.
 
     Slides with a valid file are skipped; a slide that cannot be used is reported and the others go on.
 
     Args:
-        slides: files with distinct stems; no other job may handle the same ones at the same time.
+        slides: files with distinct names (:func:`slide_name`); no other job may handle the same ones at the same time.
         encoder: maps ``[n, 3, s, s]`` to ``[n, D]``.
         recipe: how tiles are cut and prepared for it.
         out_dir: folder of feature files.
@@ -171,7 +177,8 @@ def extract_cohort(
         batch_size: tiles encoded at once.
         workers: reading processes; 0 reads in this process.
         min_tissue: share of a tile that must be tissue.
-        previews: whether to draw ``out_dir/previews/<stem>.png``.
+        previews: whether to draw ``out_dir/previews/<name>.png``.
+        faults: what cannot be a slide, for the report.
 
     Raises:
         ValueError: the precision is not possible on the device.
@@ -181,22 +188,39 @@ def extract_cohort(
     device = torch.device(device)
     run = _Encoder(encoder.to(device).eval(), recipe, device, autocast_dtype(precision, device))
     report = ExtractionReport(report_path or out_dir / "extraction_report.csv")
+    for fault in faults:
+        report.add(SlideResult(printable(fault.path.name), fault.status, reason=fault.reason))
     try:
         todo = _unfinished(slides, recipe, run.dim, out_dir, report)
         logger.info("%d slides to extract, %d finished before", len(todo), report.count("skipped"))
         if todo:
             _remove_leftovers(out_dir, todo)
             preview_dir = out_dir / "previews" if previews else None
-            batches = BatchList(
-                todo,
-                lambda path: plan_slide(path, recipe, min_tissue, preview_dir),
-                batch_size,
-                lambda path, reason: report.add(SlideResult(path.name, "failed", reason=reason)),
-            )
-            _extract(batches, run, out_dir, report, workers)
+            planning = _described(lambda path: plan_slide(path, recipe, min_tissue, preview_dir))
+            with Isolated(planning) as plan:
+                batches = BatchList(
+                    todo,
+                    plan,
+                    batch_size,
+                    lambda path, why: report.add(SlideResult(printable(path.name), "failed", reason=why)),
+                )
+                _extract(batches, run, out_dir, report, workers)
     finally:
         report.write()
     return report
+
+
+def _described(plan: Callable[[Path], SlidePlan]) -> Callable[[Path], SlidePlan]:
+    """The same, with every error as one line; finding its words may be as dangerous as opening the slide."""
+
+    def planned(path: Path) -> SlidePlan:
+        try:
+            return plan(path)
+        except Exception as error:  # whatever is wrong with a slide must not stop the cohort
+            logger.debug("planning %s", printable(path), exc_info=True)
+            raise SlideError(describe(error, path)) from None
+
+    return planned
 
 
 def _unfinished(
@@ -205,7 +229,7 @@ def _unfinished(
     """The slides to extract; those with a valid file go to the report."""
     todo = []
     for slide in slides:
-        target = out_dir / f"{slide.stem}.h5"
+        target, name = out_dir / f"{slide_name(slide)}.h5", printable(slide.name)
         if not target.exists():
             todo.append(slide)
             continue
@@ -217,12 +241,10 @@ def _unfinished(
             continue
         if difference := _difference(info, recipe, dim):
             reason = f"{target} exists with {difference}; delete it or use another --output_dir"
-            report.add(SlideResult(slide.name, "failed", reason=reason))
+            report.add(SlideResult(name, "failed", reason=reason))
         else:
             meta = info.meta
-            report.add(
-                SlideResult(slide.name, "skipped", info.num_patches, meta.level0_mpp, meta.mpp_assumed)
-            )
+            report.add(SlideResult(name, "skipped", info.num_patches, meta.level0_mpp, meta.mpp_assumed))
     return todo
 
 
@@ -239,7 +261,7 @@ def _difference(info: FeatureInfo, recipe: TileRecipe, dim: int) -> str:
 
 def _remove_leftovers(out_dir: Path, slides: Sequence[Path]) -> None:
     """Removes temporary files that killed runs left of these slides; other jobs may be writing others."""
-    stems = {slide.stem for slide in slides}
+    stems = {temporary_stem(slide_name(slide)) for slide in slides}
     for path in out_dir.glob(".*.tmp.h5"):
         match = re.fullmatch(r"\.(.+)\.\d+\.tmp\.h5", path.name)
         if match and match[1] in stems:
@@ -263,6 +285,7 @@ def _extract(
         waited = 0.0
         for number, of_slide in groupby(encoded, key=lambda item: item[0].slide):
             path, plan = batches.slides[number], batches.plans.pop(number)
+            name = printable(path.name)
             tiles, status, reason = len(plan.grid.coords), "done", ""
             meta = FeatureMeta(
                 patch_size=recipe.tile_size,
@@ -273,22 +296,24 @@ def _extract(
                 mpp_assumed=plan.mpp_assumed,
             )
             try:
-                with FeatureWriter(out_dir / f"{path.stem}.h5", run.dim, meta) as writer:
+                with FeatureWriter(out_dir / f"{slide_name(path)}.h5", run.dim, meta) as writer:
                     for batch, features in of_slide:
                         writer.append(features.result(), batch.corners)
-                        bar.set_postfix_str(f"{path.name[:23]} {writer.num_patches}/{tiles} tiles")
-            except (SlideError, FeatureFileError) as error:
+                        bar.set_postfix_str(f"{name[:23]} {writer.num_patches}/{tiles} tiles")
+            except (SlideError, FeatureFileError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in _BAD_NAME:
+                    raise
                 batches.given_up.add(number)
-                status, reason = "failed", str(error)
+                status, reason = "failed", printable(str(error))
             seconds = time.monotonic() - begin
             waiting = _share(stage.waited - waited, seconds)
             begin, waited = time.monotonic(), stage.waited
-            report.add(SlideResult(path.name, status, tiles, plan.mpp, plan.mpp_assumed, seconds, reason))
+            report.add(SlideResult(name, status, tiles, plan.mpp, plan.mpp_assumed, seconds, reason))
             level = logging.INFO if seconds > SLOW_SLIDE else logging.DEBUG
             logger.log(
                 level,
                 "%s %s: %d tiles in %.1f s, %.0f %% of it waiting for tiles",
-                path.name,
+                name,
                 status,
                 tiles,
                 seconds,

@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data_utils.slides import wsi
+from data_utils.slides.finding import slide_name
+from data_utils.slides.opening import describe, open_slide
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ def plan_slide(
     preview_dir: Path | None = None,
     mask_params: wsi.TissueMaskParams | None = None,
 ) -> SlidePlan:
-    """Finds the tissue of a slide and lays the grid over it; draws ``preview_dir/<stem>.png`` if asked to.
+    """Finds the tissue of a slide and lays the grid over it; draws ``preview_dir/<name>.png`` if asked to.
 
     Raises:
         SlideError: the file cannot be opened, has no tissue or is smaller than a tile.
@@ -123,7 +125,7 @@ def plan_slide(
     """
     begin = time.monotonic()
     mask_params = mask_params or wsi.TissueMaskParams()
-    with wsi.open_slide(path) as slide:
+    with open_slide(path) as slide:
         mpp, assumed = wsi.level0_mpp(slide.properties)
         if assumed:
             logger.warning("%s states no resolution: assuming %g micrometres per pixel", path.name, mpp)
@@ -132,7 +134,7 @@ def plan_slide(
     mask = wsi.tissue_mask(overview, mpp * dimensions[0] / overview.shape[1], mask_params)
     grid = wsi.tile_grid(mask, dimensions, mpp, recipe.tile_size, recipe.target_mpp, min_tissue)
     if preview_dir is not None:
-        wsi.save_preview(preview_dir / f"{path.stem}.png", overview, mask, grid, dimensions)
+        wsi.save_preview(preview_dir / f"{slide_name(path)}.png", overview, mask, grid, dimensions)
     return SlidePlan(grid, mpp, assumed, time.monotonic() - begin)
 
 
@@ -190,7 +192,7 @@ class BatchList:
                     plan = self.plans[index] = current.result()
                 except Exception as error:  # whatever is wrong with a slide must not stop the cohort
                     logger.debug("planning %s", path, exc_info=True)
-                    self._on_failure(path, describe(error))
+                    self._on_failure(path, describe(error, path))
                     continue
                 for start in range(0, len(plan.grid.coords), self._batch_size):
                     if index in self.given_up:
@@ -217,13 +219,13 @@ class TileReader(Dataset):
         except Exception as error:  # handed to the main process, which gives up this slide only
             logger.debug("reading %s", job.path, exc_info=True)
             self._close()
-            return TileBatch(job.slide, job.corners, None, describe(error))
+            return TileBatch(job.slide, job.corners, None, describe(error, job.path))
         return TileBatch(job.slide, job.corners, torch.from_numpy(pixels), None)
 
     def _slide(self, path: Path) -> OpenSlide:
         if self._opened is None or self._opened[0] != path:
             self._close()
-            self._opened = (path, wsi.open_slide(path))
+            self._opened = (path, open_slide(path))
         return self._opened[1]
 
     def _close(self) -> None:
@@ -247,9 +249,3 @@ def tile_loader(batches: BatchList, recipe: TileRecipe, workers: int, pin_memory
 
 def _unchanged(batch: TileBatch) -> TileBatch:
     return batch
-
-
-def describe(error: Exception) -> str:
-    """An error as one line of the report."""
-    text = str(error) if isinstance(error, wsi.SlideError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())

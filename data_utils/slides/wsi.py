@@ -5,7 +5,6 @@ Sizes: ``mpp`` is micrometres per pixel. Positions are (x, y) in pixels of level
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from skimage.measure import label
 from skimage.morphology import closing, disk
 from skimage.segmentation import find_boundaries
 
+from data_utils.slides.opening import SlideError
 from utils.files import atomic_path
 
-SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide")
 # What a slide that states no resolution is taken for (40x, the commonest in TCGA).
 DEFAULT_MPP = 0.25
 # Resolution tags outside of this range are no microscope's: 352.8 is the 72 dpi of an image editor.
@@ -36,10 +35,6 @@ OVERVIEW_BLOCK = 2048
 # Small slides are enlarged in previews to about this side, in pixels.
 PREVIEW_SIDE = 1000
 WHITE = (255, 255, 255)
-
-
-class SlideError(RuntimeError):
-    """A slide that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -82,48 +77,7 @@ class TileGrid:
     size: int
 
 
-# ---------------------------------------------------------------------------- opening
-def open_slide(path: str | Path) -> OpenSlide:
-    """Opens a slide.
-
-    Raises:
-        SlideError: OpenSlide cannot read the file.
-    """
-    try:
-        return OpenSlide(path)
-    except (openslide.OpenSlideError, OSError) as error:
-        raise SlideError(f"cannot be opened ({error or type(error).__name__}); download it again") from error
-
-
-def find_slides(folder: str | Path) -> list[Path]:
-    """All slides below a folder, sorted by name; suffixes in any case.
-
-    Raises:
-        FileNotFoundError: no slide is there.
-        ValueError: two slides would give the same feature file.
-    """
-    folder = Path(folder)
-    found = sorted(
-        (
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-        ),
-        key=lambda path: (path.stem, str(path)),
-    )
-    if not found:
-        raise FileNotFoundError(
-            f"no slides found in {folder.absolute()} or below (looked for {' '.join(SLIDE_SUFFIXES)}). "
-            "Set DATA_ROOT in utils/constants.py, MODALTUNE_DATA_ROOT, or --slides_dir."
-        )
-    for first, second in itertools.pairwise(found):
-        if first.stem == second.stem:
-            raise ValueError(
-                f"{first} and {second} would share the feature file {first.stem}.h5; remove or rename one"
-            )
-    return found
-
-
+# ---------------------------------------------------------------------------- resolution
 def level0_mpp(properties: Mapping[str, str]) -> tuple[float, bool]:
     """Resolution of level 0 and whether it had to be assumed.
 

@@ -20,7 +20,9 @@ from openslide import OpenSlide
 from data_utils.cases.datasets import SlidePatches
 from data_utils.features.slide_names import SlideFiles, stem_of
 from data_utils.features.store import FeatureMeta
-from data_utils.slides.wsi import SLIDE_SUFFIXES, SlideError, open_slide, read_overview, read_tile
+from data_utils.slides.finding import find_slides, slide_name
+from data_utils.slides.opening import SlideError, open_slide
+from data_utils.slides.wsi import read_overview, read_tile
 from utils.evaluation.plots import figure
 from utils.files import atomic_path
 
@@ -51,12 +53,12 @@ def find_slide(folder: Path | None, name: str) -> Path | None:
     """The slide of a feature file below a folder, by the rule of :mod:`data_utils.features.slide_names`."""
     if folder is None or not folder.is_dir():
         return None
-    files = {p for p in folder.rglob("*") if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file()}
-    exact = sorted(path for path in files if path.stem == name)
-    found = exact or [
-        p for p in files if p.stem in {stem.stem for stem in SlideFiles(files).candidates(name)}
-    ]
-    return found[0] if found else None
+    try:
+        slides = {slide_name(path): path for path in find_slides(folder).slides}
+    except FileNotFoundError:
+        return None
+    found = SlideFiles(Path(f"{slide}.h5") for slide in slides).candidates(name)
+    return slides[stem_of(found[0].name)] if found else None
 
 
 # ---------------------------------------------------------------------------- tables

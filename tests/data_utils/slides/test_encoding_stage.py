@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from data_utils.slides import encoding_stage
 from data_utils.slides.encoding_stage import AHEAD, EncodingStage
+from data_utils.slides.opening import SlideError
 from data_utils.slides.tile_reading import TileBatch
-from data_utils.slides.wsi import SlideError
 
 PATIENCE = 30.0  # seconds after which a test that waits for another thread has failed
 

@@ -1,15 +1,17 @@
 """Slides to feature files: exact positions, restart, isolation of bad slides, shards, exit status."""
 
+import errno
 import logging
 import os
 import re
 import shutil
-from pathlib import Path
+import struct
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ from models.prov_gigapath.tile_encoder import build_tile_encoder
 from tests.data_utils.slides.test_encoding_stage import Immediate
 from tests.data_utils.slides.test_wsi import damage, painted, tissue_slide, write_slide
 from utils import constants
-from utils.files import read_json
+from utils.files import read_json, temporary_stem
 
 CPU = torch.device("cpu")
 DEMO_CONFIG = constants.CONFIGS_ROOT / "demo_gigapath_tile_encoder.json"
@@ -67,6 +69,10 @@ def run(tmp_path, *, encoder=None, recipe=RECIPE, **options):
 
 def report(path):
     return pd.read_csv(path, keep_default_na=False).set_index("slide")
+
+
+def report_rows(path):
+    return list(pd.read_csv(path, keep_default_na=False).itertuples())
 
 
 def files(folder, pattern="*.h5"):
@@ -195,7 +201,7 @@ def test_bad_slides_lose_only_themselves(three, workers, caplog):
     lines = run(three, workers=workers, batch_size=4)
     failed = lines[lines.status == "failed"].reason
     assert lines[lines.status == "done"].index.tolist() == ["a.svs", "b.svs", "c.svs", "zz_nompp.svs"]
-    assert "cannot be opened" in failed["ab_corrupt.svs"]
+    assert failed["ab_corrupt.svs"].startswith("cannot be opened: damaged")
     assert failed["ac_blank.svs"].startswith("no tissue")
     assert failed["ad_damaged.svs"].startswith("OpenSlideError")
     assert failed["ae_small.svs"].startswith("smaller than one tile")
@@ -219,6 +225,75 @@ def test_unexpected_errors_of_a_slide_are_reported(three, monkeypatch):
     lines = run(three)
     assert lines.status.tolist() == ["done", "failed", "done"]
     assert lines.reason["b.svs"] == "MemoryError: so large"
+
+
+def with_declared(path, tag, value):
+    """The same file with another number in the directory of its first level."""
+    with tifffile.TiffFile(path) as file:
+        entry = file.pages[0].tags[tag]
+        offset, order = entry.valueoffset, file.byteorder
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 4] = struct.pack(order + "I", value)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sizes_that_no_slide_has_fail_before_anything_is_read(three, workers):
+    slides = three / "slides"
+    for name, tag, value in (
+        ("size", "ImageWidth", 2**31 - 16),
+        ("tile_width", "TileWidth", 2**24),
+        ("tile_height", "TileLength", 2**31 - 16),
+    ):
+        shutil.copy(slides / "a.svs", slides / f"b_{name}.svs")
+        with_declared(slides / f"b_{name}.svs", tag, value)
+    lines = run(three, workers=workers)
+    failed = lines[lines.status == "failed"].reason
+    assert lines[lines.status == "done"].index.tolist() == ["a.svs", "b.svs", "c.svs"]
+    assert len(failed) == 3 and failed.str.contains("damaged").all()
+    assert failed["b_tile_width.svs"].startswith("declares tiles of 16,777,216 x 256 pixels at level 0")
+
+
+def test_what_ends_the_process_costs_one_slide(three, monkeypatch):
+    original = extraction.plan_slide
+
+    def planning(path, *args):
+        if path.stem == "b":
+            os.abort()
+        return original(path, *args)
+
+    monkeypatch.setattr(extraction, "plan_slide", planning)
+    lines = run(three)
+    assert lines.status.tolist() == ["done", "failed", "done"]
+    assert "SIGABRT" in lines.reason["b.svs"] and "damaged" in lines.reason["b.svs"]
+
+
+def test_odd_names(three):
+    slides = three / "slides"
+    latin, longest = os.fsdecode(b"Pr\xe4parat.svs"), f"{'a' * 247}.svs"
+    for name in (latin, longest, "b P.2024.01 \u00e9.SVS"):
+        shutil.copy(slides / "a.svs", slides / name)
+    lines = run(three)
+    assert lines.status.eq("done").all() and len(lines) == 6
+    assert "Pr\\xe4parat.svs" in lines.index
+    assert set(files(three / "out")) == {"a", "b", "c", latin[:-4], longest[:-4], "b P.2024.01 \u00e9"}
+    (three / "out" / f".{temporary_stem('a' * 247)}.4711.tmp.h5").write_bytes(b"half")
+    (three / "out" / longest.replace(".svs", ".h5")).unlink()
+    assert run(three).status.eq("skipped").sum() == 5
+    assert not list((three / "out").glob(".*"))
+
+
+def test_a_name_that_the_file_system_refuses_loses_only_its_slide(three, monkeypatch):
+    original = extraction.FeatureWriter
+
+    def writer(path, *args):
+        if path.stem == "b":
+            raise OSError(errno.ENAMETOOLONG, "File name too long")
+        return original(path, *args)
+
+    monkeypatch.setattr(extraction, "FeatureWriter", writer)
+    lines = run(three)
+    assert lines.status.tolist() == ["done", "failed", "done"] and "too long" in lines.reason["b.svs"]
 
 
 def test_features_that_are_not_finite_fail_the_slide(three):
@@ -359,14 +434,12 @@ def test_previews(three):
 @given(st.lists(st.text("abcXYZ019-.", min_size=1, max_size=12), unique=True), st.integers(1, 9))
 def test_every_slide_belongs_to_one_shard(names, count):
     for name in names:
-        path = Path("x") / f"{name}.svs"
-        owners = [index for index in range(1, count + 1) if in_shard(path, (index, count))]
+        owners = [index for index in range(1, count + 1) if in_shard(name, (index, count))]
         assert len(owners) == 1
-        assert in_shard(Path("elsewhere") / f"{name}.svs", (owners[0], count))
 
 
 def test_shards_share_the_work():
-    counts = [sum(in_shard(Path(f"TCGA-{n:04}.svs"), (i, 4)) for n in range(400)) for i in range(1, 5)]
+    counts = [sum(in_shard(f"TCGA-{n:04}", (i, 4)) for n in range(400)) for i in range(1, 5)]
     assert sum(counts) == 400 and min(counts) > 60
 
 
@@ -438,10 +511,53 @@ def test_nothing_to_do_is_an_error_that_shows_the_folder(command, tmp_path, capl
     assert f"no slides found in {tmp_path / 'empty'}" in caplog.text
 
 
-def test_same_name_twice_is_an_error(command, tmp_path, caplog):
+def test_two_slides_of_one_name_fail_and_the_others_go_on(command, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     (tmp_path / "slides" / "a.tif").touch()
+    (tmp_path / "slides" / "again").mkdir()
+    (tmp_path / "slides" / "again" / "b.svs").symlink_to(tmp_path / "slides" / "b.svs")
+    (tmp_path / "slides" / "notes.txt").touch()
+    assert command() == 1
+    rows = report_rows(tmp_path / "out" / "extraction_report.csv")
+    assert [(row.slide, row.status) for row in rows] == [
+        ("a.svs", "failed"),
+        ("a.tif", "failed"),
+        ("b.svs", "done"),
+        ("b.svs", "duplicate"),
+        ("c.svs", "done"),
+    ]
+    assert "would share one feature file" in rows[0].reason and "a.tif" in rows[0].reason
+    assert "5 slides found = 2 done + 0 skipped + 2 failed + 1 duplicates; see" in caplog.text
+    assert "1 other files are no slides (1 .txt)" in caplog.text
+    caplog.clear()
+    command("--limit", 1)
+    assert "0 done + 1 skipped + 2 failed + 1 duplicates + 1 left to other --shard" in caplog.text
+
+
+def test_faults_of_shards_add_up(command, tmp_path):
+    for name in ("gone1", "gone2", "gone3", "gone4"):
+        (tmp_path / "slides" / f"{name}.svs").symlink_to(tmp_path / "moved.svs")
+    for index in (1, 2):
+        command("--shard", f"{index}/2")
+    rows = [
+        row.slide
+        for index in (1, 2)
+        for row in report_rows(tmp_path / "out" / f"extraction_report_{index}_of_2.csv")
+    ]
+    assert sorted(rows) == ["a.svs", "b.svs", "c.svs", *(f"gone{n}.svs" for n in range(1, 5))]
+
+
+def test_an_output_folder_that_cannot_be_written(command, tmp_path, caplog):
+    (tmp_path / "out").write_text("in the way")
     assert command() == 2
-    assert "would share the feature file a.h5" in caplog.text
+    assert f"nothing can be written to the folder {tmp_path / 'out'} (File exists)" in caplog.text
+
+
+def test_a_folder_of_slides_that_is_none(command, tmp_path, caplog):
+    assert command("--slides_dir", tmp_path / "absent") == 2
+    assert f"{tmp_path}/absent: there is no such folder" in caplog.text
+    assert command("--slides_dir", tmp_path / "model.bin") == 2
+    assert "model.bin is no folder" in caplog.text
 
 
 def test_absent_weights_are_an_error(command, tmp_path, caplog):

@@ -10,6 +10,7 @@ from openslide import OpenSlide
 from PIL import Image
 
 from data_utils.slides import wsi
+from data_utils.slides.opening import SlideError, open_slide
 
 GLASS = (243, 242, 244)
 
@@ -59,38 +60,6 @@ def tissue_slide(side=1024, box=(256, 256, 768, 512), seed=0):
     return (image + generator.normal(0, 3, image.shape)).clip(0, 255).astype(np.uint8)
 
 
-# ---------------------------------------------------------------------------- finding and opening
-def test_suffixes_in_any_case_and_hidden_files(tmp_path):
-    for name in ("b.SVS", "sub/a.TifF", "c.ndpi", "d.svs.partial", "._b.svs", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.svs").mkdir()
-    assert [path.name for path in wsi.find_slides(tmp_path)] == ["a.TifF", "b.SVS", "c.ndpi"]
-
-
-@pytest.mark.parametrize("folder", ["empty", "absent"])
-def test_no_slides_shows_the_folder(tmp_path, folder):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=rf"no slides found in .*{folder}.*MODALTUNE_DATA_ROOT"):
-        wsi.find_slides(tmp_path / folder)
-
-
-def test_two_slides_of_one_name(tmp_path):
-    for name in ("one/a.svs", "two/a.tif"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=r"a\.svs and .*a\.tif would share"):
-        wsi.find_slides(tmp_path)
-
-
-def test_unreadable_slide(tmp_path):
-    (tmp_path / "a.svs").write_bytes(b"II*\0" + bytes(range(200)))
-    with pytest.raises(wsi.SlideError, match="cannot be opened"):
-        wsi.open_slide(tmp_path / "a.svs")
-    with pytest.raises(wsi.SlideError, match="cannot be opened"):
-        wsi.open_slide(tmp_path / "absent.svs")
-
-
 # ---------------------------------------------------------------------------- resolution
 @pytest.mark.parametrize(
     ("properties", "mpp", "assumed"),
@@ -132,7 +101,7 @@ def test_resolution_of_files(tmp_path):
         ),
     ]
     for path, mpp, assumed in cases:
-        with wsi.open_slide(path) as slide:
+        with open_slide(path) as slide:
             assert wsi.level0_mpp(slide.properties) == (pytest.approx(mpp), assumed), path.name
 
 
@@ -143,7 +112,7 @@ def test_tiles_show_exactly_their_square(tmp_path, mpp, downsamples):
     """Every cell of the grid has its own colour: a tile that is off by a pixel mixes two."""
     cell = round(64 * 0.5 / mpp)
     path = write_slide(tmp_path / "a.svs", painted(5, 4, cell), mpp, downsamples)
-    with wsi.open_slide(path) as slide:
+    with open_slide(path) as slide:
         whole = np.ones((8, 8), bool)
         grid = wsi.tile_grid(whole, slide.dimensions, mpp, 64, 0.5, min_tissue=0.0)
         assert grid.size == cell and len(grid.coords) == 20
@@ -163,7 +132,7 @@ def test_a_sharp_edge_stays_where_it_is(tmp_path):
         image = np.full((4 * cell, 4 * cell, 3), 255, np.uint8)
         image[:, : cell + cell // 2] = 0  # an edge inside the second column
         path = write_slide(tmp_path / f"{mpp}.svs", image, mpp)
-        with wsi.open_slide(path) as slide:
+        with open_slide(path) as slide:
             tile = np.asarray(wsi.read_tile(slide, (cell, cell), cell, 64), float)[32, :, 0]
         edge = (255 - tile).sum() / 255  # number of black pixels from the left
         assert edge == pytest.approx(64 * (cell // 2) / cell, abs=0.3), mpp
@@ -174,7 +143,7 @@ def test_no_drift_where_levels_dropped_odd_pixels(tmp_path):
     image = np.full((515, 4003, 3), 255, np.uint8)
     image[:, 3840:3968] = 0
     path = write_slide(tmp_path / "a.svs", image, 0.125, (1, 4))
-    with wsi.open_slide(path) as slide:
+    with open_slide(path) as slide:
         assert slide.level_downsamples[1] > 4.01
         tile = np.asarray(wsi.read_tile(slide, (3712, 256), 256, 64), float)[32, :, 0]
     assert (255 - tile).sum() / 255 == pytest.approx(32, abs=0.1)
@@ -192,7 +161,7 @@ def test_lower_levels_are_used_for_coarse_tiles(tmp_path, monkeypatch):
         return original(self, location, level, size)
 
     monkeypatch.setattr(OpenSlide, "read_region", spy)
-    with wsi.open_slide(path) as slide:
+    with open_slide(path) as slide:
         for size in (64, 128, 130, 256, 512):
             wsi.read_tile(slide, (128, 256), size, 64)
     assert levels == [(0, (64, 64)), (1, (64, 64)), (1, (65, 65)), (2, (64, 64)), (2, (128, 128))]
@@ -200,7 +169,7 @@ def test_lower_levels_are_used_for_coarse_tiles(tmp_path, monkeypatch):
 
 def test_outside_of_the_scan_is_white(tmp_path):
     path = write_slide(tmp_path / "a.svs", np.zeros((300, 300, 3), np.uint8))
-    with wsi.open_slide(path) as slide:
+    with open_slide(path) as slide:
         region = np.asarray(wsi.read_region(slide, (-50, -50), (100, 100), (100, 100)))
     assert (region[:50] == 255).all() and (region[50:, 50:] == 0).all()
 
@@ -211,7 +180,7 @@ def test_overview_in_blocks_equals_the_slide_made_small(tmp_path, monkeypatch, d
     monkeypatch.setattr(wsi, "OVERVIEW_BLOCK", block)
     image = tissue_slide(1000, (200, 300, 700, 900))
     path = write_slide(tmp_path / "a.svs", image, 0.5, downsamples)
-    with wsi.open_slide(path) as slide:
+    with open_slide(path) as slide:
         overview = wsi.read_overview(slide, 0.5, 8.0)
     wanted = Image.fromarray(image).resize((62, 62), Image.Resampling.BOX)
     assert overview.shape == (62, 62, 3)
@@ -221,14 +190,14 @@ def test_overview_in_blocks_equals_the_slide_made_small(tmp_path, monkeypatch, d
 
 def test_overview_is_never_finer_than_the_slide(tmp_path):
     image = painted(5, 5, 20)
-    with wsi.open_slide(write_slide(tmp_path / "a.svs", image, 16.0, (1,))) as slide:
+    with open_slide(write_slide(tmp_path / "a.svs", image, 16.0, (1,))) as slide:
         assert np.array_equal(wsi.read_overview(slide, 16.0, 8.0), image)
 
 
 # ---------------------------------------------------------------------------- tissue
 def test_mask_finds_the_tissue(tmp_path):
     path = write_slide(tmp_path / "a.svs", tissue_slide())
-    with wsi.open_slide(path) as slide:
+    with open_slide(path) as slide:
         mask = wsi.tissue_mask(wsi.read_overview(slide, 0.5, 8.0), 8.0)
     wanted = np.zeros((64, 64), bool)
     wanted[16:32, 16:48] = True
@@ -241,7 +210,7 @@ def test_blank_slide_has_an_empty_mask(background):
     noise = np.random.default_rng(0).normal(0, 4, (200, 300, 3))
     overview = (np.array(background) + noise).clip(0, 255).astype(np.uint8)
     assert not wsi.tissue_mask(overview, 8.0).any()
-    with pytest.raises(wsi.SlideError, match=r"no tissue: none of 16 tiles .*the most is 0\.0%"):
+    with pytest.raises(SlideError, match=r"no tissue: none of 16 tiles .*the most is 0\.0%"):
         wsi.tile_grid(np.zeros((200, 300), bool), (1024, 1024), 0.5, 256, 0.5, 0.1)
 
 
@@ -286,7 +255,7 @@ def test_grid_equals_counting_pixels(shape, pixel, size, min_tissue, seed):
         if large[y : y + size, x : x + size].mean() >= min_tissue - 1e-6
     ]
     if not wanted:
-        with pytest.raises(wsi.SlideError):
+        with pytest.raises(SlideError):
             wsi.tile_grid(mask, dimensions, 0.5, size, 0.5, min_tissue)
         return
     grid = wsi.tile_grid(mask, dimensions, 0.5, size, 0.5, min_tissue)
@@ -302,7 +271,7 @@ def test_a_slide_coarser_than_the_tiles_is_enlarged():
 
 @pytest.mark.parametrize(("dimensions", "mpp"), [((255, 900), 0.5), ((900, 255), 0.5), ((90, 90), 300.0)])
 def test_slides_smaller_than_a_tile(dimensions, mpp):
-    with pytest.raises(wsi.SlideError, match="smaller than one tile"):
+    with pytest.raises(SlideError, match="smaller than one tile"):
         wsi.tile_grid(np.ones((9, 9), bool), dimensions, mpp, 256, 0.5, 0.1)
 
 
@@ -324,7 +293,7 @@ def test_preview_shows_tissue_border_and_tiles(tmp_path):
 def test_damaged_pixels_raise(tmp_path):
     path = write_slide(tmp_path / "a.svs", tissue_slide(600, (0, 0, 600, 600)))
     damage(path)
-    with wsi.open_slide(path) as slide, pytest.raises(openslide.OpenSlideError):
+    with open_slide(path) as slide, pytest.raises(openslide.OpenSlideError):
         wsi.read_tile(slide, (0, 0), 256, 256)
 
 
