@@ -37,6 +37,8 @@ CHECKS = {
     "texts": "utils.diagnosis.tables:check_texts",
     "features": "utils.diagnosis.features:check_features",
 }
+# With --slides_dir, too.
+SLIDES = {"slides": "utils.diagnosis.slides:check_slides"}
 # With --all_weights, too.
 OTHER_WEIGHTS = {"other weights": "utils.diagnosis.other_weights:check_other_weights"}
 
@@ -50,6 +52,7 @@ class DoctorOptions:
     all_weights: bool = False
     encoder_config: Path | None = None
     conch_config: Path | None = None
+    slides_dir: Path | None = None
     debug: bool = False
 
 
@@ -73,6 +76,9 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[RunConfig, DoctorOpti
     )
     doctor.add_argument("--encoder_config", type=Path, help="config of the patch encoder, for --all_weights")
     doctor.add_argument("--conch_config", type=Path, help="config of the text tower, for --all_weights")
+    doctor.add_argument(
+        "--slides_dir", type=Path, help="also open the slides of this folder, as extraction does"
+    )
     doctor.add_argument("--debug", action="store_true", help="log everything, with tracebacks")
     args = check_arguments(parser, parser.parse_args(argv))
     if args.feature_samples < 0:
@@ -99,7 +105,7 @@ def examine(
     except ImportError as reason:
         remedy = "pip install -r requirements.txt"
         return [replace(error(f"nothing can be checked: {reason}", remedy), area="packages")]
-    inputs = Inputs(config, own.feature_samples, own.encoder_config, own.conch_config)
+    inputs = Inputs(config, own.feature_samples, own.encoder_config, own.conch_config, own.slides_dir)
     findings: list[Finding] = []
     for area, target in tqdm(checks.items(), desc="checks", leave=False, disable=None):
         module, function = target.split(":")
@@ -125,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see ``--help``."""
     config, own = parse_args(argv)
     setup_logging(logging.DEBUG if own.debug else logging.ERROR)
-    findings = examine(config, own, CHECKS | OTHER_WEIGHTS if own.all_weights else CHECKS)
+    checks = CHECKS | (OTHER_WEIGHTS if own.all_weights else {}) | (SLIDES if own.slides_dir else {})
+    findings = examine(config, own, checks)
     sys.stdout.write(text_table(findings, shutil.get_terminal_size((120, 24)).columns))
     if own.output is not None:
         with atomic_path(own.output) as temporary:

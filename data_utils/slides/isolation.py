@@ -6,6 +6,7 @@ loses only itself, every call begins in the same clean state, and nothing is for
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -78,6 +79,7 @@ def _serve(function: Callable[..., object], connection: Connection, callers_end:
 
 
 def _answer(function: Callable[..., object], args: tuple[object, ...]) -> bytes:
+    faulthandler.disable()  # the caller says in one line how this process ended
     _limit_memory()
     records: list[logging.LogRecord] = []
     _collect_log(records)

@@ -41,6 +41,7 @@ class Inputs:
         feature_samples: feature files whose values are read.
         tile_config: config of the patch encoder, where not the usual one.
         text_config: config of the text tower, where not the usual one.
+        slides_dir: slides to look at, too.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Inputs:
         feature_samples: int = 50,
         tile_config: Path | None = None,
         text_config: Path | None = None,
+        slides_dir: Path | None = None,
     ) -> None:
         self.config, self.feature_samples = config, feature_samples
         self.tile_config, self.text_config = tile_config, text_config
+        self.slides_dir = slides_dir
         self._tables: dict[str, ModalityTable | None] = {}
         self.unreadable_splits: dict[str, Exception] = {}
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from data_utils.tables.genes import PathwayGroups
 from models.aggregators import DataSpec, build_aggregator
 from models.encoders import slide_encoder
+from tests.data_utils.slides.test_wsi import tissue_slide, write_slide
 from tests.small_cohort import MODEL_CONFIG, PATHWAYS, SmallCohort, make_small_cohort
 from tests.small_runs import small_model
 from tests.structures import structures
@@ -305,6 +306,26 @@ def test_the_patch_encoder_is_read_as_extraction_reads_it(subject, monkeypatch, 
     words = [*subject.words(), "--all_weights", "--encoder_config", str(encoder.demo_tile_config)]
     findings = doctor.examine(*doctor.parse_args(words), doctor.OTHER_WEIGHTS)
     assert findings[0].level == "OK" and f"{len(state)} tensors fit" in findings[0].what
+
+
+def test_slides_are_opened_on_demand(subject, tmp_path):
+    slides = tmp_path / "slides"
+    write_slide(slides / "a.svs", tissue_slide(256, (0, 0, 256, 256)))
+    (slides / "b.svs").write_bytes(b"")
+    (slides / "c.svs").symlink_to(tmp_path / "moved.svs")
+    (slides / "d.isyntax").touch()
+    (slides / "again").symlink_to(slides)
+    findings = doctor.examine(
+        *doctor.parse_args([*subject.words(), "--slides_dir", str(slides)]), doctor.SLIDES
+    )
+    failed, twice, sound = findings
+    assert failed.level == "error" and failed.what.startswith("3 of 5 slides cannot be used")
+    for part in ("b.svs cannot be opened: the file is empty", "c.svs is a link to", "d.isyntax is of a kind"):
+        assert part in failed.what
+    assert twice.level == "warning" and "searched already" in twice.what
+    assert sound.what == "1 slides can be opened, 0 other files"
+    (slides / "b.svs").unlink()
+    assert doctor.main([*subject.words(), "--slides_dir", str(slides)]) == 1
 
 
 # ---------------------------------------------------------------------------- command line
