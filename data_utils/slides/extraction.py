@@ -89,7 +89,7 @@ class ExtractionReport:
         )
         table = table.astype({"tiles": "Int64", "seconds": float, "mpp": float}).round({"seconds": 2})
         with atomic_path(self.path) as temporary:
-            table.sort_values("slide").to_csv(temporary, index=False)
+            table.sort_values("slide", kind="stable").to_csv(temporary, index=False)
         self._written = time.monotonic()
 
     def count(self, status: str) -> int:

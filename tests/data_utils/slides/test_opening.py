@@ -22,7 +22,7 @@ from tests.data_utils.slides.test_wsi import tissue_slide, write_slide
 IMAGE = tissue_slide(256, (0, 0, 256, 192))
 HALF_A_MICROMETRE = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
 LEICA = """<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">
-<collection sizeX="128000" sizeY="128000"><image><creationDate/><device model="x"/>
+<collection sizeX="128001" sizeY="128001"><image><creationDate/><device model="x"/>
 <pixels sizeX="256" sizeY="256"><dimension sizeX="256" sizeY="256" r="0" ifd="0"/></pixels>
 <view sizeX="128000" sizeY="128000" offsetX="0" offsetY="0"/>
 <scanSettings><objectiveSettings><objective>20</objective></objectiveSettings>
