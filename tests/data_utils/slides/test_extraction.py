@@ -216,10 +216,10 @@ def test_bad_slides_lose_only_themselves(three, workers, caplog):
 def test_unexpected_errors_of_a_slide_are_reported(three, monkeypatch):
     original = extraction.plan_slide
 
-    def planning(path, *args):
+    def planning(path, *args, **options):
         if path.stem == "b":
             raise MemoryError("so large")
-        return original(path, *args)
+        return original(path, *args, **options)
 
     monkeypatch.setattr(extraction, "plan_slide", planning)
     lines = run(three)
@@ -257,10 +257,10 @@ def test_sizes_that_no_slide_has_fail_before_anything_is_read(three, workers):
 def test_what_ends_the_process_costs_one_slide(three, monkeypatch):
     original = extraction.plan_slide
 
-    def planning(path, *args):
+    def planning(path, *args, **options):
         if path.stem == "b":
             os.abort()
-        return original(path, *args)
+        return original(path, *args, **options)
 
     monkeypatch.setattr(extraction, "plan_slide", planning)
     lines = run(three)
