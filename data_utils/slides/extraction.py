@@ -6,6 +6,7 @@ import errno
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
@@ -28,9 +29,16 @@ from data_utils.features.store import (
 )
 from data_utils.slides.encoding_stage import EncodingStage
 from data_utils.slides.finding import Fault, printable, slide_name
-from data_utils.slides.isolation import Isolated
+from data_utils.slides.isolation import ENDED, Isolated
 from data_utils.slides.opening import SlideError, describe
-from data_utils.slides.tile_reading import BatchList, SlidePlan, TileRecipe, plan_slide, tile_loader
+from data_utils.slides.tile_reading import (
+    BatchList,
+    SlidePlan,
+    TileRecipe,
+    plan_slide,
+    reader_ended,
+    tile_loader,
+)
 from utils.files import atomic_path, temporary_stem
 
 logger = logging.getLogger(__name__)
@@ -182,7 +190,7 @@ def extract_cohort(
 
     Raises:
         ValueError: the precision is not possible on the device.
-        RuntimeError: the encoder failed, or a reading process died.
+        RuntimeError: the encoder failed.
         OSError: ``out_dir`` cannot be written.
     """
     device = torch.device(device)
@@ -198,13 +206,7 @@ def extract_cohort(
             preview_dir = out_dir / "previews" if previews else None
             planning = _described(lambda path: plan_slide(path, recipe, min_tissue, preview_dir))
             with Isolated(planning) as plan:
-                batches = BatchList(
-                    todo,
-                    plan,
-                    batch_size,
-                    lambda path, why: report.add(SlideResult(printable(path.name), "failed", reason=why)),
-                )
-                _extract(batches, run, out_dir, report, workers)
+                _extract_all(todo, plan, batch_size, run, out_dir, report, workers)
     finally:
         report.write()
     return report
@@ -269,6 +271,42 @@ def _remove_leftovers(out_dir: Path, slides: Sequence[Path]) -> None:
             logger.info("removed %s of an interrupted run", path.name)
 
 
+def _extract_all(
+    slides: list[Path],
+    plan: Callable[[Path], SlidePlan],
+    batch_size: int,
+    run: _Encoder,
+    out_dir: Path,
+    report: ExtractionReport,
+    workers: int,
+) -> None:
+    """Encodes slides; where a reading process ends, those at hand are read again one by one, to find which it was."""
+
+    def fail(path: Path, why: str) -> None:
+        report.add(SlideResult(printable(path.name), "failed", reason=why))
+
+    groups = deque([slides])
+    while groups:
+        if not (group := groups.popleft()):
+            continue
+        batches = BatchList(group, plan, batch_size, fail)
+        try:
+            _extract(batches, run, out_dir, report, workers if len(group) > 1 else min(workers, 1))
+        except RuntimeError as error:
+            if not reader_ended(error):
+                raise
+            if len(group) == 1:
+                fail(group[0], f"{ENDED}: {' '.join(str(error).split())}")
+                continue
+            begun = [group[n] for n in range(batches.reached) if n not in batches.finished]
+            logger.warning(
+                "a process that reads slides ended (%s); %d slides are read again one by one",
+                " ".join(str(error).split()),
+                len(begun),
+            )
+            groups.extendleft(reversed([*([path] for path in begun), group[batches.reached :]]))
+
+
 def _extract(
     batches: BatchList, run: _Encoder, out_dir: Path, report: ExtractionReport, workers: int
 ) -> None:
@@ -319,6 +357,7 @@ def _extract(
                 seconds,
                 100 * waiting,
             )
+            batches.finished.add(number)
             bar.update(number + 1 - bar.n)
         bar.update(len(batches.slides) - bar.n)
         report.waiting = _share(stage.waited, time.monotonic() - started)

@@ -21,6 +21,10 @@ from typing import Generic, TypeVar
 from data_utils.slides.opening import SlideError
 
 Answer = TypeVar("Answer")
+ENDED = (
+    "reading it ended the process; the file is damaged or the memory too small (download or copy it again, give the "
+    "job more memory)"
+)
 
 
 class Isolated(Generic[Answer]):
@@ -120,8 +124,4 @@ def _collect_log(records: list[logging.LogRecord]) -> None:
 
 def _why_ended(status: int) -> str:
     number = os.waitstatus_to_exitcode(status)
-    if number >= 0:
-        return f"reading it ended the process with status {number}; the file is damaged: download it again"
-    name = signal.Signals(-number).name
-    memory = " or the memory is too small" if -number == signal.SIGKILL else ""
-    return f"reading it ended the process ({name}): the file is damaged{memory}; download or copy it again"
+    return f"{ENDED}: {signal.Signals(-number).name if number < 0 else f'status {number}'}"

@@ -164,6 +164,8 @@ class BatchList:
         slides: the slides, in order.
         plans: plan of every slide that has been reached and could be planned, by number.
         given_up: numbers of slides whose further batches are not wanted.
+        reached: so many slides were begun.
+        finished: numbers of slides that need no more work, whatever became of them.
     """
 
     def __init__(
@@ -177,6 +179,8 @@ class BatchList:
         self.slides = slides
         self.plans: dict[int, SlidePlan] = {}
         self.given_up: set[int] = set()
+        self.reached = 0
+        self.finished: set[int] = set()
         self._plan = plan
         self._batch_size = batch_size
         self._on_failure = on_failure
@@ -185,14 +189,17 @@ class BatchList:
         with ThreadPoolExecutor(max_workers=1) as thread:
             following = thread.submit(self._plan, self.slides[0])
             for index, path in enumerate(self.slides):
-                current = following
+                current, self.reached = following, index + 1
                 if index + 1 < len(self.slides):
                     following = thread.submit(self._plan, self.slides[index + 1])
                 try:
                     plan = self.plans[index] = current.result()
                 except Exception as error:  # whatever is wrong with a slide must not stop the cohort
+                    if reader_ended(error):  # PyTorch interrupts whatever is being done
+                        raise
                     logger.debug("planning %s", path, exc_info=True)
                     self._on_failure(path, describe(error, path))
+                    self.finished.add(index)
                     continue
                 for start in range(0, len(plan.grid.coords), self._batch_size):
                     if index in self.given_up:
@@ -245,6 +252,11 @@ def tile_loader(batches: BatchList, recipe: TileRecipe, workers: int, pin_memory
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
     )
+
+
+def reader_ended(error: Exception) -> bool:
+    """Whether a reading process of the loader ended by itself; PyTorch has no class for it."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
 def _unchanged(batch: TileBatch) -> TileBatch:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import struct
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from torchvision import transforms
 from data_utils import TCGA_extract_feats_GIGAPATH as gigapath
 from data_utils.features.store import FeatureMeta, read_features, write_features
 from data_utils.slides import command_line as extraction_cli
-from data_utils.slides import encoding_stage, extraction
+from data_utils.slides import encoding_stage, extraction, tile_reading
 from data_utils.slides import wsi as slides
 from data_utils.slides.command_line import in_shard
 from data_utils.slides.extraction import autocast_dtype, extract_cohort
@@ -266,6 +267,23 @@ def test_what_ends_the_process_costs_one_slide(three, monkeypatch):
     lines = run(three)
     assert lines.status.tolist() == ["done", "failed", "done"]
     assert "SIGABRT" in lines.reason["b.svs"] and "damaged" in lines.reason["b.svs"]
+
+
+@pytest.mark.parametrize("batch_size", [4, 64])
+def test_a_slide_at_which_reading_processes_end_fails_alone(three, monkeypatch, caplog, batch_size):
+    original = tile_reading.open_slide
+
+    def opening(path):
+        if path.stem == "b" and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(path)
+
+    monkeypatch.setattr(tile_reading, "open_slide", opening)
+    lines = run(three, workers=2, batch_size=batch_size)
+    assert lines.status.to_dict() == {"a.svs": "done", "b.svs": "failed", "c.svs": "done"}
+    assert "ended the process" in lines.reason["b.svs"] and "read again one by one" in caplog.text
+    assert len(read_features(three / "out" / "c.h5").features) == 12
+    assert files(three / "out") == ["a", "c"] and not list((three / "out").glob(".*"))
 
 
 def test_odd_names(three):
