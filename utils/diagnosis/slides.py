@@ -18,7 +18,11 @@ _REMEDY = "do what stands beside each; the extraction goes on without them (--al
 
 def check_slides(inputs: Inputs) -> Iterator[Finding]:
     """What the extraction would report as failed before it reads any tissue."""
-    found = find_slides(inputs.slides_dir or Path())
+    try:
+        found = find_slides(inputs.slides_dir or Path())
+    except OSError as reason:
+        yield error(str(reason), "pass the folder of the slides as --slides_dir")
+        return
     failed = [fault.reason for fault in found.faults if fault.status == "failed"]
     twice = [fault.reason for fault in found.faults if fault.status == "duplicate"]
     with Isolated(_open) as opens:

@@ -324,6 +324,8 @@ def test_slides_are_opened_on_demand(subject, tmp_path):
         assert part in failed.what
     assert twice.level == "warning" and "searched already" in twice.what
     assert sound.what == "1 slides can be opened, 0 other files"
+    absent = doctor.examine(*doctor.parse_args([*subject.words(), "--slides_dir", "absent"]), doctor.SLIDES)
+    assert [f.level for f in absent] == ["error"] and "there is no such folder" in absent[0].what
     (slides / "b.svs").unlink()
     assert doctor.main([*subject.words(), "--slides_dir", str(slides)]) == 1
 
