@@ -20,6 +20,7 @@ set -euo pipefail
 # ---- edit here, or set in the environment; the settings that scripts share are in scripts/settings.sh
 MODELS="${MODELS:-abmil transmil mlp snn gene_mixer survpath abmil_cat transmil_cat}"
 CONFIG_DIR="${CONFIG_DIR:-model_configs}"               # holds baseline_<model>.json
+RECIPE="${RECIPE:-ours}"                                 # ours | original (docs/compare.md); it then decides LR and NUM_EPOCHS
 OBJECTIVE="${OBJECTIVE:-multitask}"                     # multitask | subtype | survival
 RUN_NAME="${RUN_NAME:-baselines}"                       # folder below OUTPUT_ROOT
 EXTRA_ARGS="${EXTRA_ARGS:-}"                            # more flags of train_modaltune.py
@@ -34,6 +35,8 @@ source scripts/common.sh
 pick_cohorts
 read -r -a models <<<"$MODELS"
 read -r -a extra <<<"$EXTRA_ARGS"
+numbers=(--num_epochs "$NUM_EPOCHS" --lr "$LR")
+[[ "$RECIPE" == ours ]] || numbers=()
 runs="$(python -c 'from utils.constants import OUTPUT_ROOT; print(OUTPUT_ROOT)')/$RUN_NAME"
 
 for onco in "${cohorts[@]}"; do
@@ -41,7 +44,7 @@ for onco in "${cohorts[@]}"; do
     echo "== $model on $onco"
     flags=(--onco "$onco" --mil_name "$model" --model_config "$CONFIG_DIR/baseline_$model.json"
       --output_path "$runs/$model/$onco" --objective "$OBJECTIVE" --protocol "$PROTOCOL"
-      --seed "$SEED" --num_seeds "$NUM_SEEDS" --num_epochs "$NUM_EPOCHS" --lr "$LR"
+      --seed "$SEED" --num_seeds "$NUM_SEEDS" --recipe "$RECIPE" ${numbers[@]+"${numbers[@]}"}
       --workers "$WORKERS" --device "$DEVICE" ${extra[@]+"${extra[@]}"})
     check_files "${flags[@]}"
     run_interruptible python train_modaltune.py "${flags[@]}"

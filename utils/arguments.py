@@ -22,6 +22,7 @@ from utils.flags import NONE, build_parser
 from utils.protocol import PROTOCOLS
 from utils.run_config import ComputeConfig, DataConfig, ModelConfig, OutputConfig, RunConfig, TrainingConfig
 from utils.training.objectives import OBJECTIVES
+from utils.training.recipes import FLAGS, GRIDS, Recipe, recipe_of
 
 # Flags that count something.
 _COUNTS = (
@@ -42,10 +43,12 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
     chosen = aggregator(args.mil_name) if args.mil_name in available_aggregators() else None
     if chosen is not None:
         _complete_objective(parser, args, chosen)
+    recipe = _complete_recipe(parser, args)
+    if args.threshold is None and not recipe.all_patches:
+        args.threshold = encoder.threshold
     _complete_tasks(parser, args)
     own_config = constants.CONFIGS_ROOT / f"baseline_{args.mil_name}.json"
     for name, value in (
-        ("threshold", encoder.threshold),
         ("model_config", own_config if own_config.is_file() else encoder.config),
         ("objective", DISTILL),
         ("backbone_weights", encoder.weights()),
@@ -81,6 +84,26 @@ def complete_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace
         args.candidate_location = table if table.is_file() else None
     _complete_classes(parser, args)
     return _run_config(args)
+
+
+def _complete_recipe(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Recipe:
+    """The numbers of the recipe, where no flag gives them."""
+    try:
+        recipe = recipe_of(args.recipe, args.mil_name)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.survpath_protocol:
+        if args.model_select == "best":
+            parser.error("--survpath_protocol validates nothing: leave --model_select best out")
+        args.model_select = "last"
+    for name in FLAGS:
+        if getattr(args, name) is None:
+            if (value := getattr(recipe, name)) is None:
+                parser.error(
+                    f"--recipe {args.recipe}: {recipe.source} searches --{name} from {GRIDS[name]}; choose one"
+                )
+            setattr(args, name, value)
+    return recipe
 
 
 def _complete_objective(
@@ -157,11 +180,13 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--eval_only needs --eval_weights")
     if args.eval_only and (args.fold_json is not None or (args.num_folds or 1) > 1):
         parser.error("--eval_only evaluates one set of splits; call it once per fold")
+    if args.survpath_protocol and args.fold_json is None:
+        parser.error("--survpath_protocol needs --fold_json, SurvPath's splits_<k>.csv or their folder")
     for name in _COUNTS:
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1")
-    if not 0 <= args.nll_alpha <= 1:
+    if args.nll_alpha is not None and not 0 <= args.nll_alpha <= 1:
         parser.error("--nll_alpha must be between 0 and 1")
     if args.keep_checkpoints < 0:
         parser.error("--keep_checkpoints must not be negative")

@@ -13,6 +13,7 @@ from utils import constants
 from utils.protocol import PROTOCOLS
 from utils.training.objectives import OBJECTIVES
 from utils.training.objectives.survival import ALPHA
+from utils.training.recipes import MODEL_SELECT, ORIGINALS, OURS, RECIPES
 from utils.training.sampling import SITE_SAMPLING
 
 # In place of the file of a modality: the cohort that is evaluated has none of it.
@@ -122,6 +123,12 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         help="folds to run instead of stratified ones: JSON list of {train, val, test}, or SurvPath's "
         "splits_<k>.csv: one of them, or their folder",
     )
+    data.add_argument(
+        "--survpath_protocol",
+        action="store_true",
+        help="with SurvPath's --fold_json: its protocol as it reports. The train column trains, the last epoch is "
+        "scored on the val column, nothing is selected; if not given, validation is drawn from the train column",
+    )
 
     model = parser.add_argument_group("model")
     model.add_argument("--mil_name", default="longnetvit_gene_adapter", help="which model")
@@ -149,11 +156,25 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     model.add_argument("--random_backbone", action="store_true", help="random slide encoder (for tests only)")
 
     training = parser.add_argument_group("training")
-    training.add_argument("--num_epochs", type=int, default=30)
-    training.add_argument("--lr", type=float, default=1e-4, help="peak learning rate")
+    training.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default=OURS,
+        help="ours: one protocol for all models; original: that of the code a baseline comes from, for "
+        f"{', '.join(ORIGINALS)} (docs/compare.md). Flags of numbers win over both",
+    )
+    training.add_argument("--num_epochs", type=int, help="if not given, that of --recipe: 30 for ours")
+    training.add_argument("--lr", type=float, help="peak learning rate; if not given, 1e-4 for ours")
     training.add_argument("--beta1", type=float, default=0.9, help="of AdamW")
-    training.add_argument("--weight_decay", type=float, default=5e-4)
-    training.add_argument("--gc", type=int, default=1, help="cases whose gradients are added up to a step")
+    training.add_argument("--weight_decay", type=float, help="if not given, 5e-4 for ours")
+    training.add_argument(
+        "--gc", type=int, help="cases whose gradients are added up to a step; if not given, 1 for ours"
+    )
+    training.add_argument(
+        "--model_select",
+        choices=MODEL_SELECT,
+        help="which epoch is evaluated: the one that validates best (ours), or the last one",
+    )
     training.add_argument("--seed", type=int, default=0)
     training.add_argument(
         "--num_seeds", dest="multi_seed", type=int, default=1, help="number of seeds (seed, seed + 1, ...)"
@@ -181,8 +202,8 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
     training.add_argument(
         "--nll_alpha",
         type=float,
-        default=ALPHA,
-        help="of the survival objective: 1 ignores censored patients, 0 counts them in full",
+        help="of the survival objective: 1 ignores censored patients, 0 counts them in full; if not given, "
+        f"{ALPHA:g} for ours",
     )
     training.add_argument(
         "--site_sampling",

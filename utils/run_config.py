@@ -44,6 +44,7 @@ class DataConfig:
     protocol: str = "published"
     num_folds: int = 1
     fold_json: Path | None = None
+    survpath_protocol: bool = False
     sites: tuple[str, ...] = ()
     num_classes: tuple[int, ...] = (2,)
 
@@ -72,6 +73,8 @@ class ModelConfig:
 class TrainingConfig:
     """Numbers of a training; see the flags of the same names."""
 
+    recipe: str = "ours"
+    model_select: str = "best"
     num_epochs: int = 30
     lr: float = 1e-4
     weight_decay: float = 5e-4

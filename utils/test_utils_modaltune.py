@@ -15,10 +15,12 @@ import pandas as pd
 
 from data_utils.tables.cohorts import class_names_of
 from data_utils.tables.tasks import CLASSES, Task, TaskSet
+from models.aggregators.registry import DISTILL
 from utils.evaluation import plots
 from utils.evaluation.embeddings import Embeddings, name_cases, same_split
 from utils.evaluation.heads import Head
 from utils.evaluation.predictions import draw, prediction_table
+from utils.evaluation.probes import SurvivalResult
 from utils.evaluation.results import COLUMNS
 from utils.evaluation.rows import (
     HEAD,
@@ -47,10 +49,15 @@ class CohortEvaluator:
         tasks: the task tokens in the order of the embeddings; a name stands for one that is evaluated by class and
             survival. The first one is the headline and selects the model.
         class_names: names of the classes of the cohort.
+        by_heads: trained heads select the model, where it has any, instead of probes.
     """
 
     def __init__(
-        self, num_classes: int, tasks: Sequence[Task | str], class_names: Sequence[str] | None = None
+        self,
+        num_classes: int,
+        tasks: Sequence[Task | str],
+        class_names: Sequence[str] | None = None,
+        by_heads: bool = False,
     ) -> None:
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}: a subtype needs at least two classes")
@@ -58,7 +65,7 @@ class CohortEvaluator:
             raise ValueError("no task names")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
-        self.num_classes = num_classes
+        self.num_classes, self.by_heads = num_classes, by_heads
         self.tokens = tokens_of(tasks)
         self.class_names = tuple(plots.class_labels(num_classes, class_names))
         # The first measure of each kind of the headline; which of them selects the model.
@@ -70,9 +77,13 @@ class CohortEvaluator:
 
     @classmethod
     def of(cls, config: RunConfig, tasks: TaskSet) -> CohortEvaluator:
-        """The evaluator of a run on tasks; with ``--onco``, figures name the classes of the cohort."""
+        """The evaluator of a run on tasks; with ``--onco``, figures name the classes of the cohort.
+
+        A model that learns from labels alone is selected by its heads, others by the probes of the first token.
+        """
         (num_classes,) = config.data.num_classes
-        return cls(num_classes, tasks.tokens, class_names_of(config.data.onco, num_classes))
+        by_heads = DISTILL not in config.training.objective.split("+")
+        return cls(num_classes, tasks.tokens, class_names_of(config.data.onco, num_classes), by_heads)
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -84,25 +95,33 @@ class CohortEvaluator:
     def key(self) -> str:
         """Validation metric that selects the model.
 
-        Of the first task token the balanced accuracy, else the concordance index, else R2: whatever it is
-        evaluated by and the first validation can evaluate.
+        Of the first task token (or of the heads) the balanced accuracy, else the concordance index, else R2: whatever
+        it is evaluated by and the first validation can evaluate.
         """
         return self.headline[self._selecting]
 
-    def validate(self, train: Embeddings, val: Embeddings) -> dict[str, float]:
-        """Metrics of an epoch from probes fitted on ``train``, NaN where not evaluable (logged once)."""
+    def validate(
+        self, train: Embeddings, val: Embeddings, heads: Mapping[str, Head] | None = None
+    ) -> dict[str, float]:
+        """Metrics of an epoch from probes fitted on ``train`` and of heads, NaN where not evaluable (logged once)."""
         self._check({"train": train, "val": val})
         metrics: dict[str, float] = {}
+        by_probes: dict[str, str] = {}  # metrics that could select the model, and why they are not evaluable
+        by_heads: dict[str, str] = {}
         for task, token in enumerate(self.tokens):
-            reasons = []
             for kind, result in TokenProbes.fit(train, task, token, self.class_names).score(val):
                 metrics |= {f"val_{name}/{token.name}": getattr(result, name) for name in VALIDATED[kind]}
                 self._say_once(
                     f"validation: {kind} of token {token.name} not evaluable: {result.reason}", result.reason
                 )
-                reasons.append(result.reason)
-            if task == 0:
-                self._choose_key(reasons)
+                if task == 0:
+                    by_probes[f"val_{VALIDATED[kind][0]}/{token.name}"] = result.reason
+            for result in head_results(heads or {}, task, val):
+                kind = "survival" if isinstance(result, SurvivalResult) else "subtype"
+                name = f"val_{HEAD}{VALIDATED[kind][0]}/{token.name}"
+                metrics[name] = getattr(result, VALIDATED[kind][0])
+                by_heads[name] = result.reason
+        self._choose_key(dict(sorted(by_heads.items())) if self.by_heads and by_heads else by_probes)
         return metrics
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
@@ -116,8 +135,9 @@ class CohortEvaluator:
         values = (metrics.get(name, math.nan) for name in self.headline)
         return tuple(-math.inf if math.isnan(v) else float(v) for v in values)
 
-    def _choose_key(self, reasons: Sequence[str]) -> None:
+    def _choose_key(self, selecting: Mapping[str, str]) -> None:
         # Which classes a split holds does not change between epochs, so neither does the key.
+        self.headline, reasons = list(selecting), list(selecting.values())
         self._selecting = next((k for k, reason in enumerate(reasons) if not reason), 0)
         if self._selecting:
             metric = self.key.partition("/")[0].removeprefix("val_").replace("_", " ")

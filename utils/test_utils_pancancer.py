@@ -86,8 +86,10 @@ class PanCancerEvaluator:
         """
         return self.headline[0]
 
-    def validate(self, train: Embeddings, val: Embeddings) -> dict[str, float]:
-        """Means over the evaluable sites, and the headline token of every site."""
+    def validate(
+        self, train: Embeddings, val: Embeddings, heads: Mapping[str, Head] | None = None
+    ) -> dict[str, float]:
+        """Means over the evaluable sites, and the headline token of every site; there are no heads of several sites."""
         self._check({"train": train, "val": val})
         found = {
             site: evaluator.validate(_of_site(train, site), _of_site(val, site))

@@ -58,6 +58,11 @@ class Case:
         moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
         return replace(moved, coords=self.coords)
 
+    def without_patches(self) -> Case:
+        """The same case without its patches and sentences, which would fill the memory."""
+        empty = self.features.new_empty(0)
+        return replace(self, features=empty, coords=empty, text=None)
+
     def pin_memory(self) -> Case:
         """The same case in page-locked memory; data loaders call this for faster copies to a GPU."""
         return self._map(Tensor.pin_memory)

@@ -98,7 +98,12 @@ class CohortData:
         return {name: structure for name, structure in found.items() if structure is not None}
 
     def folds(
-        self, num_folds: int, fold_json: Path | None, seed: int, modalities: ModalityOptions
+        self,
+        num_folds: int,
+        fold_json: Path | None,
+        seed: int,
+        modalities: ModalityOptions,
+        draw_validation: bool = True,
     ) -> list[Splits]:
         """The splits to run: those of the files, or ``num_folds`` of all patients together.
 
@@ -111,7 +116,7 @@ class CohortData:
         known = [set(self.tables[name].ids) if name in self.tables else set() for name in modalities.needed]
         eligible = [p.case_id for p in everyone if all({p.case_id, p.submitter_id} & ids for ids in known)]
         if fold_json is not None:
-            folds = read_folds(fold_json, everyone, eligible, seed)
+            folds = read_folds(fold_json, everyone, eligible, seed, draw_validation)
             if num_folds > len(folds):
                 raise ValueError(f"{fold_json} holds {len(folds)} folds, fewer than --num_folds {num_folds}")
             return folds[:num_folds]
@@ -158,9 +163,8 @@ class CohortData:
                 nouns = " and ".join(modalities.nouns.values()) or "a slide"
                 logger.warning("no patient of the %s split has %s: nothing is evaluated on it", split, nouns)
         if trained_on:
-            resampling = replace(patches, resample=True)
             datasets["fit"] = CaseDataset(
-                trained_on, inputs, self.texts, resampling, name="train", modalities=modalities
+                trained_on, inputs, self.texts, patches.for_training(), name="train", modalities=modalities
             )
         return datasets
 

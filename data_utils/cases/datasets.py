@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ class PatchOptions:
 
     Attributes:
         threshold: more patches than this are sub-sampled.
+        train_threshold: training takes no more than this, either.
         cumulative_stacking: see :func:`stack_slides`.
         extent: level-0 pixels of the slide encoder's position grid; stacks beyond it are re-packed.
         resample: draw a new subset every epoch (training) or always the same (evaluation).
@@ -44,6 +45,7 @@ class PatchOptions:
     """
 
     threshold: int | None = None
+    train_threshold: int | None = None
     cumulative_stacking: bool = False
     extent: int | None = None
     resample: bool = False
@@ -51,6 +53,11 @@ class PatchOptions:
     patch_size: int | None = None
     check_slide: Callable[[Tensor, int | None, str], None] | None = None
     source: FeatureSource = field(default_factory=FeatureSource)
+
+    def for_training(self) -> PatchOptions:
+        """The same with new subsets every epoch, of at most ``train_threshold`` patches."""
+        limits = [limit for limit in (self.threshold, self.train_threshold) if limit is not None]
+        return replace(self, resample=True, threshold=min(limits, default=None))
 
 
 @dataclass(frozen=True)

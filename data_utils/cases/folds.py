@@ -96,7 +96,11 @@ def _strata(labels: np.ndarray) -> np.ndarray | None:
 
 
 def read_folds(
-    path: str | Path, patients: Sequence[Patient], eligible: Iterable[str], seed: int
+    path: str | Path,
+    patients: Sequence[Patient],
+    eligible: Iterable[str],
+    seed: int,
+    draw_validation: bool = True,
 ) -> list[Fold]:
     """The folds of ``--fold_json``.
 
@@ -108,6 +112,7 @@ def read_folds(
         patients: of the split files.
         eligible: case ids that validation may be drawn from.
         seed: of that draw.
+        draw_validation: False trains on the whole training column of a CSV and validates on nobody, as SurvPath does.
 
     Without a ``test`` column, the ``val`` column of a CSV is the test set, as its authors report it; choosing
     the epoch on it would leak, so validation is then drawn from the training column as in :func:`make_folds`.
@@ -120,11 +125,17 @@ def read_folds(
     """
     path, eligible = Path(path), set(eligible)
     if path.suffix != ".csv" and not path.is_dir():
+        if not draw_validation:
+            raise ValueError(f"{path}: --survpath_protocol reads SurvPath's splits_<k>.csv or their folder")
         return _read_json_folds(path, patients)
     folds = []
     for file in split_csvs(path):
         fold = _members(file, "", _read_csv_fold(file), patients, may_lack=True)
-        if "test" not in fold:
+        if not draw_validation:
+            if "test" in fold:
+                raise ValueError(f"{file} has a test column; --survpath_protocol is for train and val alone")
+            fold |= {"test": fold["val"], "val": []}
+        elif "test" not in fold:
             fold["test"] = fold["val"]
             fold["train"], fold["val"] = _draw_validation(fold["train"], eligible, seed)
             logger.info(

@@ -155,13 +155,13 @@ def _check_leakage(splits: dict[str, list[Patient]]) -> Iterator[Finding]:
 
 
 def _check_folds(inputs: Inputs, splits: dict[str, list[Patient]]) -> Iterator[Finding]:
-    path = inputs.config.data.fold_json
+    path, draw_validation = inputs.config.data.fold_json, not inputs.config.data.survpath_protocol
     if path is None:
         return
     everyone = [p for members in splits.values() for p in members]
     eligible = [p.case_id for p in everyone if inputs.runs(p)]
     try:
-        folds = read_folds(path, everyone, eligible, inputs.config.training.seed)
+        folds = read_folds(path, everyone, eligible, inputs.config.training.seed, draw_validation)
     except (OSError, ValueError) as reason:
         yield error(str(reason), "correct the fold file, or pass the split files of the same cohort")
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import ArrayLike
 
+from data_utils.cases.case import Case
 from utils.files import atomic_path
 
 # In files, before the name of a column that tasks are evaluated by.
@@ -81,6 +82,21 @@ class Embeddings:
     projects: list[str] = None  # type: ignore[assignment] # both are there after __post_init__
     complete: np.ndarray = None  # type: ignore[assignment]
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, vectors: Sequence[np.ndarray], cases: Sequence[Case]) -> Embeddings:
+        """The outputs ``[T, O]`` of cases, with what the cases say."""
+        return cls(
+            vectors=np.stack(vectors),
+            case_ids=[case.case_id for case in cases],
+            labels=np.array([case.label for case in cases]),
+            durations=np.array([case.duration for case in cases]),
+            events=np.array([case.event for case in cases]),
+            sites=[case.site or case.project_id for case in cases],
+            projects=[case.project_id for case in cases],
+            complete=np.array([case.complete for case in cases]),
+            values={name: np.array([case.values[name] for case in cases]) for name in cases[0].values},
+        )
 
     def __post_init__(self) -> None:
         content = {

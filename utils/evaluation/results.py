@@ -76,8 +76,15 @@ class Evaluator(Protocol):
         """The validation metric that selects the model; higher is better."""
         ...
 
-    def validate(self, train: Embeddings, val: Embeddings) -> dict[str, float]:
-        """Metrics of an epoch, ``{metric/task: value}``, from probes fitted on ``train``."""
+    @property
+    def headline(self) -> Sequence[str]:
+        """The validation metrics that :meth:`score` gives, in its order."""
+        ...
+
+    def validate(
+        self, train: Embeddings, val: Embeddings, heads: Mapping[str, Head] | None = None
+    ) -> dict[str, float]:
+        """Metrics of an epoch, ``{metric/task: value}``, from probes fitted on ``train`` and of trained ``heads``."""
         ...
 
     def score(self, metrics: Mapping[str, float]) -> tuple[float, ...]:

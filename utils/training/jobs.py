@@ -35,7 +35,10 @@ class Job:
 def trainings(config: RunConfig, setup: ModelSetup, data: CohortData) -> Iterator[Job]:
     """A training for every fold and seed."""
     output, first = config.output.folder, config.training.seed
-    folds = data.folds(config.data.num_folds, config.data.fold_json, first, setup.options())
+    wanted = config.data
+    folds = data.folds(
+        wanted.num_folds, wanted.fold_json, first, setup.options(), not wanted.survpath_protocol
+    )
     for k, patients in enumerate(folds):
         for seed in range(first, first + config.training.multi_seed):
             parent = output / f"fold_{k}" if len(folds) > 1 else output

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from data_utils.cases.case import Case
 from data_utils.cases.datasets import CaseDataset, input_of
 from utils.evaluation.embeddings import Embeddings
+from utils.evaluation.heads import Head
 from utils.evaluation.results import Evaluator
 from utils.files import atomic_path
 from utils.findings import Finding, ok, warning
@@ -32,8 +33,6 @@ IMAGES = "images"
 # A modality of less influence counts as ignored.
 IGNORED = 0.05
 MODALITIES_FILE = "modalities.csv"
-# What selects the model, in the order of Evaluator.score.
-_SCORES = ("balanced_accuracy", "concordance_index")
 
 
 class Exchanged(Dataset):
@@ -93,13 +92,16 @@ class ModalityReport:
         """Modalities of less influence than :data:`IGNORED`."""
         return [name for name, value in self.influence.items() if value < IGNORED]
 
-    def metrics(self, train: Embeddings, evaluator: Evaluator) -> dict[str, float]:
+    def metrics(
+        self, train: Embeddings, evaluator: Evaluator, heads: Mapping[str, Head] | None = None
+    ) -> dict[str, float]:
         """For ``metrics.csv``: influences, and the validation metrics with each modality exchanged."""
         found = {f"modality_influence/{name}": value for name, value in self.influence.items()}
         for name, embedded in self.embeddings.items():
-            scores = evaluator.score(evaluator.validate(train, embedded))
-            for metric, score in zip(_SCORES, scores, strict=True):
-                found[f"val_{metric}_exchanged/{name}"] = score if math.isfinite(score) else math.nan
+            scores = evaluator.score(evaluator.validate(train, embedded, heads))
+            for selecting, score in zip(evaluator.headline, scores, strict=True):
+                metric = selecting.partition("/")[0]
+                found[f"{metric}_exchanged/{name}"] = score if math.isfinite(score) else math.nan
         return found
 
     def save(self, folder: Path) -> None:

@@ -27,6 +27,7 @@ from utils.run_config import DataConfig, RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.objectives import Objective, ObjectiveConfig, build_objective
 from utils.training.objectives.distillation import TEXT_DIM
+from utils.training.recipes import recipe_of
 from utils.training.trainer import set_seed
 
 logger = logging.getLogger(__name__)
@@ -244,6 +245,7 @@ def patch_options(
     backbone = getattr(model, "backbone", None)
     return PatchOptions(
         threshold=config.data.threshold,
+        train_threshold=recipe_of(config.training.recipe, config.model.mil_name).train_patches,
         cumulative_stacking=PROTOCOLS[config.data.protocol].slide_stacking == "cumulative",
         extent=getattr(backbone, "grid_extent", None),
         patch_size=config.data.patch_size_lv0,

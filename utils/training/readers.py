@@ -5,8 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+from torch.utils.data import DataLoader, Dataset
+
+
+def case_loader(dataset: Dataset, order: Sequence[int], workers: int, pinned: bool) -> DataLoader:
+    """The cases of a dataset one by one, in an order; workers start anew, so that they see the dataset's epoch."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=pinned,
+        worker_init_fn=obey_the_trainer_alone,
+    )
 
 
 @contextmanager

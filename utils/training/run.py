@@ -57,6 +57,7 @@ from utils.training.model_setup import (
 from utils.training.objectives import build_objective
 from utils.training.objectives.build import distillation_of
 from utils.training.precision import Precision
+from utils.training.recipes import Recipe, recipe_of
 from utils.training.run_lock import LOCK_FILE, run_lock
 from utils.training.tracking import Tracker
 from utils.training.trainer import Trainer, set_seed
@@ -174,9 +175,13 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
     distillation = distillation_of(objective)
     if distillation is not None and data.texts is not None and training:
         distillation.fit_centre(torch.stack([data.texts[p.case_id] for p in datasets["fit"].patients]))
-    needed = {"train"} if job.weights else {"train", "val", "fit"}
+    validates = not (job.weights or config.data.survpath_protocol)
+    needed = {"train", *(() if job.weights else ("fit",)), *(("val",) if validates else ())}
     if missing := needed - datasets.keys():
         raise ValueError(f"no patient to run on in the splits {sorted(missing)}, which this run needs")
+    recipe = recipe_of(config.training.recipe, setup.mil_name)
+    if training:
+        recipe.check_steps(len(datasets["fit"]) // group.size, config.training.gc)
     device = pick_device(config.compute.device, group.local_rank if group.size > 1 else None)
     if config.compute.compile:
         compile_parts(model, device.type)
@@ -200,7 +205,8 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
         fingerprint={**shared.fingerprint, "seed": job.seed, "patients": patients_digest(job.patients)},
         group=group,
         workers=config.compute.workers,
-        better=PROTOCOLS[config.data.protocol].better,
+        better=_last if config.training.model_select == "last" else PROTOCOLS[config.data.protocol].better,
+        recipe=recipe,
     )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -212,7 +218,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
         settings = {**setup.plain(), "seed": job.seed}
         mode, silent = config.output.wandb_mode, not group.is_main
         with Tracker(job.folder, mode, settings, rows, silent=silent) as tracker:
-            trainer.fit(datasets["fit"], datasets["train"], datasets["val"], tracker)
+            trainer.fit(datasets["fit"], datasets["train"], datasets.get("val"), tracker)
     else:
         job.weights.load_into(model, objective, shared.structures)
         # Predictions for further patients of this cohort read them as this evaluation does.
@@ -295,6 +301,7 @@ def _claim(shared: Run, fitted: Fitted) -> None:
                 f"{output} holds a run with other arguments or data (before, now): {changed}. Choose another "
                 "--output_path, or remove the folder"
             )
+    training = shared.config.training
     write_json(
         path,
         {
@@ -302,6 +309,7 @@ def _claim(shared: Run, fitted: Fitted) -> None:
             "arguments": shared.config.plain(),
             "task_file": _task_file(shared.config),
             "protocol_choices": _choices(shared),
+            **({} if shared.config.output.eval_only else {"recipe": _recipe(shared).plain(training)}),
             "inputs": {name: table.describe(fitted.get(name)) for name, table in shared.data.tables.items()},
             "versions": versions(),
             "git_commit": git_commit(),
@@ -355,6 +363,26 @@ def _choices(shared: Run) -> dict[str, str]:
     return choices
 
 
+def _recipe(shared: Run) -> Recipe:
+    return recipe_of(shared.config.training.recipe, shared.setup.mil_name)
+
+
+def _selection(shared: Run) -> dict[str, str]:
+    """How a model was trained and which epoch is scored, for the result tables."""
+    config = shared.config
+    if config.output.eval_only:
+        return {}
+    scored = "the last epoch" if config.training.model_select == "last" else "the epoch that validates best"
+    if config.data.survpath_protocol:
+        scored += ", on the val column of every fold (SurvPath's protocol)"
+    return {"recipe": f"{config.training.recipe} ({_recipe(shared).source})", "scored": scored}
+
+
+def _last(score: Sequence[float], best: Sequence[float]) -> bool:
+    """Every epoch replaces the ones before."""
+    return True
+
+
 def _class_names(config: RunConfig) -> dict[str, str]:
     """What the classes are called, for the result tables."""
     cohorts = config.data.sites or ((config.data.onco,) if config.data.onco else ())
@@ -376,6 +404,7 @@ def _header(shared: Run, jobs: Sequence[Job]) -> dict[str, Any]:
         "protocol": config.data.protocol,
         **_choices(shared),
         "objective": shared.config.training.objective,
+        **_selection(shared),
         "missing_modalities": about_missing(shared.setup, config.data),
         **{name: table.remark for name, table in shared.data.tables.items() if table.remark},
         "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),

@@ -32,3 +32,23 @@ def epoch_order(sites: Sequence[str], seed: int, epoch: int, sampling: str = "na
     _, owner, counts = np.unique(np.asarray(sites), return_inverse=True, return_counts=True)
     shares = 1.0 / (len(counts) * counts[owner])
     return generator.choice(len(sites), len(sites), p=shares).tolist()
+
+
+def case_order(
+    sites: Sequence[str], kinds: Sequence[str | None], seed: int, epoch: int, site_sampling: str
+) -> list[int]:
+    """The order of one epoch; where there are ``kinds`` of patients, each is drawn as often as the others.
+
+    A patient of weight ``N / (patients of the kind)`` is drawn ``N`` times with replacement, as SurvPath and MCAT do;
+    kinds without patients do not count. Patients of no kind are one more.
+
+    Args:
+        sites: cancer site of every case.
+        kinds: of every case; empty, or None throughout, for none.
+        seed: of the run.
+        epoch: counts from 0.
+        site_sampling: see :func:`epoch_order`; without kinds.
+    """
+    if any(kind is not None for kind in kinds):
+        return epoch_order([str(kind) for kind in kinds], seed, epoch, "balanced")
+    return epoch_order(sites, seed, epoch, site_sampling)

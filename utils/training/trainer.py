@@ -9,7 +9,7 @@ import operator
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ from utils.training.fingerprint import differences
 from utils.training.modality_report import Exchanged, GradientShares, ModalityReport, modality_report
 from utils.training.objectives import Objective
 from utils.training.optimizers import build_optimizer
+from utils.training.patience import Patience, validation_loss
 from utils.training.precision import Precision
 from utils.training.progress import Progress, random_state, set_random_state
-from utils.training.readers import dead_readers_explained, obey_the_trainer_alone
-from utils.training.sampling import epoch_order
-from utils.training.schedule import WarmupCosine
+from utils.training.readers import case_loader, dead_readers_explained
+from utils.training.recipes import COMMON, Recipe
+from utils.training.sampling import case_order
+from utils.training.schedule import build_schedule
 from utils.training.signals import Interrupted, StopSignals
 from utils.training.tracking import Tracker
 
@@ -73,6 +75,7 @@ class Trainer:
         group: the processes of the run.
         workers: processes that read cases.
         better: whether a validation score (first argument) replaces the best one so far; both are tuples.
+        recipe: optimiser, schedule and order of the cases; its numbers count in ``options`` alone.
     """
 
     def __init__(
@@ -89,16 +92,19 @@ class Trainer:
         group: Group | None = None,
         workers: int = 0,
         better: Callable[[Sequence[float], Sequence[float]], bool] = operator.gt,
+        recipe: Recipe = COMMON,
     ) -> None:
         self.model, self.objective = model.to(device), objective.to(device)
         self.evaluator, self.output_dir, self.options = evaluator, output_dir, options
         self.device, self.precision, self.run = device, precision, run
-        self.group, self.workers, self.better = group or Group(), workers, better
+        self.group, self.workers, self.better, self.recipe = group or Group(), workers, better, recipe
         self.fingerprint = {"processes": self.group.size, **(fingerprint or {})}
         self.parameters = [p for part in (model, objective) for p in part.parameters() if p.requires_grad]
         # On GPUs one kernel instead of a dozen.
-        self.optimizer = build_optimizer(model, [objective], options, fused=device.type == "cuda")
+        self.optimizer = build_optimizer(model, [objective], options, device.type == "cuda", recipe)
         self.best: dict[str, Any] = {"epoch": -1, "score": None}
+        self.patience = Patience(recipe.patience)
+        self._schedule("constant", 0)  # until the training begins
         self.progress = Progress()
         self.signals = StopSignals()
         self._tracker: Tracker | None = None
@@ -107,13 +113,15 @@ class Trainer:
         self._saved = time.monotonic()
 
     @dead_readers_explained()
-    def fit(self, train: CaseDataset, train_plain: CaseDataset, val: CaseDataset, tracker: Tracker) -> None:
+    def fit(
+        self, train: CaseDataset, train_plain: CaseDataset, val: CaseDataset | None, tracker: Tracker
+    ) -> None:
         """Trains to the end and puts the best weights into the model.
 
         Args:
             train: training cases with texts.
             train_plain: the same cases as the evaluation sees them, to fit probes on.
-            val: validation cases.
+            val: validation cases; without any, the last epoch is kept.
             tracker: takes the metrics of every epoch.
 
         Raises:
@@ -124,18 +132,20 @@ class Trainer:
         self._tracker, self._saved = tracker, time.monotonic()
         for module in (self.model, self.objective):
             self.group.equalise(module)
-        schedule = WarmupCosine(self.optimizer, options.lr, options.num_epochs, first)
+        self._schedule(self.recipe.schedule, first)
         with self.signals:
-            for epoch in range(first, options.num_epochs):
+            for epoch in itertools.takewhile(self.patience.lasts, range(first, options.num_epochs)):
                 # Seeded by the epoch; processes differ, so that they draw different dropout masks.
                 set_seed(options.seed * 1_000_003 + epoch + self.group.rank * 7_919_000_017)
                 due = options.modality_report_every and (epoch + 1) % options.modality_report_every == 0
                 self._shares = GradientShares(self.model) if due else None
-                metrics = {"lr": schedule.lr, "loss": self._train_epoch(train, epoch)}
+                metrics = {"lr": self.schedule.lr, "loss": self._train_epoch(train, epoch)}
                 metrics["skipped"] = self.group.sum(len(self.progress.skipped))[0]
-                schedule.step()
+                self.schedule.step()
                 last = epoch + 1 == options.num_epochs
-                if (epoch + 1) % options.eval_interval == 0 or last:
+                if val is None and last:
+                    self._keep(epoch, ())
+                elif val is not None and ((epoch + 1) % options.eval_interval == 0 or last):
                     metrics |= self._validate(train_plain, val, epoch)
                 if options.keep_checkpoints and (epoch + 1) % options.keep_checkpoints == 0:
                     self._save_weights(EPOCH_WEIGHTS.format(epoch), epoch)
@@ -152,6 +162,12 @@ class Trainer:
         best = checkpoint.load(path)
         checkpoint.load_trainable(self.model, best["model"], path)
         self.objective.load_state_dict(best["objective"])
+
+    def _schedule(self, kind: str, first: int) -> None:
+        options = self.options
+        self.schedule = build_schedule(
+            kind, self.optimizer, options.lr, options.num_epochs, options.gc, first
+        )
 
     @dead_readers_explained()
     def embed(self, dataset: CaseDataset | Exchanged) -> Embeddings:
@@ -171,24 +187,14 @@ class Trainer:
                 if case is not None:
                     with self.precision.autocast():
                         copies.append(
-                            (copied_to_host(self.model(case.to(self.device)).float()), _description(case))
+                            (copied_to_host(self.model(case.to(self.device)).float()), case.without_patches())
                         )
                 if self._stop_requested():
                     self._save_last()
                     self._leave()
         rows = [(copy().numpy(), case) for copy, case in copies]
         vectors, cases = zip(*group.interleave(rows), strict=True)
-        return Embeddings(
-            vectors=np.stack(vectors),
-            case_ids=[case.case_id for case in cases],
-            labels=np.array([case.label for case in cases]),
-            durations=np.array([case.duration for case in cases]),
-            events=np.array([case.event for case in cases]),
-            sites=[case.site or case.project_id for case in cases],
-            projects=[case.project_id for case in cases],
-            complete=np.array([case.complete for case in cases]),
-            values={name: np.array([case.values[name] for case in cases]) for name in cases[0].values},
-        )
+        return Embeddings.of(vectors, cases)
 
     # ------------------------------------------------------------------------ one epoch
     def _train_epoch(self, dataset: CaseDataset, epoch: int) -> float:
@@ -196,7 +202,8 @@ class Trainer:
         self.model.train()
         dataset.set_epoch(epoch)
         group, gc, progress = self.group, self.options.gc, self.progress
-        order = epoch_order(dataset.sites, self.options.seed, epoch, self.options.site_sampling)
+        kinds = [self.objective.kind_of(p) for p in dataset.patients] if self.recipe.weighted else []
+        order = case_order(dataset.sites, kinds, self.options.seed, epoch, self.options.site_sampling)
         rounds = group.rounds(len(order))
         cases = iter(self._loader(dataset, group.share(order)[progress.done :]))
         if self._random is not None:  # after the loader, which draws a number when it starts
@@ -205,10 +212,11 @@ class Trainer:
         bar = self._progress_bar(range(progress.done, rounds), f"epoch {epoch}")
         for current in bar:
             case = next(cases, None)
+            self.schedule.before_case(epoch, progress.done, rounds)
             if case is not None:  # processes may run out of cases one round before the others
                 bar.set_postfix(loss=f"{self._accumulate(case, epoch):.4f}")
             progress.done = current + 1
-            if progress.done % gc == 0 or progress.done == rounds:
+            if progress.done % gc == 0 or (progress.done == rounds and not self.recipe.carry):
                 self._step()
             self._after_round(epoch)
         skipped, loss = group.sum(len(progress.skipped), progress.loss_sum)
@@ -275,35 +283,35 @@ class Trainer:
         )
 
     def _loader(self, dataset: CaseDataset, order: Sequence[int]) -> DataLoader:
-        # Workers start anew every epoch, so that they see the dataset's epoch.
-        return DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=order,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=obey_the_trainer_alone,
-        )
+        return case_loader(dataset, order, self.workers, self.device.type == "cuda")
 
     def _progress_bar(self, rounds: range, description: str) -> tqdm:
         return tqdm(rounds, desc=description, leave=False, disable=None if self.group.is_main else True)
 
     def _validate(self, train: CaseDataset, val: CaseDataset, epoch: int) -> dict[str, float]:
         parts = self.embed(train), self.embed(val)
-        metrics = self.group.on_main(lambda: self.evaluator.validate(*parts))
+        heads = self.objective.heads()
+        metrics = self.group.on_main(lambda: self.evaluator.validate(*parts, heads))
         score = self.evaluator.score(metrics)
         if self.best["score"] is None or self.better(score, tuple(self.best["score"])):
-            self.best = {"epoch": epoch, "score": list(score)}
-            self._save_weights(BEST_WEIGHTS, epoch)
+            self._keep(epoch, score)
+        if self.recipe.patience is not None:
+            metrics["val_loss"] = validation_loss(self.objective, parts[1], self.device)
+            self.patience.see(metrics["val_loss"])
         if self._shares is not None:
             report = self.report_modalities(val, parts[1])
-            found = self.group.on_main(lambda: report.metrics(parts[0], self.evaluator))
+            found = self.group.on_main(lambda: report.metrics(parts[0], self.evaluator, heads))
             metrics |= self._shares.metrics() | found
         return metrics
 
     def report_modalities(self, dataset: CaseDataset, plain: Embeddings) -> ModalityReport:
         """What each modality does to the outputs of the cases, which are ``plain`` as they are."""
         return modality_report(self.embed, dataset, plain, hasattr(self.model, "backbone"))
+
+    def _keep(self, epoch: int, score: Sequence[float]) -> None:
+        """The weights as they are now are those to evaluate."""
+        self.best = {"epoch": epoch, "score": list(score)}
+        self._save_weights(BEST_WEIGHTS, epoch)
 
     def _save_weights(self, name: str, epoch: int) -> None:
         """Writes what an evaluation needs."""
@@ -344,6 +352,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
             "best": self.best,
+            "patience": self.patience.state(),
             "metrics": self._tracker.rows,
             "processes": self.group.gather(own),
         }
@@ -376,6 +385,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
+        self.patience.restore(state["patience"])
         own = state["processes"][self.group.rank]
         self._random = own.pop("random")
         for parameter, gradient in zip(self.parameters, own.pop("gradients"), strict=True):
@@ -388,9 +398,3 @@ class Trainer:
             self.progress.done * self.group.size,
         )
         return state["metrics"]
-
-
-def _description(case: Case) -> Case:
-    """A case without its patches, which would fill the memory."""
-    empty = case.features.new_empty(0)
-    return replace(case, features=empty, coords=empty, text=None)

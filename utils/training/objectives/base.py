@@ -34,6 +34,10 @@ class Objective(nn.Module, ABC):
     def learns_from(self, patient: Labelled) -> bool:
         """Whether there is anything to learn from what is known of the patient, its text aside."""
 
+    def kind_of(self, patient: Labelled) -> str | None:
+        """The kind of patient that weighted sampling draws as often as the others; None where there are no kinds."""
+        return None
+
     def heads(self) -> Mapping[str, Head]:
         """The heads as they are now, ready to be evaluated, by what they predict: ``subtype``, ``survival``."""
         return {}

@@ -63,5 +63,9 @@ class MultiTask(Objective):
     def learns_from(self, patient: Labelled) -> bool:
         return any(part.learns_from(patient) for part in self.parts.values())
 
+    def kind_of(self, patient: Labelled) -> str | None:
+        found = [part.kind_of(patient) for part in self.parts.values()]
+        return next((kind for kind in found if kind is not None), None)
+
     def heads(self) -> Mapping[str, Head]:
         return {kind: head for part in self.parts.values() for kind, head in part.heads().items()}

@@ -62,5 +62,11 @@ class SurvivalObjective(Objective):
     def learns_from(self, patient: Labelled) -> bool:
         return not math.isnan(patient.duration)
 
+    def kind_of(self, patient: Labelled) -> str | None:
+        """Interval and censoring."""
+        if not self.learns_from(patient):
+            return None
+        return f"{self.bins.index(patient.duration)}/{patient.event}"
+
     def heads(self) -> Mapping[str, Head]:
         return {"survival": Head.of(self.classifier, self.task, self.bins)}
