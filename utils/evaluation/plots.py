@@ -312,6 +312,32 @@ def training_curves(history: pd.DataFrame, path: str | Path) -> None:
                 axes.legend()
 
 
+def forest(differences: pd.DataFrame, path: str | Path, title: str, reference: str) -> None:
+    """How methods differ from one of them, a panel for every cohort.
+
+    Args:
+        differences: columns method, cohort, difference, ci_low and ci_high, p; rows without an interval are left out.
+        path: picture to write.
+        title: what differs.
+        reference: the method at zero.
+    """
+    rows = differences[differences["ci_low"].notna()]
+    methods, cohorts = list(dict.fromkeys(rows["method"])), list(dict.fromkeys(rows["cohort"]))
+    with figure(path, 1.6 + 2.4 * len(cohorts), 1.0 + 0.3 * len(methods)) as drawing:
+        panels = drawing.subplots(1, len(cohorts), squeeze=False, sharey=True, sharex=True)[0]
+        for axes, cohort in zip(panels, cohorts, strict=True):
+            own = rows[rows["cohort"] == cohort]
+            places = [methods.index(method) for method in own["method"]]
+            colors = [COLORS[1] if p < 0.05 else COLORS[0] for p in own["p"]]
+            axes.axvline(0, color=GREY, linewidth=0.8)
+            axes.hlines(places, own["ci_low"], own["ci_high"], colors=colors)
+            axes.scatter(own["difference"], places, c=colors, s=18, zorder=3)
+            axes.set(title=cohort, xlabel=f"Difference from {reference}")
+        panels[0].set_yticks(range(len(methods)), methods)
+        panels[0].set_ylim(len(methods) - 0.5, -0.5)
+        drawing.suptitle(f"{title}: 95 % interval, p < 0.05 after Holm in orange", fontsize=9)
+
+
 def _quantity(column: str) -> str:
     return re.sub(r"^(train|val|test)_", "", column.split("/")[0])
 

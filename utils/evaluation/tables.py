@@ -2,7 +2,8 @@
 
 ``python -m utils.evaluation.tables RUN...`` takes run folders, or folders that hold some; ``NAME=RUN`` gives a method
 another name. For subtype and survival it writes Markdown, CSV and LaTeX, with the mean and standard deviation over
-seeds, the patients behind each cell, and paired tests against one method over the same test patients.
+seeds, the patients behind each cell, paired tests against one method over the same test patients, and a forest plot
+of the differences.
 """
 
 from __future__ import annotations
@@ -12,147 +13,31 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from utils.evaluation import bootstrap
-from utils.evaluation.comparisons import Comparison, holm, paired_bootstrap
-from utils.evaluation.published import METHODS, PUBLISHED
-from utils.files import atomic_path, read_json, setup_logging
+from utils.evaluation import bootstrap, plots
+from utils.evaluation.comparisons import Arrays, Comparison, delong, holm, paired_bootstrap
+from utils.evaluation.published import PUBLISHED
+from utils.evaluation.run_results import METRICS, RunResult, find_runs
+from utils.files import atomic_path, setup_logging
 
 logger = logging.getLogger(__name__)
 
-METRICS = {
-    "balanced_accuracy": "Balanced accuracy (subtype)",
-    "concordance_index": "Concordance index (survival)",
-}
-SPLIT = "test"
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run folder holds of one cohort.
-
-    Attributes:
-        method: row of the tables.
-        cohort: column of the tables.
-        folder: of the run.
-        values: of every seed or fold, by metric; NaN where not evaluable.
-        patients: behind each metric.
-        site: cancer site within a pan-cancer run, else empty.
-        task: the task token that counts.
-    """
-
-    method: str
-    cohort: str
-    folder: Path
-    values: dict[str, list[float]]
-    patients: dict[str, float]
-    site: str
-    task: str
-
-    def cell(self, metric: str) -> tuple[float, float]:
-        """Mean and sample standard deviation over runs; NaN for the latter with one run."""
-        known = [value for value in self.values.get(metric, []) if not math.isnan(value)]
-        if not known:
-            return math.nan, math.nan
-        return float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
-
-    def arrays(self, metric: str) -> tuple[list[str], list[tuple[np.ndarray, ...]]]:
-        """Test patients, and what the bootstrap takes of them in every run."""
-        where = f"sites/{self.site}/predictions" if self.site else "predictions"
-        tables = []
-        for path in sorted(self.folder.rglob(f"{where}/{SPLIT}.csv")):
-            table = pd.read_csv(path, dtype={"case_id": str})
-            tables.append(table[table.task == self.task].set_index("case_id").sort_index())
-        columns = {
-            "balanced_accuracy": ["label", "prediction"],
-            "concordance_index": ["duration", "event", "risk"],
-        }[metric]
-        kept = [table[columns][table[columns].notna().all(axis=1)] for table in tables]
-        if metric == "balanced_accuracy":
-            kept = [table[table.label >= 0].astype(int) for table in kept]
-        ids = list(kept[0].index) if kept else []
-        if any(list(table.index) != ids for table in kept):
-            return [], []  # folds test different patients
-        return ids, [tuple(table[column].to_numpy() for column in columns) for table in kept]
-
-
-def read_run(folder: Path, name: str | None = None, heads: bool = False) -> list[RunResult]:
-    """The results of a run folder, one for each cancer site.
-
-    Raises:
-        ValueError: the folder is no finished run; it is named.
-    """
-    config, table = folder / "config.json", folder / "results.csv"
-    if not config.is_file() or not table.is_file():
-        raise ValueError(f"{folder} is no finished run: it needs config.json and results.csv")
-    content = read_json(config)
-    model, data = content["model"]["mil_name"], content["arguments"]["data"]
-    method = name or METHODS.get(model, model)
-    if data["sites"] and name is None:
-        method = f"{method} pan-cancer"
-    rows = pd.read_csv(table, keep_default_na=True)
-    rows["site"] = rows["site"].fillna("")
-    found = []
-    for site in dict.fromkeys(rows["site"]):
-        part = rows[(rows.site == site) & (rows.split == SPLIT)]
-        task = str(part.task.iloc[0]) if len(part) else ""
-        part = part[part.task == task]
-        prefix = "head_" if heads else ""
-        own = part[part.run != "mean"]
-        values = {m: own[own.metric == prefix + m].value.tolist() for m in METRICS}
-        patients = {m: float(own[own.metric == prefix + m].n.mean()) for m in METRICS}
-        cohort = site or data["onco"] or Path(data["test_json"]).stem
-        found.append(
-            RunResult(method, cohort, folder, values, patients, "" if site == "overall" else site, task)
-        )
-    return found
-
-
-def find_runs(words: Sequence[str], heads: bool) -> list[RunResult]:
-    """The runs that words ``[NAME=]FOLDER`` stand for; a folder without results stands for those below it.
-
-    Raises:
-        ValueError: there is none, or two stand for one cell.
-    """
-    results: list[RunResult] = []
-    for word in words:
-        name, _, path = word.rpartition("=")
-        root = Path(path)
-        folders = (
-            [root]
-            if (root / "results.csv").is_file()
-            else sorted(p.parent for p in root.rglob("results.csv"))
-        )
-        if not folders:
-            raise ValueError(f"{root}: no results.csv here or below; has the run finished?")
-        for folder in folders:
-            results += read_run(folder, name or None, heads)
-    cells: dict[tuple[str, str], Path] = {}
-    for result in results:
-        key = (result.method, result.cohort)
-        if key in cells:
-            raise ValueError(
-                f"{cells[key]} and {result.folder} are both {' on '.join(key)}; name them apart: NAME=FOLDER"
-            )
-        cells[key] = result.folder
-    return results
+# What a row says of a comparison.
+_TESTED = ("difference", "ci_low", "ci_high", "p")
 
 
 def compare(results: Sequence[RunResult], metric: str, reference: str) -> dict[tuple[str, str], Comparison]:
-    """Paired bootstrap of every method against the reference, by cohort, p values after Holm.
+    """Every method against the reference over the same patients, by cohort, p values after Holm.
+
+    Areas under ROC curves by DeLong's test, everything else by a paired bootstrap.
 
     Methods are left out, and named in the log, where their test patients are not the same.
     """
     base = {r.cohort: r for r in results if r.method == reference}
     found: dict[tuple[str, str], Comparison] = {}
-    function: bootstrap.CountMetric = (
-        bootstrap.balanced_accuracy if metric == "balanced_accuracy" else bootstrap.concordance
-    )
     for result in results:
         other = base.get(result.cohort)
         if other is None or result.method == reference:
@@ -163,7 +48,7 @@ def compare(results: Sequence[RunResult], metric: str, reference: str) -> dict[t
                 "%s on %s: not the test patients of %s, no test", result.method, result.cohort, reference
             )
             continue
-        found[result.method, result.cohort] = paired_bootstrap(function, one, two)
+        found[result.method, result.cohort] = _tested(metric, one, two)
     adjusted = holm([c.p for c in found.values()])
     return {
         key: Comparison(c.difference, c.ci_low, c.ci_high, p)
@@ -171,8 +56,16 @@ def compare(results: Sequence[RunResult], metric: str, reference: str) -> dict[t
     }
 
 
+def _tested(metric: str, one: Sequence[Arrays], two: Sequence[Arrays]) -> Comparison:
+    if metric == "auc":
+        (labels, _), *_ = one
+        return delong(labels, [shares for _, shares in one], [shares for _, shares in two])
+    function = bootstrap.balanced_accuracy if metric == "balanced_accuracy" else bootstrap.concordance
+    return paired_bootstrap(function, one, two)
+
+
 def long_table(results: Sequence[RunResult], metric: str, reference: str | None) -> pd.DataFrame:
-    """One row for a method on a cohort: mean, std, runs, patients, published, difference and p value."""
+    """One row for a method on a cohort: mean, std, runs, patients, published, difference with its interval, p value."""
     tests = compare(results, metric, reference) if reference else {}
     rows = []
     for result in results:
@@ -184,11 +77,11 @@ def long_table(results: Sequence[RunResult], metric: str, reference: str | None)
                 "cohort": result.cohort,
                 "mean": mean,
                 "std": std,
-                "runs": sum(not math.isnan(v) for v in result.values.get(metric, [])),
-                "patients": result.patients.get(metric, math.nan),
-                "published": PUBLISHED[metric].get(result.method, {}).get(result.cohort, math.nan),
-                "difference": math.nan if test is None else test.difference,
-                "p": math.nan if test is None else test.p,
+                "runs": len(result.known(metric)),
+                "patients": result.metrics[metric].patients if metric in result.metrics else math.nan,
+                "source": "probe" if result.by_probe(metric) else "head",
+                "published": PUBLISHED.get(metric, {}).get(result.method, {}).get(result.cohort, math.nan),
+                **{name: math.nan if test is None else getattr(test, name) for name in _TESTED},
             }
         )
     return pd.DataFrame(rows)
@@ -202,13 +95,14 @@ def _marked(
     cells = {}
     for cohort in cohorts:
         rows = table[table.cohort == cohort].set_index("method")
-        ranked = sorted(set(rows["mean"].round(3).dropna()), reverse=True)
+        # As they are written, so that what reads alike ranks alike.
+        ranked = sorted({f"{value:.3f}" for value in rows["mean"].dropna()}, reverse=True)
         for method, row in rows.iterrows():
             if math.isnan(row["mean"]):
                 cells[str(method), cohort] = "n/e"
                 continue
             text = f"{row['mean']:.3f}" + ("" if math.isnan(row["std"]) else f" ± {row['std']:.3f}")
-            rank = ranked.index(round(row["mean"], 3))
+            rank = ranked.index(f"{row['mean']:.3f}")
             if len(rows) > 1 and rank < 2:
                 text = (bold, underlined)[rank] % text
             if not math.isnan(row["p"]) and row["p"] < 0.05:
@@ -219,7 +113,11 @@ def _marked(
     return methods, cohorts, cells
 
 
-def to_markdown(table: pd.DataFrame, title: str, reference: str | None) -> str:
+def _test_of(title: str) -> str:
+    return "DeLong's test" if title == METRICS["auc"] else "paired bootstrap"
+
+
+def to_markdown(table: pd.DataFrame, title: str, reference: str | None, heads: bool = False) -> str:
     """The table for people, with what is missing named below it."""
     methods, cohorts, cells = _marked(table, "**%s**", "<u>%s</u>")
     lines = [f"## {title}", "", f"| | {' | '.join(cohorts)} |", "| --- |" + " --- |" * len(cohorts)]
@@ -231,8 +129,10 @@ def to_markdown(table: pd.DataFrame, title: str, reference: str | None) -> str:
     )
     if reference and table.p.notna().any():
         lines.append(
-            f"\\* differs from {reference}: paired bootstrap over the same patients, p < 0.05 after Holm."
+            f"\\* differs from {reference} over the same patients, p < 0.05 after Holm: {_test_of(title)}."
         )
+    if heads and (probes := list(dict.fromkeys(table[table.source == "probe"].method))):
+        lines.append(f"Trained heads; by probes, for want of a head: {', '.join(probes)}.")
     if missing := [f"{m} on {c}" for m in methods for c in cohorts if (m, c) not in cells]:
         lines.append(f"Missing runs (-): {', '.join(missing)}.")
     return "\n".join(lines) + "\n"
@@ -258,9 +158,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "runs", nargs="+", metavar="[NAME=]RUN", help="run folders, or folders that hold some"
     )
-    parser.add_argument("--heads", action="store_true", help="results of trained heads instead of probes")
+    parser.add_argument(
+        "--heads", action="store_true", help="results of trained heads where a run has any, else of probes"
+    )
     parser.add_argument("--reference", help="method that the others are tested against (default: ModalTune)")
-    parser.add_argument("--output", type=Path, help="folder for comparison.md, <metric>.csv and <metric>.tex")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for comparison.md, <metric>.csv, <metric>.tex and <metric>_forest.png",
+    )
     args = parser.parse_args(argv)
     setup_logging()
     try:
@@ -271,17 +177,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--reference {reference}: there are {sorted(known)}")
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    if args.heads:
-        reference = None  # predictions are those of the probes
     page = []
     for metric, title in METRICS.items():
         table = long_table(results, metric, reference)
-        page.append(to_markdown(table, title, reference))
+        page.append(to_markdown(table, title, reference, args.heads))
         if args.output is not None:
             with atomic_path(args.output / f"{metric}.csv") as temporary:
                 table.to_csv(temporary, index=False)
             with atomic_path(args.output / f"{metric}.tex") as temporary:
                 temporary.write_text(to_latex(table, title), encoding="utf-8")
+            if reference is not None and table.ci_low.notna().any():
+                plots.forest(table, args.output / f"{metric}_forest.png", title, reference)
     sys.stdout.write("\n".join(page))
     if args.output is not None:
         with atomic_path(args.output / "comparison.md") as temporary:

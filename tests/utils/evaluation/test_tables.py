@@ -1,16 +1,20 @@
 """Tables over runs, from run folders as they lie on disk."""
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
 
-from utils.evaluation import tables
+from utils.evaluation import bootstrap, tables
+from utils.evaluation.comparisons import delong, paired_bootstrap
 from utils.evaluation.published import COHORTS, PUBLISHED
 
 
-def write_run(root, model, cohort, accuracies, patients=40, seed=0, **data):
+def write_run(root, model, cohort, accuracies, patients=40, seed=0, heads=False, **data):
     """A finished run whose predictions are right for the given share of patients, one share a seed."""
     root.mkdir(parents=True)
     content = {"model": {"mil_name": model}, "arguments": {"data": {"onco": cohort, "sites": [], **data}}}
@@ -26,10 +30,24 @@ def write_run(root, model, cohort, accuracies, patients=40, seed=0, **data):
         table = table.assign(
             label=labels, prediction=predictions, event=1, duration=1.0 + np.arange(patients)
         )
+        table["probability_1"] = np.clip(
+            0.5 + 0.3 * (predictions - 0.5) + 0.2 * rng.normal(size=patients), 0, 1
+        )
+        table["probability_0"] = 1 - table.probability_1
         table["risk"] = -table.duration + rng.normal(size=patients)
+        if heads:  # as good as the probes, with the classes exchanged: worse than chance
+            table["head_prediction"], table["head_risk"] = 1 - predictions, -table.risk
+            table["head_probability_1"], table["head_probability_0"] = (
+                table.probability_0,
+                table.probability_1,
+            )
         table.to_csv(folder / "test.csv", index=False)
         value = np.mean([(predictions[labels == k] == k).mean() for k in (0, 1)])
-        for metric, number_of in (("balanced_accuracy", value), ("concordance_index", 0.7)):
+        area = roc_auc_score(labels, table.probability_1)
+        found = {"balanced_accuracy": value, "auc": area, "concordance_index": 0.7}
+        if heads:
+            found |= {f"head_{metric}": 1 - known for metric, known in found.items()}
+        for metric, number_of in found.items():
             base = {
                 "site": "",
                 "task": "General",
@@ -55,7 +73,7 @@ def runs(tmp_path):
 def test_cells_ranks_published_values_and_what_is_missing(runs, capsys):
     assert tables.main([str(runs / "modaltune"), str(runs / "abmil"), f"mine={runs / 'snn'}"]) == 0
     page = capsys.readouterr().out
-    subtype = page.split("## Concordance index")[0]
+    subtype = page.split("## Area under")[0]
     assert "| | BRCA | RCC |" in subtype and "| ModalTune | **0.9" in subtype and "(0.899)" in subtype
     assert "| mine | <u>0.9" in subtype and "| test patients | 40 | 40 |" in subtype
     assert "* (0.853) |" in subtype  # ABMIL is worse, beyond chance
@@ -78,6 +96,67 @@ def test_means_and_tests_are_those_of_the_runs(runs, tmp_path):
     latex = (out / "balanced_accuracy.tex").read_text()
     assert r"\toprule" in latex and r"\textbf{" in latex and r"$\pm$" in latex
     assert (out / "comparison.md").read_text().startswith("## Balanced accuracy")
+
+
+def predictions(folder):
+    return [pd.read_csv(path) for path in sorted(folder.rglob("test.csv"))]
+
+
+def test_areas_are_compared_by_delong(runs, tmp_path):
+    out = tmp_path / "out"
+    tables.main([str(runs / "modaltune"), str(runs / "abmil"), "--output", str(out)])
+    row = pd.read_csv(out / "auc.csv").set_index(["method", "cohort"]).loc["ABMIL", "BRCA"]
+    ours, theirs = (predictions(runs / name) for name in ("abmil", "modaltune/BRCA"))
+    shares = [[t[["probability_0", "probability_1"]].to_numpy() for t in part] for part in (ours, theirs)]
+    expected = delong(ours[0].label.to_numpy(), *shares)
+    assert (row.difference, row.p) == pytest.approx((expected.difference, expected.p))
+    assert (row.ci_low, row.ci_high) == pytest.approx((expected.ci_low, expected.ci_high))
+    assert row["mean"] == pytest.approx(np.mean([roc_auc_score(t.label, t.probability_1) for t in ours]))
+    page = (out / "comparison.md").read_text()
+    assert "DeLong's test" in page.split("## Area under")[1].split("## Concordance")[0]
+    assert page.count("paired bootstrap") >= 1 and math.isnan(row.published)
+
+
+def test_heads_are_compared_where_there_are_any(runs, tmp_path, capsys):
+    write_run(runs / "head", "survpath", "BRCA", [0.9, 0.9], seed=3, heads=True)
+    out = tmp_path / "out"
+    tables.main([str(runs / "modaltune"), str(runs / "head"), "--heads", "--output", str(out)])
+    assert "Trained heads; by probes, for want of a head: ModalTune." in capsys.readouterr().out
+    own, other = predictions(runs / "head"), predictions(runs / "modaltune" / "BRCA")
+    expected = paired_bootstrap(
+        bootstrap.balanced_accuracy,
+        [(t.label.to_numpy(), t.head_prediction.to_numpy()) for t in own],
+        [(t.label.to_numpy(), t.prediction.to_numpy()) for t in other],
+    )
+    row = pd.read_csv(out / "balanced_accuracy.csv").set_index(["method", "cohort"]).loc["SurvPath", "BRCA"]
+    assert row.difference == pytest.approx(expected.difference) and row.difference < -0.5
+    assert row["mean"] == pytest.approx(0.1) and row.source == "head"
+    risks = pd.read_csv(out / "concordance_index.csv").set_index(["method", "cohort"])
+    expected = paired_bootstrap(
+        bootstrap.concordance,
+        [tuple(t[c].to_numpy() for c in ("duration", "event", "head_risk")) for t in own],
+        [tuple(t[c].to_numpy() for c in ("duration", "event", "risk")) for t in other],
+    )
+    assert risks.loc["SurvPath", "BRCA"].difference == pytest.approx(expected.difference)
+
+
+def test_forest_plots_show_every_difference(runs, tmp_path, monkeypatch):
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: figures.append(self) or save(self, *a, **k))
+    out = tmp_path / "out"
+    tables.main([str(runs), "--output", str(out)])
+    assert sorted(p.name for p in out.glob("*.png")) == sorted(f"{m}_forest.png" for m in tables.METRICS)
+    table = pd.read_csv(out / "balanced_accuracy.csv").dropna(subset=["ci_low"])
+    (axes,) = figures[0].axes
+    assert axes.get_title(loc="left") == "BRCA" or axes.get_title() == "BRCA"
+    points, bars = axes.collections[1], axes.collections[0]
+    np.testing.assert_allclose(points.get_offsets()[:, 0], table.difference)
+    ends = np.array([segment[:, 0] for segment in bars.get_segments()])
+    np.testing.assert_allclose(ends, table[["ci_low", "ci_high"]])
+    assert [t.get_text() for t in axes.get_yticklabels()] == table.method.tolist()
+    tables.main([str(runs / "snn"), "--output", str(tmp_path / "alone")])
+    assert not list((tmp_path / "alone").glob("*.png"))  # nothing to compare with
 
 
 def test_other_patients_are_not_compared(runs, caplog):
