@@ -154,8 +154,7 @@ def modality_report(
     """
     influence: dict[str, float] = {}
     embeddings: dict[str, Embeddings] = {}
-    images = (IMAGES,) if any(p.slides for p in dataset.patients) else ()
-    for name in (*dataset.inputs, *images):
+    for name in (*dataset.inputs, IMAGES):
         partner = pair(dataset, name)
         if not partner:
             influence[name] = math.nan

@@ -8,13 +8,10 @@ checkpoint.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import platform
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,6 @@ from data_utils.cases.cohort_data import CohortData, Fitted
 from data_utils.cases.datasets import CaseDataset
 from data_utils.cases.splits import Patient
 from data_utils.features.source import FeatureSource
-from data_utils.tables.cohorts import load_cohort
 from data_utils.tables.sentence_table import text_width
 from data_utils.tables.tasks import TaskSet, parse_tasks, published
 from models.compilation import compile_parts
@@ -57,7 +53,8 @@ from utils.training.model_setup import (
 from utils.training.objectives import build_objective
 from utils.training.objectives.build import distillation_of
 from utils.training.precision import Precision
-from utils.training.recipes import Recipe, recipe_of
+from utils.training.recipes import always, recipe_of
+from utils.training.record import choices_of, class_names_of_run, git_commit, trained_how, versions
 from utils.training.run_lock import LOCK_FILE, run_lock
 from utils.training.tracking import Tracker
 from utils.training.trainer import Trainer, set_seed
@@ -65,7 +62,6 @@ from utils.training.trainer import Trainer, set_seed
 logger = logging.getLogger(__name__)
 
 REPORT = "report.csv"
-_PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "lifelines", "h5py")
 
 EvaluatorFactory = Callable[[RunConfig, TaskSet], Evaluator]
 
@@ -205,7 +201,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
         fingerprint={**shared.fingerprint, "seed": job.seed, "patients": patients_digest(job.patients)},
         group=group,
         workers=config.compute.workers,
-        better=_last if config.training.model_select == "last" else PROTOCOLS[config.data.protocol].better,
+        better=always if config.training.model_select == "last" else PROTOCOLS[config.data.protocol].better,
         recipe=recipe,
     )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -302,14 +298,15 @@ def _claim(shared: Run, fitted: Fitted) -> None:
                 "--output_path, or remove the folder"
             )
     training = shared.config.training
+    recipe = recipe_of(training.recipe, shared.setup.mil_name)
     write_json(
         path,
         {
             **shared.fingerprint,
             "arguments": shared.config.plain(),
             "task_file": _task_file(shared.config),
-            "protocol_choices": _choices(shared),
-            **({} if shared.config.output.eval_only else {"recipe": _recipe(shared).plain(training)}),
+            "protocol_choices": choices_of(shared.config, shared.setup),
+            **({} if shared.config.output.eval_only else {"recipe": recipe.plain(training)}),
             "inputs": {name: table.describe(fitted.get(name)) for name, table in shared.data.tables.items()},
             "versions": versions(),
             "git_commit": git_commit(),
@@ -339,72 +336,18 @@ def _task_file(config: RunConfig) -> dict[str, str] | None:
     return None if path is None else {"path": str(path), "sha256": file_digest(path)}
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages numbers depend on."""
-    return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES}
-
-
-def git_commit() -> str:
-    """Commit of the repository, ``unknown`` outside of git."""
-    command = ["git", "-C", str(constants.REPO_ROOT), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _choices(shared: Run) -> dict[str, str]:
-    """What the protocol of a run decides for it; the scaling of genes may have been asked for by its flag."""
-    choices = asdict(PROTOCOLS[shared.config.data.protocol])
-    if "genes" in shared.setup.modalities:
-        choices["gene_scaling"] = shared.config.data.options["genes"]["gene_scaling"]
-    else:
-        del choices["gene_scaling"]
-    return choices
-
-
-def _recipe(shared: Run) -> Recipe:
-    return recipe_of(shared.config.training.recipe, shared.setup.mil_name)
-
-
-def _selection(shared: Run) -> dict[str, str]:
-    """How a model was trained and which epoch is scored, for the result tables."""
-    config = shared.config
-    if config.output.eval_only:
-        return {}
-    scored = "the last epoch" if config.training.model_select == "last" else "the epoch that validates best"
-    if config.data.survpath_protocol:
-        scored += ", on the val column of every fold (SurvPath's protocol)"
-    return {"recipe": f"{config.training.recipe} ({_recipe(shared).source})", "scored": scored}
-
-
-def _last(score: Sequence[float], best: Sequence[float]) -> bool:
-    """Every epoch replaces the ones before."""
-    return True
-
-
-def _class_names(config: RunConfig) -> dict[str, str]:
-    """What the classes are called, for the result tables."""
-    cohorts = config.data.sites or ((config.data.onco,) if config.data.onco else ())
-    named = {cohort: load_cohort(cohort).class_names for cohort in cohorts}
-    lists = {
-        cohort: ", ".join(f"{i} {name}" for i, name in enumerate(names)) for cohort, names in named.items()
-    }
-    return {f"classes of {cohort}": text for cohort, text in lists.items() if text}
-
-
 def _header(shared: Run, jobs: Sequence[Job]) -> dict[str, Any]:
     config = shared.config
     everyone: list[Patient] = [p for split in shared.data.patients.values() for p in split]
     made_from = config.output.eval_weights if config.output.eval_only else config.training.num_epochs
     return {
         "cohort": ", ".join(sorted({p.project_id for p in everyone})),
-        **_class_names(config),
+        **class_names_of_run(config),
         "model": shared.setup.mil_name,
         "protocol": config.data.protocol,
-        **_choices(shared),
+        **choices_of(shared.config, shared.setup),
         "objective": shared.config.training.objective,
-        **_selection(shared),
+        **trained_how(config, shared.setup),
         "missing_modalities": about_missing(shared.setup, config.data),
         **{name: table.remark for name, table in shared.data.tables.items() if table.remark},
         "seeds": ", ".join(str(s) for s in sorted({job.seed for job in jobs})),

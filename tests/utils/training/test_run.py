@@ -21,7 +21,7 @@ from utils.run_config import RunConfig
 from utils.training import checkpoint
 from utils.training import run as run_module
 from utils.training.jobs import find_weights
-from utils.training.run import git_commit, versions
+from utils.training.record import git_commit, versions
 from utils.training.trainer import BEST_WEIGHTS, LAST_CHECKPOINT, Trainer
 
 pytestmark = pytest.mark.usefixtures("quick_runs")

@@ -1,0 +1,62 @@
+"""What a run says of itself beside its numbers: protocol, recipe, classes, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from dataclasses import asdict
+
+from data_utils.tables.cohorts import load_cohort
+from utils import constants
+from utils.protocol import PROTOCOLS
+from utils.run_config import RunConfig
+from utils.training.model_setup import ModelSetup
+from utils.training.recipes import recipe_of
+
+_PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "lifelines", "h5py")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages numbers depend on."""
+    return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES}
+
+
+def git_commit() -> str:
+    """Commit of the repository, ``unknown`` outside of git."""
+    command = ["git", "-C", str(constants.REPO_ROOT), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def choices_of(config: RunConfig, setup: ModelSetup) -> dict[str, str]:
+    """What the protocol of a run decides for it; the scaling of genes may have been asked for by its flag."""
+    choices = asdict(PROTOCOLS[config.data.protocol])
+    if "genes" in setup.modalities:
+        choices["gene_scaling"] = config.data.options["genes"]["gene_scaling"]
+    else:
+        del choices["gene_scaling"]
+    return choices
+
+
+def trained_how(config: RunConfig, setup: ModelSetup) -> dict[str, str]:
+    """How a model was trained and which epoch is scored, for the result tables."""
+    if config.output.eval_only:
+        return {}
+    recipe = recipe_of(config.training.recipe, setup.mil_name)
+    scored = "the last epoch" if config.training.model_select == "last" else "the epoch that validates best"
+    if config.data.survpath_protocol:
+        scored += ", on the val column of every fold (SurvPath's protocol)"
+    return {"recipe": f"{config.training.recipe} ({recipe.source})", "scored": scored}
+
+
+def class_names_of_run(config: RunConfig) -> dict[str, str]:
+    """What the classes are called, for the result tables."""
+    cohorts = config.data.sites or ((config.data.onco,) if config.data.onco else ())
+    named = {cohort: load_cohort(cohort).class_names for cohort in cohorts}
+    lists = {
+        cohort: ", ".join(f"{i} {name}" for i, name in enumerate(names)) for cohort, names in named.items()
+    }
+    return {f"classes of {cohort}": text for cohort, text in lists.items() if text}
