@@ -30,7 +30,7 @@ from data_utils.tables.genes import read_gene_table
 from data_utils.tables.tasks import read_tasks
 from utils import constants
 from utils.barcodes import is_normal_tissue, patient_of
-from utils.files import atomic_path, setup_logging
+from utils.files import FileError, atomic_path, quoted, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,7 @@ def main(argv: list[str] | None = None) -> None:
         write_own_cohort(args)
         return
     cohort = read_cohort(args.cohort_json) if args.cohort_json else load_cohort(args.onco)
+    definition = args.cohort_json or constants.cohort_file(args.onco)
     clinical_path = args.clinical or constants.clinical_table(args.onco)
     slides_path = args.slides or constants.slide_table(args.onco)
     features_dir = args.features_dir or constants.feature_dir(args.onco, args.features_encoder)
@@ -141,13 +142,13 @@ def main(argv: list[str] | None = None) -> None:
     features, unusable, strays = find_features(features_dir, listed["slide_submitter_id"])
     slides, dropped = join_slides(listed, cases, left_out, features, unusable, strays)
     if not slides:
-        sources = (clinical_path, slides_path, features_dir)
+        sources = (clinical_path, slides_path, features_dir, definition)
         names = {*features, *unusable, *(slide_of(file.name) for file in strays)}
         raise ValueError(_nothing_matches(cases, names, dropped, sources))
     cases = cases[cases["case_submitter_id"].isin({case for _, case, _ in slides})].copy()
     without_genes = genes_path == WITHOUT
     cases["gene_availability"] = 0 if without_genes else _gene_availability(cases, genes_path)
-    _check_classes(cases, cohort)
+    _check_classes(cases, cohort, definition)
 
     split_of = split_cases(cases, without_genes or args.split_without_genes)
     write_splits(split_rows(cases, slides, split_of, _CASE_FIELDS), outputs)
@@ -182,7 +183,7 @@ def write_own_cohort(args: argparse.Namespace) -> None:
     cases, slides, dropped = definition.join(features_dir)
     cases["gene_availability"] = 0 if genes_path == WITHOUT else _gene_availability(cases, genes_path)
     if definition.cohort.classes:
-        _check_classes(cases, definition.cohort)
+        _check_classes(cases, definition.cohort, args.cohort_json or constants.cohort_file(args.onco))
     needs_genes = genes_path != WITHOUT and not args.split_without_genes
     split_of = split_own_cohort(cases, flags, needs_genes, args.table, dropped)
     fields = [name for name in cases.columns if name != "split"]
@@ -249,28 +250,28 @@ def _gene_availability(cases: pd.DataFrame, path: Path) -> list[int]:
     return available
 
 
-def _check_classes(cases: pd.DataFrame, cohort: Cohort) -> None:
+def _check_classes(cases: pd.DataFrame, cohort: Cohort, definition: Path) -> None:
     rare = cases.loc[cases["primary_class"] < 0, "primary_diagnosis"].fillna("missing").value_counts()
     logger.info("classes: %s", cases["primary_class"].value_counts().sort_index().to_dict())
     if len(rare) and rare.sum() == len(cases):
-        raise ValueError(
-            f"no diagnosis is in a class of cohort {cohort.name}: diagnoses such as "
-            f"{rare.index[:5].tolist()}, classes {[list(members) for members in cohort.classes]}; "
-            "edit its definition"
-        )
+        such = [quoted(name, 50) for name in rare.index[:3]]
+        classes = quoted(str([list(members) for members in cohort.classes]), 100)
+        fault = f": no diagnosis is in a class of cohort {cohort.name}: diagnoses such as {such}"
+        raise FileError(definition, fault, f"edit its classes {classes}")
     if len(rare):
         logger.info("class -1 (text objective only): %s", rare.to_dict())
 
 
 def _nothing_matches(
-    cases: pd.DataFrame, features: set[str], dropped: Dropped, sources: tuple[Path, Path, Path]
+    cases: pd.DataFrame, features: set[str], dropped: Dropped, sources: tuple[Path, ...]
 ) -> str:
-    clinical_path, slides_path, features_dir = sources
+    clinical_path, slides_path, features_dir, definition = sources
     reasons = pd.Series([reason for _, _, reason in dropped]).value_counts().head(5).to_dict()
     return (
         f"no slide is left: {len(cases)} usable cases in {clinical_path} such as "
         f"{cases['case_submitter_id'].head(3).tolist()}; feature files of {len(features)} slides in "
-        f"{features_dir} such as {sorted(features)[:3]}; slides of {slides_path} fail by {reasons}"
+        f"{features_dir} such as {sorted(features)[:3]}; slides of {slides_path} fail by {reasons}; "
+        f"the projects are those of {definition}"
     )
 
 

@@ -44,11 +44,11 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ValueError(f"{where}: missing keys {missing}")
     for name, kind in get_type_hints(cls).items():
         if name in values:
-            _check(values[name], kind, known[name].metadata.get("least"), f"{where}: {name}")
+            _check(values[name], kind, known[name].metadata, f"{where}: {name}")
     return cls(**values)
 
 
-def _check(value: Any, kind: Any, least: float | None, where: str) -> None:
+def _check(value: Any, kind: Any, bounds: Mapping[str, float], where: str) -> None:
     """Raises ValueError where a plain value has another type than its field, or is no size at all."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     plain = [k for k in kinds if k in (int, float, bool, str, NoneType)]
@@ -59,7 +59,13 @@ def _check(value: Any, kind: Any, least: float | None, where: str) -> None:
     if not fits:
         wanted = " or ".join("null" if k is NoneType else k.__name__ for k in plain)
         raise ValueError(f"{where} is {quoted(repr(value), 60)}, it should be {wanted}")
-    if number and not (math.isfinite(value) and abs(value) <= LARGEST):
-        raise ValueError(f"{where} is {quoted(repr(value), 60)}, it may be {LARGEST:,} at most")
-    if number and least is not None and value < least:
+    if number:
+        check_number(value, where, bounds.get("least"), bounds.get("most", LARGEST))
+
+
+def check_number(value: float, where: str, least: float | None = None, most: float = LARGEST) -> None:
+    """Raises ValueError where a number is not finite or out of its bounds."""
+    if not (math.isfinite(value) and abs(value) <= most):
+        raise ValueError(f"{where} is {quoted(repr(value), 60)}, it may be {most:,} at most")
+    if least is not None and value < least:
         raise ValueError(f"{where} is {value}, it must be {least} at least")

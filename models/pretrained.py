@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.frozen import freeze
 from models.state_files import check_finite, names, read_state
+from utils.files import FileError
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,13 @@ class StateDifference:
         """Whether the checkpoint can be loaded; what is unexpected does no harm."""
         return not self.missing and not self.misshapen
 
+    def described(self) -> str:
+        """What does not fit, with a name of each kind."""
+        kinds = {"missing": self.missing, "of another shape": self.misshapen, "unknown": self.unexpected}
+        return ", ".join(
+            f"{len(found)} parameters {kind} {list(found[:2])}" for kind, found in kinds.items() if found
+        )
+
 
 def compare_states(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> StateDifference:
     """Compares names and shapes; values are not looked at, so ``own`` may be on the meta device."""
@@ -92,10 +100,9 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, path:
     own = official_state(module)
     found = compare_states(own, state)
     if not found.fits:
-        raise ValueError(
-            f"{path} does not fit {what}: {len(found.missing)} parameters missing {list(found.missing[:5])}, "
-            f"{len(found.misshapen)} of another shape {list(found.misshapen[:5])}; it holds such as {names(state)}. "
-            "Is it the right checkpoint for this config?"
+        fault = f"does not fit {what}: {found.described()}"
+        raise FileError(
+            path, fault, f"it holds such as {names(state)}. Is it the right checkpoint for this config?"
         )
     check_finite({name: state[name] for name in own}, path, what)
     if found.unexpected:

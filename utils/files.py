@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -27,6 +27,8 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LONGEST_STEM = 200
 # So much of what a file holds is quoted in a message.
 _QUOTED = 200
+# No text in a JSON file of ours is longer; one that is was damaged.
+_LONGEST_TEXT = 10_000
 # A tensor that repeats stored numbers may have this many bytes.
 _MAX_REPEATED = 1 << 26
 _AGAIN = "copy it again from where it came, or write it anew"
@@ -37,12 +39,33 @@ class FileError(ValueError):
 
     Args:
         path: the file.
-        fault: goes on after its name, as in "holds no gene".
+        fault: goes on after its name, as in "holds no gene" or ": row 3 is no object".
         remedy: what to do.
     """
 
     def __init__(self, path: str | Path, fault: str, remedy: str) -> None:
-        super().__init__(f"{path} {quoted(' '.join(fault.split()))}; {remedy}")
+        joint = "" if fault.startswith(":") else " "
+        super().__init__(f"{path}{joint}{quoted(' '.join(fault.split()))}; {remedy}")
+
+
+@contextmanager
+def content_of(path: str | Path, remedy: str) -> Iterator[None]:
+    """Whatever the content of a file ends in becomes a FileError that names the file.
+
+    Args:
+        path: the file.
+        remedy: what to do.
+    """
+    try:
+        yield
+    except (FileError, OSError):
+        raise
+    except KeyError as error:
+        raise FileError(path, f"cannot be used: it lacks {error}", remedy) from error
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise FileError(path, f"cannot be used: {error}", remedy) from error
+    except (RuntimeError, AssertionError, MemoryError) as error:  # of libraries
+        raise FileError(path, f"cannot be used: {error}", remedy) from error
 
 
 def quoted(text: str, limit: int = _QUOTED) -> str:
@@ -140,8 +163,15 @@ def read_json(path: str | Path) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are all different; of two equal ones Python would keep the last without a word."""
+    """An object whose keys are all different, without endless texts.
+
+    Of two equal keys Python would keep the last without a word.
+    """
     found = dict(pairs)
+    for name, value in pairs:
+        for text in (name, *(value if isinstance(value, list) else (value,))):
+            if isinstance(text, str) and len(text) > _LONGEST_TEXT:
+                raise ValueError(f"{quoted(name, 60)} holds a text of {len(text):,} characters")
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = sorted({name[:60] for name in names if names.count(name) > 1})
@@ -206,6 +236,11 @@ def read_tensors(path: str | Path, what: str, mmap: bool = False) -> Any:
     # Bytes that are no checkpoint end in almost anything, depending on how they begin.
     except Exception as error:
         raise FileError(path, f"is no readable {what}: {type(error).__name__}: {error}", _AGAIN) from error
+
+
+def is_plain(value: object) -> TypeGuard[torch.Tensor]:
+    """Whether a value is a tensor of real numbers with every value stored."""
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_complex()
 
 
 def _check_archive(path: str | Path, what: str) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 from utils import constants
 from utils.evaluation import plots
 from utils.evaluation.embeddings import Embeddings, with_complete_parts
+from utils.evaluation.report_file import write_report
 from utils.evaluation.results import Evaluator, write_results
-from utils.files import atomic_path, read_json, setup_logging
+from utils.files import read_json, setup_logging
 from utils.run_config import RunConfig
 from utils.test_utils_modaltune import CohortEvaluator
 from utils.test_utils_pancancer import PanCancerEvaluator
@@ -67,8 +68,7 @@ def rescore(run: Path, output: Path) -> None:
         about = " · ".join([config.data.onco or run.name, config.model.mil_name, *Path(name).parts])
         with plots.caption(about.replace("_", " ")):
             frames.append(evaluator.report(with_complete_parts(splits), output / name, seed))
-        with atomic_path(output / name / "report.csv") as temporary:
-            frames[-1].to_csv(temporary, index=False)
+        write_report(output / name, frames[-1])
     about_run = {"model": config.model.mil_name, "protocol": config.data.protocol, "rescored": str(run)}
     write_results(frames, output, about_run, names)
     logger.info("%d folds or seeds of %s scored again: %s", len(frames), run, output / "results.md")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from utils.files import read_json
+from utils.files import content_of, read_json
 
 T = TypeVar("T")
 # Fields on which no number depends: they may change between two calls on one run folder.
@@ -170,13 +170,17 @@ class RunConfig:
             ValueError: it is damaged.
         """
         path = folder / "config.json"
-        return cls.from_plain(read_json(path)["arguments"], path)
+        with content_of(path, "copy it again; if the run is of an older version, evaluate it anew"):
+            return cls.from_plain(read_json(path)["arguments"], "arguments")
 
     def paths(self) -> Iterator[tuple[str, Path]]:
         """Every path with its name, ``group.field`` or ``data.files.modality``."""
         for group in fields(self):
             for name, value in asdict(getattr(self, group.name)).items():
                 yield from _paths(f"{group.name}.{name}", value)
+
+
+_PLAIN = (int, float, str, bool, NoneType)
 
 
 def _plain(value: Any) -> Any:
@@ -195,6 +199,13 @@ def _paths(name: str, value: Any) -> Iterator[tuple[str, Path]]:
             yield from _paths(f"{name}.{key}", item)
 
 
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value is of a plain kind; whole numbers are numbers, truth values are not."""
+    return isinstance(value, (kind, int) if kind is float else kind) and (
+        kind is bool or not isinstance(value, bool)
+    )
+
+
 def _group(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     hints = get_type_hints(cls)
     if unknown := values.keys() - hints.keys():
@@ -208,6 +219,9 @@ def _group(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             value = tuple(value)
         elif name == "files":
             value = {key: None if item is None else Path(item) for key, item in value.items()}
+        plain = [kind for kind in kinds if kind in (*_PLAIN, Path)]
+        if len(plain) == len(kinds) and not any(_is(value, kind) for kind in plain):
+            raise ValueError(f"{where}: {name} is {str(value)[:60]!r}, it should be {hints[name]}")
         typed[name] = value
     try:
         return cls(**typed)

@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from data_utils.cases.splits import Patient, check_disjoint
 from data_utils.tables.text_table import read_table
 from utils import constants
-from utils.files import read_json
+from utils.files import FileError, content_of, quoted, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ VALIDATION_SHARE = 0.15
 _SPLIT_CSV = re.compile(r"splits_(\d+)\.csv")
 
 # What pandas writes where a column is shorter than the others.
+_REMEDY = "pass another --fold_json"
 _EMPTY = ("", "nan", "NaN", "NA")
 
 Fold = dict[str, list[Patient]]
@@ -164,7 +165,8 @@ def split_csvs(path: Path) -> list[Path]:
     numbers: dict[int, Path] = {}
     for file in sorted(path.iterdir()):
         if (match := _SPLIT_CSV.fullmatch(file.name)) and numbers.setdefault(int(match[1]), file) != file:
-            raise ValueError(f"{numbers[int(match[1])]} and {file} are the same fold; remove one of them")
+            first = numbers[int(match[1])]
+            raise FileError(first, f"and {file.name} are the same fold", "remove one of them")
     if not numbers:
         raise FileNotFoundError(f"--fold_json {path}: the folder holds no splits_0.csv, splits_1.csv, ...")
     return [numbers[k] for k in sorted(numbers)]
@@ -174,20 +176,18 @@ def _read_csv_fold(path: Path) -> dict[str, list[str]]:
     table = read_table(path, "CSV table of a fold", "pass another --fold_json")
     names = [name for name in constants.SPLITS if name in table]
     if not {"train", "val"} <= set(names):
-        raise ValueError(
-            f"{path} should have the columns train and val (and may have test) of case barcodes; it has "
-            f"{list(table.columns)[:6]}"
-        )
+        fault = f"should have the columns train and val (and may have test); it has {list(table.columns)[:6]}"
+        raise FileError(path, fault, _REMEDY)
     fold = {name: [case for case in table[name] if case not in _EMPTY] for name in names}
     if empty := [name for name, cases in fold.items() if not cases]:
-        raise ValueError(f"{path}: nobody is in {' and '.join(empty)}; every column needs patients")
+        raise FileError(path, f": nobody is in {' and '.join(empty)}", "every column needs patients")
     return fold
 
 
 def _json_folds(path: Path) -> list[object]:
     content = read_json(path)
     if not isinstance(content, list) or not content:
-        raise ValueError(f"{path} should hold a list of folds, each an object with {constants.SPLITS}")
+        raise FileError(path, f"should hold a list of folds, each an object with {constants.SPLITS}", _REMEDY)
     return content
 
 
@@ -196,23 +196,23 @@ def _read_json_folds(path: Path, patients: Sequence[Patient]) -> list[Fold]:
     for number, fold in enumerate(_json_folds(path)):
         if not isinstance(fold, Mapping) or set(fold) != set(constants.SPLITS):
             found = sorted(fold) if isinstance(fold, Mapping) else repr(fold)
-            raise ValueError(f"{path}: fold {number} has {found}, should have {constants.SPLITS}")
+            raise FileError(path, f": fold {number} has {found}, should have {constants.SPLITS}", _REMEDY)
         named = {name: _names(path, number, fold[name]) for name in constants.SPLITS}
         folds.append(_members(path, f"fold {number} ", named, patients, may_lack=False))
     return folds
 
 
-def _names(path: Path, number: int, entries: Iterable[object]) -> list[str]:
+def _names(path: Path, number: int, entries: object) -> list[str]:
     """Case ids or barcodes of a part of a fold: names as they are, or rows of split files, one for every slide."""
     names: list[str] = []
+    if not isinstance(entries, list):
+        raise FileError(path, f": fold {number} holds {str(entries)[:80]} where a list belongs", _REMEDY)
     for entry in entries:
         row = isinstance(entry, Mapping)
         found = entry.get("case_id", entry.get("submitter_id")) if isinstance(entry, Mapping) else entry
         if not isinstance(found, str):
-            raise ValueError(
-                f"{path}: fold {number} has the entry {str(entry)[:80]}; it should be a case id, a barcode, or a row "
-                "with case_id"
-            )
+            fault = f": fold {number} has the entry {str(entry)[:80]}"
+            raise FileError(path, fault, "it should be a case id, a barcode, or a row with case_id")
         if not row or found not in names:
             names.append(found)
     return names
@@ -226,15 +226,15 @@ def _members(
     named = [case for ids in fold.values() for case in ids]
     unknown = [case for case in named if case not in by_id]
     if unknown and (not may_lack or 2 * len(unknown) > len(named)):
-        raise ValueError(
-            f"{path}: {where}names {len(unknown)} patients that are in no split file, such as "
-            f"{unknown[:5]}; the split files hold such as {list(by_id)[:3]}"
-        )
+        such = [quoted(name, 30) for name in unknown[:3]]
+        fault = f": {where}names {len(unknown)} patients that are in no split file, such as {such}"
+        raise FileError(path, fault, f"the split files hold such as {list(by_id)[:3]}")
     split = {name: [by_id[case] for case in ids if case in by_id] for name, ids in fold.items()}
-    check_disjoint(split)
+    with content_of(path, "leave every patient in one part"):
+        check_disjoint(split)
     for name, members in split.items():
         if len({p.case_id for p in members}) < len(members):
-            raise ValueError(f"{path}: {where}names a patient twice in {name}")
+            raise FileError(path, f": {where}names a patient twice in {name}", _REMEDY)
     unused = len(patients) - sum(map(len, split.values()))
     if unknown or unused:
         logger.info(

@@ -11,24 +11,13 @@ from typing import Any
 
 from data_utils.tables.flat_files import value_text
 from data_utils.tables.tasks import CLASSES, Target
-from data_utils.tables.values import MAX_AGE, MAX_MONTHS
+from data_utils.tables.values import MAX_AGE, MAX_MONTHS, number
 from utils.files import FileError
 
 logger = logging.getLogger(__name__)
 
 
-def number(value: Any) -> float | None:
-    """The number that a value is, or that its text says; None for anything else, NaN and infinity included."""
-    if not isinstance(value, (bool, int, float, str)):
-        return None
-    try:
-        found = float(value)
-    except ValueError:
-        return None
-    return found if math.isfinite(found) else None
-
-
-def read_labels(row: Mapping[str, Any], where: str) -> tuple[int, float, int]:
+def read_labels(row: Mapping[str, Any], path: Path, where: str) -> tuple[int, float, int]:
     """Class, months and event of a row; ``True``, ``"1"`` and ``1.0`` are the number 1.
 
     A class that is null is -1. Where the survival is not known, ``durations`` and ``vital_status`` are null, and
@@ -36,29 +25,32 @@ def read_labels(row: Mapping[str, Any], where: str) -> tuple[int, float, int]:
 
     Args:
         row: of a split file.
-        where: file, row and case, for messages.
+        path: of the split file, for messages.
+        where: row and case, for messages.
 
     Raises:
-        ValueError: a value is impossible; the message begins with ``where``.
+        FileError: a value is impossible.
     """
     label = -1 if row["primary_class"] is None else number(row["primary_class"])
     if label is None or label != int(label) or label < -1:
-        _refuse(where, "primary_class", row, "a class is a whole number from 0, or -1 for none")
+        _refuse(path, where, "primary_class", row, "a class is a whole number from 0, or -1 for none")
     months, event = (number(row[name]) for name in ("durations", "vital_status"))
     unknown = [name for name in ("durations", "vital_status") if row[name] is None]
     if len(unknown) == 1:
-        _refuse(where, unknown[0], row, "a patient of unknown survival has null for both, time and event")
+        _refuse(
+            path, where, unknown[0], row, "a patient of unknown survival has null for both, time and event"
+        )
     if unknown:
         months, event = math.nan, 0
     elif months is None or not 0 <= months <= MAX_MONTHS:
-        _refuse(where, "durations", row, f"survival times are months from 0 to {MAX_MONTHS:,}")
+        _refuse(path, where, "durations", row, f"survival times are months from 0 to {MAX_MONTHS:,}")
     if event not in (0, 1):
-        _refuse(where, "vital_status", row, "1 is dead, 0 is censored")
+        _refuse(path, where, "vital_status", row, "1 is dead, 0 is censored")
     age = row.get("age_at_index")
     if age is not None and not (isinstance(age, float) and math.isnan(age)):
         years = number(age)
         if years is None or not 0 <= years <= MAX_AGE:
-            _refuse(where, "age_at_index", row, f"ages are years from 0 to {MAX_AGE}, or null")
+            _refuse(path, where, "age_at_index", row, f"ages are years from 0 to {MAX_AGE}, or null")
     assert label is not None and months is not None and event is not None
     return int(label), months, int(event)
 
@@ -85,12 +77,14 @@ def read_values(
         for column, target in columns.items():
             texts = {(value_text(row.get(column)) or "").strip() for row in rows}
             if len(texts) > 1:
-                fault = f"the slides of case {case_id} disagree on {column}: {sorted(texts)}"
+                fault = f": the slides of case {case_id} disagree on {column}: {sorted(texts)}"
                 raise FileError(path, fault, "a patient has one value: make the rows alike")
             try:
                 value = target.read(text := texts.pop())
             except ValueError as error:
-                raise FileError(path, f"case {case_id}: {error}", "correct it, or leave it empty") from error
+                raise FileError(
+                    path, f": case {case_id}: {error}", "correct it, or leave it empty"
+                ) from error
             values[case_id][column] = value
             if target.kind == CLASSES and value < 0:
                 strange[column][text] += 1
@@ -107,5 +101,5 @@ def read_values(
     return values
 
 
-def _refuse(where: str, name: str, row: Mapping[str, Any], rule: str) -> None:
-    raise ValueError(f"{where}: {name} is {str(row[name])[:60]!r}; {rule}. Correct the row")
+def _refuse(path: Path, where: str, name: str, row: Mapping[str, Any], rule: str) -> None:
+    raise FileError(path, f": {where}: {name} is {str(row[name])[:60]!r}", f"{rule}. Correct the row")

@@ -19,7 +19,7 @@ from data_utils.tables.cohort_table import TableLayout, read_own_cohort
 from data_utils.tables.cohorts import Cohort, read_cohort
 from data_utils.tables.flat_files import read_texts
 from utils import constants
-from utils.files import write_json
+from utils.files import FileError, content_of, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,8 @@ def read_definition(
     file = cohort_json or constants.cohort_file(onco)
     if file.is_file() or cohort_json is not None:
         cohort = read_cohort(file)
-        layout = flags.layout(cohort.table, str(file))
+        with content_of(file, "correct its 'table'"):
+            layout = flags.layout(cohort.table, str(file))
         layout.check(table, table_path)
         if "class" in layout.columns and not cohort.classes:
             raise ValueError(
@@ -235,10 +236,9 @@ def split_own_cohort(
     if flags.split is not None:
         unknown = cases[cases["split"].notna() & ~cases["split"].str.lower().isin(list(SPLIT_NAMES))]
         if len(unknown):
-            raise ValueError(
-                f"{path}: {flags.split} is {unknown['split'].iloc[0]!r} for patient {unknown['case_id'].iloc[0]}; "
-                "it should be train, val or test"
-            )
+            first = unknown.iloc[0]
+            fault = f": {flags.split} is {first['split']!r} for patient {first['case_id']}"
+            raise FileError(path, fault, "it should be train, val or test")
         dropped += [("", p, f"{flags.split} is empty") for p in cases.loc[cases["split"].isna(), "case_id"]]
         given = cases[cases["split"].notna()]
         return dict(zip(given["case_id"], given["split"].str.lower().map(SPLIT_NAMES), strict=True))
@@ -250,10 +250,9 @@ def split_own_cohort(
             strata["primary_class"] = 0
     if flags.hospital is not None:
         if (absent := cases["hospital"].isna()).any():
-            raise ValueError(
-                f"{path}: {flags.hospital} is missing for {absent.sum()} patients such as "
-                f"{cases.loc[absent, 'case_id'].head(3).tolist()}; fill them in, or leave out --site_column"
-            )
+            such = cases.loc[absent, "case_id"].head(3).tolist()
+            fault = f": {flags.hospital} is missing for {absent.sum()} patients such as {such}"
+            raise FileError(path, fault, "fill them in, or leave out --site_column")
         if needs_genes:
             strata.loc[strata["gene_availability"] == 0, "primary_class"] = -1
         return split_sites(strata, cases["hospital"])

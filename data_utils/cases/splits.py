@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from data_utils.features.folder import FeatureFolder
 from data_utils.features.store import HDF5_SUFFIXES
 from data_utils.tables.tasks import Target
 from utils import constants
-from utils.files import read_json
+from utils.files import FileError, quoted, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 LabelledRow = tuple[Mapping[str, Any], tuple[int, float, int]]
 
 _PLACEHOLDER = "PATHTODATABASE/"
+_REMEDY = "write it with data_utils.make_dataset"
 _LABELS = ("primary_class", "durations", "vital_status")
 _REQUIRED = (
     "case_id",
@@ -100,22 +101,23 @@ def read_split(
     content = read_json(path)
     rows = content.get("data") if isinstance(content, Mapping) else None
     if not isinstance(rows, list):
-        raise ValueError(f'{path} should hold {{"data": [one object per slide, ...]}}')
+        raise FileError(path, 'should hold {"data": [one object per slide, ...]}', _REMEDY)
     grouped: dict[str, list[LabelledRow]] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise ValueError(
-                f"{path}: row {number} is {row!r}, should be an object with the fields of a slide"
-            )
+            fault = f": row {number} is {row!r}, should be an object with the fields of a slide"
+            raise FileError(path, fault, _REMEDY)
         needed = (*_REQUIRED, "features_path") if patches and not folder else _REQUIRED
         # A label may be null; a label without a key is a misspelt one.
         missing = [
             name for name in needed if (row.get(name) is None and name not in _LABELS) or name not in row
         ]
         if missing:
-            raise ValueError(f"{path}: row {number} ({row.get('slide_submitter_id')}) lacks {missing}")
+            raise FileError(
+                path, f": row {number} ({row.get('slide_submitter_id')}) lacks {missing}", _REMEDY
+            )
         case_id = str(row["case_id"]).strip()
-        labels = read_labels(row, f"{path}: row {number}, case {case_id}")
+        labels = read_labels(row, path, f"row {number}, case {quoted(case_id, 50)}")
         grouped.setdefault(case_id, []).append((row, labels))
     _check_spelling(path, "case_id", grouped)
     patients = [_join(path, case_id, slides, folder, patches) for case_id, slides in grouped.items()]
@@ -134,9 +136,8 @@ def _check_spelling(path: Path, what: str, ids: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for own in ids:
         if (other := seen.setdefault(own.casefold(), own)) != own:
-            raise ValueError(
-                f"{path}: {what} {other!r} and {own!r} differ in case only; write them alike or apart"
-            )
+            fault = f": {what} {other!r} and {own!r} differ in case only"
+            raise FileError(path, fault, "write them alike or apart")
 
 
 def _join(
@@ -148,11 +149,12 @@ def _join(
     found |= {name: {str(of_row[k]) for of_row in labels} for k, name in enumerate(_LABELS)}
     for name, values in found.items():
         if len(values) > 1:
-            raise ValueError(f"{path}: the slides of case {case_id} disagree on {name}: {sorted(values)}")
+            fault = f": the slides of case {case_id} disagree on {name}: {sorted(values)}"
+            raise FileError(path, fault, "correct the rows")
     label, duration, event = labels[0]
     slides = tuple(_locate(row, folder) for row in rows) if patches else ()
     if len(set(slides)) < len(slides):
-        raise ValueError(f"{path}: a slide of case {case_id} stands twice")
+        raise FileError(path, f": a slide of case {case_id} stands twice", "remove one of the rows")
     return Patient(
         case_id=case_id,
         submitter_id=str(first["case_submitter_id"]).strip(),
@@ -174,19 +176,25 @@ def _locate(row: Mapping[str, Any], folder: FeatureFolder | None) -> Path:
     return found or folder.root / (Path(stated).name if stated else f"{slide}{HDF5_SUFFIXES[0]}")
 
 
+def identifiers(patient: Patient) -> Iterator[tuple[str, str]]:
+    """What must be in one split only, with its kind."""
+    yield from (("case", patient.case_id), ("barcode", patient.submitter_id))
+    yield from (("slide", slide) for slide in patient.slide_ids)
+    yield from (("feature file", str(path)) for path in patient.slides)
+
+
 def check_disjoint(splits: Mapping[str, Sequence[Patient]]) -> None:
     """Raises ValueError where a patient is in more than one split, or a slide belongs to two patients.
 
-    Patients are compared by case and barcode, slides by their names and files.
+    Patients are compared by case and barcode, slides by their names and files, names without upper and lower case.
     """
-    owner: dict[tuple[str, object], tuple[str, str]] = {}
+    owner: dict[tuple[str, str], tuple[str, str]] = {}
     for name, patients in splits.items():
         for patient in patients:
-            keys: list[tuple[str, object]] = [("case", patient.case_id), ("barcode", patient.submitter_id)]
-            keys += [("slide", slide) for slide in patient.slide_ids]
-            keys += [("feature file", path) for path in patient.slides]
-            for kind, key in keys:
-                split, case = owner.setdefault((kind, key), (name, patient.case_id))
+            for kind, key in identifiers(patient):
+                # Two files may differ in case only, two patients or slides may not.
+                plain = key if kind == "feature file" else key.casefold()
+                split, case = owner.setdefault((kind, plain), (name, patient.case_id))
                 if split != name:
                     raise ValueError(
                         f"{kind} {key} is in the splits {split} and {name} (cases {case} and {patient.case_id}): "

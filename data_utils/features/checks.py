@@ -20,9 +20,11 @@ MAX_EXPANSION = 100
 _HARMLESS_BYTES = 2**30
 # Level-0 coordinates. The largest scans have some 300,000 pixels a side; grids may begin a little before the scan.
 COORDS_RANGE = (-100_000, 10_000_000)
+# Features of encoders are below some hundreds; float16 ends at 65,504.
+MAX_VALUE = 1e6
 # No patch is larger, in level-0 pixels.
 MAX_PATCH_SIZE = 1_000_000
-_AGAIN = "extract it again"
+_AS_INT64 = "extract it again, with coordinates as int64"
 
 
 def check_arrays(path: Path, content: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -61,8 +63,8 @@ def _check_kind(path: Path, name: str, array: Any) -> None:
     if isinstance(array, h5py.Group):
         raise FeatureFileError(
             path,
-            f"{name!r} is a group of {sorted(array)[:5]}, should be one array [L, D]; files of several encoders "
-            "have to be divided, one file an encoder",
+            f"{name!r} is a group of {sorted(array)[:5]}, should be one array [L, D]",
+            "files of several encoders have to be divided, one file an encoder",
         )
     if not isinstance(array, (h5py.Dataset, np.ndarray)):
         raise FeatureFileError(path, f"{name!r} is a {type(array).__name__}, should be an array of numbers")
@@ -81,8 +83,7 @@ def _check_size(path: Path, features: Any) -> None:
     if features.nbytes > max(_HARMLESS_BYTES, MAX_EXPANSION * stored):
         raise FeatureFileError(
             path,
-            f"declares {features.nbytes / 2**30:,.0f} GiB of features and stores {stored / 2**20:,.1f} MiB; "
-            f"{_AGAIN}",
+            f"declares {features.nbytes / 2**30:,.0f} GiB of features and stores {stored / 2**20:,.1f} MiB",
         )
 
 
@@ -90,7 +91,7 @@ def _check_written(path: Path, name: str, dataset: h5py.Dataset) -> None:
     """Parts of a dataset that nobody wrote are read as zeros."""
     if dataset.is_virtual or dataset.external:
         raise FeatureFileError(
-            path, f"{name} are stored in other files; copy them into this one (h5repack does it)"
+            path, f"{name} are stored in other files", "copy them into this one (h5repack does it)"
         )
     stored = dataset.id.get_storage_size()
     if dataset.chunks is not None and dataset.id.get_create_plist().get_nfilters():
@@ -101,7 +102,7 @@ def _check_written(path: Path, name: str, dataset: h5py.Dataset) -> None:
     if found < wanted:
         raise FeatureFileError(
             path,
-            f"{1 - found / wanted:.0%} of its {name} were never written; the writer was interrupted: {_AGAIN}",
+            f"{1 - found / wanted:.0%} of its {name} were never written; the writer was interrupted",
         )
 
 
@@ -118,7 +119,8 @@ def whole_pixels(path: Path, corners: np.ndarray) -> np.ndarray:
             raise FeatureFileError(
                 path,
                 f"{int(bad.sum())} of {len(corners)} coords are NaN or infinite ({corners.dtype}), the first is "
-                f"row {int(np.argmax(bad))}; {_AGAIN}, with coordinates as int64",
+                f"row {int(np.argmax(bad))}",
+                _AS_INT64,
             )
         if not np.array_equal(corners, np.rint(corners)):
             raise FeatureFileError(path, "coords are not whole level-0 pixels")
@@ -127,14 +129,16 @@ def whole_pixels(path: Path, corners: np.ndarray) -> np.ndarray:
         raise FeatureFileError(
             path,
             f"coords reach from {low} to {high}, level-0 pixels lie between {COORDS_RANGE[0]:,} and "
-            f"{COORDS_RANGE[1]:,}; {_AGAIN}, with coordinates as int64",
+            f"{COORDS_RANGE[1]:,}",
+            _AS_INT64,
         )
     exact = _exact_to(corners.dtype)
     if max(-int(low), int(high)) > exact:
         raise FeatureFileError(
             path,
             f"coords are {corners.dtype} and reach {int(high):,}, but this type counts whole pixels up to "
-            f"{exact:,} only; {_AGAIN}, with coordinates as int64",
+            f"{exact:,} only",
+            _AS_INT64,
         )
     return corners.astype(np.int64)
 
@@ -150,7 +154,7 @@ def check_distinct(path: Path, corners: np.ndarray) -> None:
         raise FeatureFileError(
             path,
             f"all {len(corners)} patches have the same coordinates {corners[0].tolist()}: they were never "
-            f"written; {_AGAIN}",
+            "written",
         )
 
 
@@ -160,7 +164,8 @@ def check_patch_size_attribute(path: Path, value: float | None) -> None:
         raise FeatureFileError(
             path,
             f"states patch_size_level0 {value:g}; it should be the level-0 distance between neighbouring patches, "
-            "in pixels. Correct the attribute",
+            "in pixels",
+            "correct the attribute",
         )
 
 
@@ -173,11 +178,15 @@ def check_values(path: Path, values: np.ndarray, what: str) -> None:
             f"{int(bad.sum())} of {len(bad)} feature vectors {what} hold NaN or infinite values, "
             f"the first is row {int(np.argmax(bad))} of them",
         )
+    if values.size and (largest := float(np.abs(values).max())) > MAX_VALUE:
+        raise FeatureFileError(
+            path, f"feature vectors {what} hold values up to {largest:.3g}, which no encoder gives"
+        )
 
 
 def check_not_all_zero(path: Path, values: np.ndarray) -> None:
     """Refuses a whole file of several patches whose features ``[L, D]`` are all zero."""
     if len(values) > 1 and not values.any():
         raise FeatureFileError(
-            path, f"all features of its {len(values)} patches are zero: they were never written; {_AGAIN}"
+            path, f"all features of its {len(values)} patches are zero: they were never written"
         )

@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.files import read_tensors
+from utils.files import FileError, read_tensors
 
 PLAIN_SUFFIXES = (".pt", ".npy")
 COORDS_ENDING = "_coords"
 
 
-class FeatureFileError(ValueError):
-    """A feature file that cannot be used; the message names the file and the fault."""
+class FeatureFileError(FileError):
+    """A feature file that cannot be used; the message names the file, the fault and what to do."""
 
-    def __init__(self, path: str | Path, fault: str) -> None:
-        super().__init__(f"feature file {path}: {fault}")
+    def __init__(self, path: str | Path, fault: str, remedy: str = "extract it again") -> None:
+        super().__init__(f"feature file {path}:", fault, remedy)
 
 
 def read_plain(path: Path) -> dict[str, np.ndarray]:
@@ -55,13 +55,16 @@ def read_plain(path: Path) -> dict[str, np.ndarray]:
 def _read(path: Path) -> object:
     try:
         if path.suffix.lower() == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if isinstance(array, np.memmap) and array.offset + array.nbytes != path.stat().st_size:
+                raise ValueError("bytes were added to the file, or its header was changed")
+            return array
         if zipfile.is_zipfile(path):
             stat = path.stat()
             _check_archive(path, stat.st_size, stat.st_mtime_ns)
         return read_tensors(path, "file of tensors", mmap=True)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise FeatureFileError(path, f"damaged ({error}); extract it again") from error
+        raise FeatureFileError(path, f"damaged ({error})") from error
 
 
 @functools.cache

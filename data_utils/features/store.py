@@ -239,7 +239,7 @@ def _arrays(path: Path) -> Iterator[tuple[Any, Any, FeatureMeta]]:
             with h5py.File(path, "r") as file:
                 yield *check_arrays(path, file), _read_meta(path, file["coords"].attrs)
         except (OSError, RuntimeError, KeyError, TypeError) as error:  # HDF5 reports damage as any of these
-            raise FeatureFileError(path, f"damaged or no HDF5 file ({error}); extract it again") from error
+            raise FeatureFileError(path, f"damaged or no HDF5 file ({error})") from error
     else:
         raise FeatureFileError(path, f"unknown format; known are {', '.join(FEATURE_SUFFIXES)}")
 

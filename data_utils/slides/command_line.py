@@ -19,7 +19,7 @@ from data_utils.slides.finding import find_slides, slide_name
 from data_utils.slides.tile_reading import TileRecipe
 from utils import constants
 from utils.devices import pick_device
-from utils.files import check_writable, read_json
+from utils.files import check_writable, content_of, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +122,9 @@ def run_extraction(
         device = pick_device(config.device)
         autocast_dtype(config.precision, device)
         content = read_json(config.encoder_config)
-        recipe = TileRecipe.from_config(config.encoder_config.stem, content)
-        encoder = load_encoder(content, config.checkpoint)
+        with content_of(config.encoder_config, "correct it, or pass another --encoder_config"):
+            recipe = TileRecipe.from_config(config.encoder_config.stem, content)
+            encoder = load_encoder(content, config.checkpoint)
         check_writable(out_dir)
     except (OSError, ValueError) as error:
         logger.error("%s", error)

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 # Batches that every worker reads ahead.
 PREFETCH = 4
+# Pixels of a side; no encoder takes more.
+MAX_TILE = 65_536
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,20 @@ class TileRecipe:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        if min(self.tile_size, self.target_mpp, self.input_size, *self.std) <= 0:
-            raise ValueError(f"recipe of {self.encoder}: sizes, target_mpp and std must be positive")
+        whole = [self.tile_size, self.input_size, self.resize or self.input_size]
+        if not all(type(size) is int and size <= MAX_TILE for size in whole):
+            raise ValueError(
+                f"recipe of {self.encoder}: sizes are whole numbers up to {MAX_TILE:,}, not {whole}"
+            )
         if len(self.mean) != 3 or len(self.std) != 3:
             raise ValueError(f"recipe of {self.encoder}: mean and std need three numbers each")
+        for value in (self.target_mpp, *self.mean, *self.std):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_TILE:
+                raise ValueError(f"recipe of {self.encoder}: {str(value)[:60]!r} is no number of a tile")
+        if not all(0 <= value <= 1 for value in (*self.mean, *self.std)):
+            raise ValueError(f"recipe of {self.encoder}: mean and std are of values from 0 to 1")
+        if min(self.tile_size, self.target_mpp, self.input_size, *self.std) <= 0:
+            raise ValueError(f"recipe of {self.encoder}: sizes, target_mpp and std must be positive")
         if self.input_size > (self.resize or self.tile_size):
             raise ValueError(f"recipe of {self.encoder}: tiles are smaller than input_size {self.input_size}")
         if self.interpolation not in ("bilinear", "bicubic"):

@@ -291,11 +291,12 @@ def _read_values(path: Path) -> pd.DataFrame:
     table = table[list(needed)].set_index("case_id")
     if table.empty or table.index.has_duplicates:
         twice = table.index[table.index.duplicated()][:5].tolist()
-        raise ValueError(f"{path}: cases stand twice: {twice}" if twice else f"{path} holds no case")
+        raise FileError(path, f": cases stand twice: {twice}" if twice else "holds no case", _REMEDY)
     table = table.apply(lambda column: column.astype(object).where(~is_missing(column), None))
     ages = pd.to_numeric(table[AGE], errors="coerce").astype(float)
     wrong = (ages.isna() & table[AGE].notna()) | ~np.isfinite(ages.fillna(0)) | (ages < 0) | (ages > MAX_AGE)
     if wrong.any():
         case = wrong.index[wrong][0]
-        raise ValueError(f"{path}: age_at_index of case {case} is no age in years: {table.at[case, AGE]!r}")
+        fault = f": age_at_index of case {case} is no age in years: {table.at[case, AGE]!r}"
+        raise FileError(path, fault, "correct the row")
     return table.assign(**{AGE: ages})

@@ -28,6 +28,7 @@ from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.cohorts import Cohort
 from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS
 from utils.barcodes import patient_of
+from utils.files import FileError, quoted
 
 UNITS = {"days": 1 / DAYS_PER_MONTH, "months": 1.0, "years": 12.0}
 DEAD = ("1", "dead", "deceased", "died", "death", "true", "yes")
@@ -155,7 +156,9 @@ class TableLayout:
         """Raises ValueError where the table lacks a column; the message lists what there is."""
         wanted = [*self.columns.values(), *self.further]
         if missing := [column for column in dict.fromkeys(wanted) if column not in table]:
-            raise ValueError(f"{path} has no columns {missing}; it has {list(table.columns)}")
+            raise FileError(
+                path, f"has no columns {missing}; it has {list(table.columns)}", "name others with --columns"
+            )
 
 
 @dataclass(frozen=True)
@@ -191,16 +194,15 @@ def read_own_cohort(table: pd.DataFrame, layout: TableLayout, cohort: Cohort, pa
     columns = layout.columns
     if (nobody := table[columns["patient"]].isna()).any():
         row = table[nobody].iloc[0].dropna().to_dict()
-        raise ValueError(f"{path}: {nobody.sum()} rows have no {columns['patient']}, the first is {row}")
+        fault = f": {nobody.sum()} rows have no {columns['patient']}, the first is {row}"
+        raise FileError(path, fault, "fill them in, or remove the rows")
     patients = table[columns["patient"]].map(patient_of)
     _check_spelling(patients, path)
     slides = _slides(table, patients, columns["slide"], path) if "slide" in columns else None
     if slides is None and patients.duplicated().any():
         twice = sorted(set(patients[patients.duplicated()]))
-        raise ValueError(
-            f"{path}: patients stand in several rows, such as {twice[:5]}: name the column of their slides "
-            "(slide=COLUMN), or keep one row a patient"
-        )
+        remedy = "name the column of their slides (slide=COLUMN), or keep one row a patient"
+        raise FileError(path, f": patients stand in several rows, such as {twice[:5]}", remedy)
     of_patient = [name for role, name in columns.items() if role not in ("patient", "slide")]
     raw = table[list(dict.fromkeys([*of_patient, *layout.further]))].groupby(patients.to_numpy(), sort=True)
     contradictions = raw.nunique() > 1
@@ -208,7 +210,8 @@ def read_own_cohort(table: pd.DataFrame, layout: TableLayout, cohort: Cohort, pa
         patient = contradictions.index[contradictions.any(axis=1)][0]
         column = contradictions.columns[contradictions.loc[patient]][0]
         values = sorted(set(table.loc[patients == patient, column].dropna()))
-        raise ValueError(f"{path}: the rows of patient {patient} disagree on {column}: {values}")
+        fault = f": the rows of patient {patient} disagree on {column}: {values}"
+        raise FileError(path, fault, "correct the rows")
     joined = raw.first()
     joined = joined.reindex(sorted(set(patients))).astype(object)
     joined = joined.mask(joined.isna(), None)
@@ -254,11 +257,11 @@ def _survival(
     events = of["event"].map(lambda text: None if text is None else meaning.get(_plain(text), -1))
     if (neither := events == -1).any():
         values = sorted(set(of["event"][neither]))
-        raise ValueError(
-            f"{path}: {column} is {values[:5]} for {neither.sum()} patients such as "
-            f"{events.index[neither][:3].tolist()}, which mean neither dead ({list(layout.dead)}) nor alive "
-            f"({list(layout.alive)}); say what they mean (dead, alive)"
-        )
+        such = events.index[neither][:3].tolist()
+        found = [quoted(v, 30) for v in values[:3]]
+        fault = f": {column} is {found} for {neither.sum()} patients such as {such}, neither dead nor alive"
+        meant = f"dead is {list(layout.dead)}, alive {list(layout.alive)}"
+        raise FileError(path, fault, f"say what they mean (dead, alive): {meant}")
     factor = UNITS[str(layout.time_unit)]
     name = layout.columns["time"]
     rule = f"a time is {layout.time_unit} from 0 to {MAX_MONTHS:,} months"
@@ -286,9 +289,9 @@ def _numbers(texts: pd.Series, column: str, path: Path, low: float, high: float,
     wrong = texts.notna() & ~((numbers >= low) & (numbers <= high))
     if wrong.any():
         patient = texts.index[wrong][0]
-        raise ValueError(
-            f"{path}: {column} of {wrong.sum()} patients is impossible, the first is {texts[patient]!r} of patient "
-            f"{patient}; {rule}"
+        example = f"{quoted(repr(texts[patient]), 60)} of patient {patient}"
+        raise FileError(
+            path, f": {column} of {wrong.sum()} patients is impossible, the first is {example}", rule
         )
     return numbers
 
@@ -299,9 +302,8 @@ def _slides(table: pd.DataFrame, patients: pd.Series, column: str, path: Path) -
         if slide is None:
             continue
         if (other := owner.setdefault(slide, patient)) != patient:
-            raise ValueError(
-                f"{path}: slide {slide} belongs to the patients {other} and {patient}; a slide is of one patient"
-            )
+            fault = f": slide {slide} belongs to the patients {other} and {patient}"
+            raise FileError(path, fault, "a slide is of one patient")
     return owner
 
 
@@ -309,9 +311,8 @@ def _check_spelling(patients: pd.Series, path: Path) -> None:
     seen: dict[str, str] = {}
     for patient in patients:
         if (other := seen.setdefault(patient.casefold(), patient)) != patient:
-            raise ValueError(
-                f"{path}: the patients {other!r} and {patient!r} differ in upper and lower case only; write them alike"
-            )
+            fault = f": the patients {other!r} and {patient!r} differ in upper and lower case only"
+            raise FileError(path, fault, "write them alike")
 
 
 def _plain(value: str) -> str:

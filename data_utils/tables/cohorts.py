@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from utils import constants
-from utils.files import read_json
+from utils.files import FileError, read_json
 
 _REQUIRED = ("name", "site")
+_REMEDY = "correct it; dataset/cohorts/brca.json is an example"
 _OPTIONAL = ("projects", "classes", "class_names", "synonyms", "diagnosis_prefix", "table")
 
 
@@ -103,22 +104,20 @@ def read_cohort(path: str | Path) -> Cohort:
     path = Path(path)
     value = read_json(path)
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold one JSON object, not a {type(value).__name__}")
+        raise FileError(path, f"must hold one JSON object, not a {type(value).__name__}", _REMEDY)
     unknown = sorted(set(value) - {*_REQUIRED, *_OPTIONAL})
     missing = [key for key in _REQUIRED if key not in value]
     if unknown or missing:
-        raise ValueError(
-            f"{path}: unknown keys {unknown}, missing keys {missing}; "
-            f"a cohort has {list(_REQUIRED)} and may have {list(_OPTIONAL)}"
-        )
+        fault = f": unknown keys {unknown}, missing keys {missing}"
+        raise FileError(path, fault, f"a cohort has {list(_REQUIRED)} and may have {list(_OPTIONAL)}")
     for key in ("name", "site"):
         if not _is_text(value[key]):
-            raise ValueError(f"{path}: '{key}' must be a text, not {value[key]!r}")
+            raise FileError(path, f": '{key}' must be a text, not {value[key]!r}", _REMEDY)
     if not _is_text_list(value.setdefault("projects", [value["name"].upper()])):
-        raise ValueError(f"{path}: 'projects' must be a list of texts, not {value['projects']!r}")
+        raise FileError(path, f": 'projects' must be a list of texts, not {value['projects']!r}", _REMEDY)
     projects = tuple(value["projects"])
     prefixes = _prefixes(path, value.get("diagnosis_prefix", ""), projects)
-    classes = _classes(path, value["classes"], prefixes) if value.get("classes") else ()
+    classes = _classes(path, value["classes"], prefixes) if value.get("classes") is not None else ()
     return Cohort(
         name=value["name"].upper(),
         projects=projects,
@@ -141,9 +140,9 @@ def _class_names(path: Path, value: Any, classes: Sequence[Sequence[str]]) -> tu
     if value is None:
         return tuple(members[0] for members in classes)
     if not isinstance(value, list) or not all(map(_is_text, value)) or len(set(value)) < len(value):
-        raise ValueError(f"{path}: 'class_names' must be a list of different texts, not {value!r}")
+        raise FileError(path, f": 'class_names' must be a list of different texts, not {value!r}", _REMEDY)
     if len(value) != len(classes):
-        raise ValueError(f"{path}: {len(value)} class_names for {len(classes)} classes")
+        raise FileError(path, f": {len(value)} class_names for {len(classes)} classes", _REMEDY)
     return tuple(value)
 
 
@@ -163,39 +162,45 @@ def _prefixes(path: Path, value: Any, projects: Sequence[str]) -> dict[str, str]
     if isinstance(value, str):
         value = dict.fromkeys(projects, value)
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise ValueError(f"{path}: 'diagnosis_prefix' must be a text or {{project: text}}, not {value!r}")
+        raise FileError(
+            path, f": 'diagnosis_prefix' must be a text or {{project: text}}, not {value!r}", _REMEDY
+        )
     strangers = sorted(set(value) - set(projects))
     if strangers:
-        raise ValueError(
-            f"{path}: 'diagnosis_prefix' names {strangers}, which are not among {list(projects)}"
+        raise FileError(
+            path,
+            f": 'diagnosis_prefix' names {strangers}, which are not among {list(projects)}",
+            _REMEDY,
         )
     return {project: value.get(project, "").strip().lower() for project in projects}
 
 
 def _classes(path: Path, value: Any, prefixes: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
     if not isinstance(value, list) or len(value) < 2 or not all(_is_text_list(item) for item in value):
-        raise ValueError(
-            f"{path}: 'classes' must be a list of at least two lists of diagnoses, not {value!r}"
+        raise FileError(
+            path,
+            f": 'classes' must be a list of at least two lists of diagnoses, not {value!r}",
+            _REMEDY,
         )
     seen: set[str] = set()
     for diagnosis in (item for members in value for item in members):
         if not _is_clean(diagnosis):
-            raise ValueError(f"{path}: class entry {diagnosis!r} must be lower case and without ', nos'")
-        if diagnosis in seen:
-            raise ValueError(f"{path}: diagnosis {diagnosis!r} stands twice in 'classes'")
-        if not any(not prefix or diagnosis.startswith(f"{prefix} ") for prefix in prefixes.values()):
-            raise ValueError(
-                f"{path}: class entry {diagnosis!r} can never match, it starts with none of the prefixes "
-                f"{sorted(set(prefixes.values()))}"
+            raise FileError(
+                path, f": class entry {diagnosis!r} must be lower case and without ', nos'", _REMEDY
             )
+        if diagnosis in seen:
+            raise FileError(path, f": diagnosis {diagnosis!r} stands twice in 'classes'", _REMEDY)
+        if not any(not prefix or diagnosis.startswith(f"{prefix} ") for prefix in prefixes.values()):
+            fault = f": class entry {diagnosis!r} can never match, it starts with none of the prefixes"
+            raise FileError(path, f"{fault} {sorted(set(prefixes.values()))}", _REMEDY)
         seen.add(diagnosis)
     return tuple(tuple(members) for members in value)
 
 
 def _synonyms(path: Path, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(_is_text(item) for item in value.values()):
-        raise ValueError(f"{path}: 'synonyms' must be {{diagnosis: diagnosis}}, not {value!r}")
+        raise FileError(path, f": 'synonyms' must be {{diagnosis: diagnosis}}, not {value!r}", _REMEDY)
     for diagnosis in [*value, *value.values()]:
         if not _is_clean(diagnosis):
-            raise ValueError(f"{path}: synonym {diagnosis!r} must be lower case and without ', nos'")
+            raise FileError(path, f": synonym {diagnosis!r} must be lower case and without ', nos'", _REMEDY)
     return dict(value)

@@ -18,8 +18,10 @@ import pandas as pd
 
 from data_utils.tables.text_table import inspect_layout, read_table
 from data_utils.tables.values import is_missing
+from utils.files import FileError
 
 FORMATS = (".csv", ".tsv", ".txt", ".xlsx", ".parquet")
+_AGAIN = "copy it again from where it came, or write it anew"
 # In files with decimal commas.
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _PADDED = re.compile(r"0{2,}")
@@ -41,21 +43,22 @@ def read_texts(path: str | Path) -> pd.DataFrame:
         raise FileNotFoundError(f"table {path} does not exist")
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise ValueError(f"{path}: tables are {', '.join(FORMATS)}; save it as one of them")
+        raise FileError(path, f"is no table: those are {', '.join(FORMATS)}", "save it as one of them")
     rows = {".xlsx": _read_excel, ".parquet": _read_parquet}.get(suffix, _read_text)(path)
     if not rows:
-        raise ValueError(f"{path} is empty")
+        raise FileError(path, "is empty", _AGAIN)
     header, *body = rows
     names = ["" if is_blank(cell) else str(cell).strip() for cell in header]
     while names and not names[-1] and all(len(r) < len(names) or is_blank(r[len(names) - 1]) for r in body):
         names.pop()  # a separator too many at the end of every row
     if not all(names):
-        raise ValueError(f"{path}: column {names.index('') + 1} has no name; name it, or remove it")
+        raise FileError(path, f": column {names.index('') + 1} has no name", "name it, or remove it")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path}: columns stand twice: {twice}; name them apart")
+        raise FileError(path, f": columns stand twice: {twice}", "name them apart")
     for number, row in enumerate(body, 2):
         if extra := [cell for cell in row[len(names) :] if not is_blank(cell)]:
-            raise ValueError(f"{path}: row {number} has more cells than the header has names: {extra[:3]}")
+            fault = f": row {number} has more cells than the header has names: {extra[:3]}"
+            raise FileError(path, fault, "correct that row")
     body = [row[: len(names)] + [None] * (len(names) - len(row)) for row in body]
     table = pd.DataFrame(body, columns=names, dtype=object)
     for name in names:
@@ -63,7 +66,7 @@ def read_texts(path: str | Path) -> pd.DataFrame:
         table[name] = texts.mask(is_missing(texts), None)
     table = table[table.notna().any(axis=1)].reset_index(drop=True)
     if table.empty:
-        raise ValueError(f"{path} has no rows")
+        raise FileError(path, "has no rows", _AGAIN)
     return table
 
 
@@ -92,7 +95,7 @@ def _read_excel(path: Path) -> list[list[Any]]:
     try:
         book = load_workbook(path, read_only=True, data_only=True)
     except (InvalidFileException, BadZipFile, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no Excel file ({error}); save it anew as XLSX or CSV") from error
+        raise FileError(path, f"is no Excel file ({error})", "save it anew as XLSX or CSV") from error
     try:
         return [[_cell_text(cell) for cell in row] for row in book.worksheets[0].iter_rows()]
     finally:
@@ -115,7 +118,7 @@ def _read_parquet(path: Path) -> list[list[Any]]:
     try:
         table = pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:  # pyarrow's errors are both
-        raise ValueError(f"{path} is no parquet file ({error})") from error
+        raise FileError(path, f"is no parquet file ({error})", _AGAIN) from error
     if table.index.name is not None:
         table = table.reset_index()
     return [

@@ -30,16 +30,13 @@ def read_sentence_table(path: str | Path, rows: int, remedy: str) -> dict[str, T
     width = next((value.shape[-1] for value in table.values() if value.ndim == 2), None)
     for case_id, value in table.items():
         if value.ndim != 2 or tuple(value.shape) != (rows, width):
-            raise ValueError(
-                f"{path}: case {case_id} is {tuple(value.shape)}, should be {(rows, width)}, a sentence for each entry "
-                f"of the task file; {remedy}"
-            )
+            fault = f": case {case_id} is {tuple(value.shape)}, should be {(rows, width)}"
+            raise FileError(path, fault, f"it needs a sentence for each entry of the task file: {remedy}")
         if torch.isinf(value).any() or (value.isnan().any(dim=1) != value.isnan().all(dim=1)).any():
-            raise ValueError(f"{path}: case {case_id} holds NaN or infinite values; {remedy}")
+            raise FileError(path, f": case {case_id} holds NaN or infinite values", remedy)
         if value.isnan().all():
-            raise ValueError(
-                f"{path}: case {case_id} holds NaN only, no sentence at all; leave it out, or {remedy}"
-            )
+            fault = f": case {case_id} holds NaN only, no sentence at all"
+            raise FileError(path, fault, f"leave it out, or {remedy}")
     return {str(case_id): value.float() for case_id, value in table.items()}
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from data_utils.tables.flat_files import value_text
 from utils import constants
-from utils.files import FileError, read_json
+from utils.files import FileError, content_of, read_json
 
 MAX_TASKS = 8
 # Beside a table of embedded sentences: the tasks that they were written for.
@@ -260,7 +260,8 @@ def parse_tasks(value: Any, path: str | Path) -> TaskSet:
     path, remedy = Path(path), "see dataset/tasks.json for an example"
     if not isinstance(value, dict) or not isinstance(value.get("tasks"), list):
         raise FileError(path, 'should hold {"tasks": [...]}', remedy)
-    entries = tuple(_task(path, number, item, remedy) for number, item in enumerate(value["tasks"]))
+    with content_of(path, remedy):
+        entries = tuple(_task(path, number, item, remedy) for number, item in enumerate(value["tasks"]))
     names = [task.name.lower() for task in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise FileError(path, f"names tasks twice: {twice}", "name them apart")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.files import read_tensors
+from utils.files import FileError, is_plain, quoted, read_tensors
 from utils.findings import Finding
 
 
@@ -85,14 +85,14 @@ def read_tensors_by_case(path: str | Path, remedy: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file; the message ends with ``remedy``.
-        ValueError: the file is damaged or holds something else.
+        FileError: the file is damaged or holds something else.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; {remedy}")
     table = read_tensors(path, "table {case_id: tensor}")
-    if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
-        raise ValueError(f"{path} should hold {{case_id: tensor}}; {remedy}")
+    if not isinstance(table, dict) or not all(map(is_plain, table.values())):
+        raise FileError(path, "should hold {case_id: tensor}", remedy)
     return table
 
 
@@ -109,14 +109,16 @@ def read_tensor_table(
 
     Raises:
         FileNotFoundError: there is no such file; the message ends with ``remedy``.
-        ValueError: the file is damaged or holds something else, an entry has another shape or holds
+        FileError: the file is damaged or holds something else, an entry has another shape or holds
             values that are not finite.
     """
     path, table = Path(path), read_tensors_by_case(path, remedy)
     for case_id, value in table.items():
         if tuple(value.shape) != shape:
-            raise ValueError(f"{path}: case {case_id} is {tuple(value.shape)}, should be {shape}")
+            fault = f": case {quoted(str(case_id), 50)} is {tuple(value.shape)}, should be {shape}"
+            raise FileError(path, fault, remedy)
         known = [i for i in range(shape[-1]) if i not in may_lack] if may_lack else slice(None)
         if not torch.isfinite(value[..., known]).all() or torch.isinf(value).any():
-            raise ValueError(f"{path}: case {case_id} holds NaN or infinite values; {remedy}")
+            fault = f": case {quoted(str(case_id), 50)} holds NaN or infinite values"
+            raise FileError(path, fault, remedy)
     return {str(case_id): value.float() for case_id, value in table.items()}

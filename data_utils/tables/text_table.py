@@ -201,10 +201,10 @@ class Rows(io.TextIOBase):
             if '"' in line:
                 row = next(csv.reader([line], delimiter=separator))
                 cells = len(row)
-                if any("\n" in cell or "\r" in cell for cell in row):
-                    raise FileError(
-                        self.path, f"has a quote in line {number} that is not closed there", "close it"
-                    )
+                # A single one may open a cell that goes on in the next line, or stand in a cell by accident.
+                if line.count('"') % 2 or any("\n" in cell or "\r" in cell for cell in row):
+                    fault = f"has a quote in line {number} that is not closed there"
+                    raise FileError(self.path, fault, "close or remove it")
             if len(line) > _LONGEST_CELL and max(map(len, line.split(separator))) > _LONGEST_CELL:
                 fault = f"has a cell of more than {_LONGEST_CELL:,} characters in line {number}"
                 raise FileError(self.path, fault, "correct that line")

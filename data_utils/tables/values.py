@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pandas as pd
 
 DAYS_PER_MONTH = 30.44
@@ -29,6 +32,17 @@ _WORDS = (
 MISSING = frozenset({*_WORDS, *(f"[{word}]" for word in _WORDS if word), "[discrepancy]"})
 _DEAD = frozenset({"dead", "deceased", "1", "1.0", "1:deceased"})
 _ALIVE = frozenset({"alive", "living", "0", "0.0", "0:living"})
+
+
+def number(value: Any) -> float | None:
+    """The number that a value is, or that its text says; None for anything else, NaN and infinity included."""
+    if not isinstance(value, (bool, int, float, str)):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 def is_missing(texts: pd.Series) -> pd.Series:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data_utils.tables.tensor_table import TensorTable
-from utils.files import read_tensors
+from utils.files import FileError, is_plain, read_tensors
 
 _LAYOUT = "it should hold {case_id: tensor [n, d] or [d]}, written with torch.save"
 
@@ -37,22 +37,22 @@ def read_vectors(path: str | Path) -> VectorTable:
         raise FileNotFoundError(f"{path} does not exist; {_LAYOUT}")
     content = read_tensors(path, "table of vectors")
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path} holds {type(content).__name__}, perhaps empty; {_LAYOUT}")
+        raise FileError(path, f"holds {type(content).__name__}, perhaps empty", _LAYOUT)
     table: dict[str, Tensor] = {}
     first: tuple[str, int] | None = None
     for case_id, value in content.items():
-        if not isinstance(value, Tensor) or value.ndim not in (1, 2) or 0 in value.shape:
+        if not is_plain(value) or value.ndim not in (1, 2) or 0 in value.shape:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{path}: case {case_id} is {found}; {_LAYOUT}")
+            raise FileError(path, f": case {case_id} is {found}", _LAYOUT)
         value = torch.atleast_2d(value).float()
         first = first or (case_id, value.shape[1])
         if value.shape[1] != first[1]:
-            raise ValueError(
-                f"{path}: the vectors of case {case_id} are {value.shape[1]} wide, those of {first[0]} {first[1]}"
+            widths = (
+                f"the vectors of case {case_id} are {value.shape[1]} wide, those of {first[0]} {first[1]}"
             )
+            raise FileError(path, f": {widths}", _LAYOUT)
         if not torch.isfinite(value).all():
-            raise ValueError(
-                f"{path}: case {case_id} holds NaN or infinite values; leave such a patient out of the table"
-            )
+            fault = f": case {case_id} holds NaN or infinite values"
+            raise FileError(path, fault, "leave such a patient out of the table")
         table[str(case_id)] = value
     return VectorTable(path, table)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models.configuration import from_mapping
 from models.frozen import freeze
 from models.pretrained import load_strict, read_checkpoint
-from utils.files import read_json
+from utils.files import content_of, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class TextTowerConfig:
     vocab_size: int = field(metadata={"least": 1})
     width: int = field(metadata={"least": 1})
     heads: int = field(metadata={"least": 1})
-    layers: int = field(metadata={"least": 1})
+    layers: int = field(metadata={"least": 1, "most": 1000})
     output_dim: int = field(metadata={"least": 1})
 
 
@@ -49,9 +49,13 @@ def read_text_config(path: str | Path) -> TextTowerConfig:
     """Reads a config file.
 
     Raises:
-        ValueError: a key is unknown or missing.
+        FileError: a key is unknown or missing, or a tower of these sizes cannot be.
     """
-    return from_mapping(TextTowerConfig, read_json(path), str(path))
+    with content_of(path, "correct it; model_configs/conch_text.json is that of CONCH"):
+        config = from_mapping(TextTowerConfig, read_json(path), "text tower")
+        with torch.device("meta"):
+            build_text_tower(config)
+    return config
 
 
 def build_text_tower(config: TextTowerConfig) -> TextTransformer:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.conch.text_tower import PAD_ID
+from utils.files import FileError
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +47,14 @@ class ConchTokenizer:
         try:
             self._tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exceptions
-            raise ValueError(f"{path} is no fast-tokeniser JSON: {error}") from error
+            raise FileError(path, f"is no fast-tokeniser JSON: {error}", "copy it again") from error
         size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         if size > vocab_size:
-            raise ValueError(
-                f"{path} has {size} tokens, the text tower {vocab_size}: they do not belong together"
-            )
+            fault = f"has {size} tokens, the text tower {vocab_size}"
+            raise FileError(path, fault, "they do not belong together: pass another file")
         if self._tokenizer.token_to_id(PAD_TOKEN) != PAD_ID:
-            raise ValueError(
-                f"{path}: {PAD_TOKEN} must have id {PAD_ID}, it is {self._tokenizer.token_to_id(PAD_TOKEN)}"
-            )
+            fault = f": {PAD_TOKEN} must have id {PAD_ID}, it is {self._tokenizer.token_to_id(PAD_TOKEN)}"
+            raise FileError(path, fault, "pass CONCH's own tokeniser")
         self._tokenizer.enable_truncation(max_length=context_length)
         self._tokenizer.enable_padding(length=context_length, pad_id=PAD_ID, pad_token=PAD_TOKEN)
 

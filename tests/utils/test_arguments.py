@@ -224,6 +224,9 @@ def test_a_configuration_survives_its_file(tmp_path):
         (lambda groups: groups.pop("model"), "c: the groups of a run are"),
         (lambda groups: groups["training"].update(lrr=1), r"c: training: unknown \['lrr'\]"),
         (lambda groups: groups["data"].pop("val_json"), "c: data: .*val_json"),
+        (lambda groups: groups["training"].update(lr="high"), "c: training: lr is 'high'"),
+        (lambda groups: groups["training"].update(seed=True), "c: training: seed is 'True'"),
+        (lambda groups: groups["data"].update(val_json=float("inf")), "c: data: val_json is 'inf'"),
     ],
 )
 def test_a_damaged_configuration_is_refused(change, message):

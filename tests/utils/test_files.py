@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.files import atomic_path, read_json, read_tensors, setup_logging, write_json
+from utils.files import (
+    FileError,
+    atomic_path,
+    content_of,
+    read_json,
+    read_tensors,
+    setup_logging,
+    write_json,
+)
 
 
 def test_a_file_appears_when_the_block_succeeds(tmp_path):
@@ -125,6 +133,9 @@ def test_logging_is_set_up_twice_without_harm(caplog):
         ('["\u00e9"]'.encode("latin-1"), "is no text in UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
         (b"[" + b"9" * 5_000 + b"]", "is not valid JSON"),
+        (b'{"a": "' + b"x" * 100_000 + b'"}', "a holds a text of 100,000 characters"),
+        (b'{"a": ["' + b"x" * 100_000 + b'"]}', "a holds a text of 100,000 characters"),
+        (b'{"' + b"x" * 100_000 + b'": 1}', "holds a text of 100,000 characters"),
     ],
 )
 def test_odd_json_names_the_file(tmp_path, content, message):
@@ -133,6 +144,28 @@ def test_odd_json_names_the_file(tmp_path, content, message):
     with pytest.raises(ValueError, match=rf"odd\.json.*{message}") as stopped:
         read_json(path)
     assert len(str(stopped.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("depth"), "cannot be used: it lacks 'depth'; mend it"),
+        (TypeError("no number"), "cannot be used: no number; mend it"),
+        (AssertionError("heads"), "cannot be used: heads; mend it"),
+        (ValueError("x" * 1000), "cannot be used: x{100,200}"),
+    ],
+)
+def test_what_the_content_of_a_file_ends_in_names_the_file(error, message):
+    with pytest.raises(FileError, match=rf"^a\.json {message}") as stopped, content_of("a.json", "mend it"):
+        raise error
+    assert len(str(stopped.value)) < 300
+
+
+@pytest.mark.parametrize("error", [FileError("b.pt", "is empty", "copy it"), FileNotFoundError("b.pt")])
+def test_an_error_that_names_its_file_keeps_it(error):
+    with pytest.raises(type(error)) as stopped, content_of("a.json", "mend it"):
+        raise error
+    assert stopped.value is error
 
 
 def test_json_with_a_byte_order_mark(tmp_path):

@@ -20,6 +20,7 @@ from models.aggregators import aggregator, modalities_of
 from models.modalities import modality
 from models.slide_backbone import SlideBackbone
 from utils import constants
+from utils.files import content_of
 from utils.run_config import RunConfig
 from utils.training import checkpoint
 from utils.training.jobs import find_weights
@@ -198,8 +199,10 @@ class Inputs:
             structures = self.structures
         except (OSError, ValueError):
             structures = {name: entry.stand_in for name, entry in self.setup.modalities.items()}
-        with torch.device("meta"):
-            return self.setup.build(structures)
+        source = self.weights[0] if self.weights else self.config.model.model_config
+        setup = self.setup
+        with torch.device("meta"), content_of(source, "correct it"):
+            return setup.build(structures)
 
     @property
     def backbone(self) -> SlideBackbone | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from data_utils.cases.cohort_data import check_columns
 from data_utils.cases.folds import read_folds
-from data_utils.cases.splits import Patient
+from data_utils.cases.splits import Patient, identifiers
 from utils import constants
 from utils.diagnosis.inputs import Inputs
 from utils.findings import Finding, error, listing, ok, warning
@@ -121,20 +121,18 @@ def _check_classes(where: str, labels: set[int], num_classes: int, is_training: 
 
 
 def _check_leakage(splits: dict[str, list[Patient]]) -> Iterator[Finding]:
-    kinds: dict[str, Callable[[Patient], tuple[object, ...]]] = {
-        "case_id": lambda p: (p.case_id,),
-        "barcode": lambda p: (p.submitter_id,),
-        "feature file": lambda p: p.slides,
-    }
     clean = True
-    for kind, keys in kinds.items():
-        owners: dict[object, set[str]] = defaultdict(set)
-        cases: dict[object, set[str]] = defaultdict(set)
+    for kind in ("case", "barcode", "slide", "feature file"):
+        owners: dict[str, set[str]] = defaultdict(set)
+        cases: dict[str, set[str]] = defaultdict(set)
+        spelling: dict[str, str] = {}
         for name, patients in splits.items():
             for patient in patients:
-                for key in keys(patient):
-                    owners[key].add(name)
-                    cases[key].add(patient.case_id)
+                for key in (key for own, key in identifiers(patient) if own == kind):
+                    # As the run compares them, see check_disjoint.
+                    plain = spelling.setdefault(key if kind == "feature file" else key.casefold(), key)
+                    owners[plain].add(name)
+                    cases[plain].add(patient.case_id)
         leaks = [f"{key} ({' and '.join(sorted(names))})" for key, names in owners.items() if len(names) > 1]
         if leaks:
             clean = False
@@ -143,12 +141,12 @@ def _check_leakage(splits: dict[str, list[Patient]]) -> Iterator[Finding]:
                 "leave every patient in one split; make_dataset splits by patient",
             )
             return  # the other kinds would say the same again
-        shared = [str(key) for key, ids in cases.items() if len(ids) > 1] if kind == "feature file" else []
-        if shared:
+        shared = [f"{key} ({' and '.join(sorted(ids))})" for key, ids in cases.items() if len(ids) > 1]
+        if shared and kind in ("slide", "feature file"):
             clean = False
             yield error(
-                f"feature files that belong to several cases: {listing(shared)}",
-                "correct features_path of these rows",
+                f"{kind}s that belong to several cases: {listing(shared)}",
+                "a slide is of one patient: correct these rows",
             )
     if clean and len(splits) == len(constants.SPLITS):
         yield ok("no patient and no feature file in more than one split")

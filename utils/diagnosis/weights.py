@@ -29,6 +29,11 @@ def check_model(inputs: Inputs) -> Iterator[Finding]:
 
 def check_weights(inputs: Inputs) -> Iterator[Finding]:
     """The slide encoder's official file, and the trained weights that are to be evaluated."""
+    try:
+        _ = inputs.trained
+    except (OSError, ValueError) as reason:
+        yield error(str(reason), "pass other weights with --eval_weights")
+        return
     backbone = inputs.backbone
     if backbone is None:
         yield ok(f"{inputs.mil_name} has no slide encoder to load")

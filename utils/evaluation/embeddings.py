@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from data_utils.cases.case import Case
-from utils.files import atomic_path
+from utils.files import FileError, atomic_path, content_of
 
 # In files, before the name of a column that tasks are evaluated by.
 _VALUE = "value/"
@@ -216,7 +216,7 @@ class Embeddings:
                 found = [name for name in arrays.files if name.startswith(_VALUE)]
                 content["values"] = {name.removeprefix(_VALUE): arrays[name] for name in found}
         except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is not a readable embeddings file ({error}); remove it and evaluate again"
-            ) from error
-        return cls(**content)
+            fault = f"is not a readable embeddings file ({error})"
+            raise FileError(path, fault, "remove it and evaluate again") from error
+        with content_of(path, "remove it and evaluate again"):
+            return cls(**content)

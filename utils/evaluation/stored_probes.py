@@ -30,7 +30,7 @@ from sklearn.model_selection import KFold
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.number_probe import NumberProbe
 from utils.evaluation.probes import SubtypeProbe, SurvivalProbe
-from utils.files import atomic_path
+from utils.files import FileError, atomic_path, content_of
 
 PROBES = "probes.npz"
 OUTLIER_QUANTILE = 0.99
@@ -55,6 +55,49 @@ class TaskProbes:
     centre: np.ndarray | None = None
     precision: np.ndarray | None = None
     limit: np.ndarray | None = None
+
+    def check(self, name: str, num_classes: int) -> None:
+        """Raises ValueError where the arrays do not belong together or are no finite numbers."""
+        shapes = {
+            "class_weights": "kO",
+            "class_bias": "k",
+            "class_rows": "r",
+            "cox_weights": "O",
+            "cox_mean": "O",
+            "hazard": "m",
+            "hazard_months": "m",
+            "risks": "n",
+            "number_weights": "O",
+            "number_bias": "",
+            "centre": "O",
+            "precision": "OO",
+            "limit": "",
+        }
+        sizes: dict[str, int] = {}
+        for part, letters in shapes.items():
+            array = getattr(self, part)
+            if array is None:
+                continue
+            if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+                raise ValueError(f"{name}/{part} holds something else than finite numbers")
+            if array.ndim != len(letters) or any(
+                sizes.setdefault(letter, size) != size or not size
+                for letter, size in zip(letters, array.shape, strict=True)
+            ):
+                raise ValueError(f"{name}/{part} is {array.shape}, which does not fit the other arrays")
+        if self.class_rows is not None:
+            rows, k = self.class_rows.tolist(), sizes.get("k", 0)
+            if len(rows) != max(k, 2) or sorted({*rows} & {*range(num_classes)}) != sorted(rows):
+                raise ValueError(
+                    f"{name}/class_rows is {rows} for {k} rows of weights and {num_classes} classes"
+                )
+        for part in ("hazard", "hazard_months", "risks"):
+            array = getattr(self, part)
+            if array is not None and (np.diff(array) < 0).any():
+                raise ValueError(f"{name}/{part} does not ascend")
+        for group in (("class_weights", "class_bias", "class_rows"), ("cox_weights", "cox_mean", "risks")):
+            if 0 < sum(getattr(self, part) is None for part in group) < len(group):
+                raise ValueError(f"{name} has some of {', '.join(group)} only")
 
     def probabilities(self, vectors: np.ndarray, num_classes: int) -> np.ndarray:
         """``[n, O] -> [n, num_classes]``; NaN where there is no subtype probe."""
@@ -151,10 +194,11 @@ class StoredProbes:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is damaged or something else.
+            FileError: it is damaged or something else.
         """
+        remedy = "evaluate the run again"
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with np.load(path, allow_pickle=False) as content, content_of(path, remedy):
                 about = json.loads(str(content[_ABOUT]))
                 tasks = {
                     task: TaskProbes(
@@ -167,11 +211,13 @@ class StoredProbes:
                     for task in about["tasks"]
                 }
                 own = {task: tuple(names) for task, names in about.get("own_classes", {}).items()}
+                for task, probes in tasks.items():
+                    probes.check(task, len(own.get(task, about["class_names"])))
                 return cls(tasks, tuple(about["class_names"]), about["reasons"], own)
-        except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is no readable file of probes ({error}); evaluate the run again"
-            ) from error
+        except (BadZipFile, EOFError, FileNotFoundError, ValueError, NotImplementedError) as error:
+            if isinstance(error, (FileError, FileNotFoundError)):
+                raise
+            raise FileError(path, f"is no readable file of probes ({error})", remedy) from error
 
 
 def store(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from data_utils.tables.tasks import OWN_CLASS
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.probes import SubtypeResult, SurvivalResult, score_subtype, score_survival
-from utils.files import read_tensors
+from utils.files import FileError, read_tensors
 
 # How many of the survival quartiles, from either end, count as early and as late.
 _HALF = 2
@@ -131,7 +131,7 @@ def read_candidates(path: str | Path, objective: SentenceProjector) -> dict[str,
     content = read_tensors(path, "table of candidate sentences")
     text_dim = objective.projector[0].in_features
     if not isinstance(content, dict) or not all(_is_group(group, text_dim) for group in content.values()):
-        raise ValueError(f"{path} holds no candidate sentences; {remedy}")
+        raise FileError(path, "holds no candidate sentences", remedy)
     return {cohort: _project(group, objective) for cohort, group in content.items()}
 
 

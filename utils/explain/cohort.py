@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from utils.evaluation.report_file import REPORT, read_report
 from utils.explain.attribution import TOLERANCE
 from utils.explain.pathways import (
     cohort_members,
@@ -117,9 +118,8 @@ def _patients(summaries: dict[str, Any], targets: Sequence[Target]) -> Section:
 def _results(run: Path, job: Path) -> Section:
     """Metrics of the test split with their intervals, and the figures of the run."""
     section = Section("How good the model is")
-    report = job / "report.csv"
-    if report.is_file():
-        table = pd.read_csv(report)
+    table = read_report(job)
+    if table is not None:
         table = table[table["split"] == "test"]
         columns = [c for c in ("task", "metric", "value", "ci_low", "ci_high", "n") if c in table]
         section.tables.append(Table.of(table[columns]))
@@ -127,7 +127,7 @@ def _results(run: Path, job: Path) -> Section:
         Picture(path, path.stem.replace("_", " ")) for path in sorted((job / "figures").glob("*.png"))
     ]
     if not section.tables:
-        section.warnings.append(f"{report} does not exist: the run is not finished")
+        section.warnings.append(f"{job / REPORT} does not exist or is not whole: the run is not finished")
     return section
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from data_utils.tables.tasks import published
 from models.encoders import encoder_of
 from utils.evaluation.stored_probes import PROBES, StoredProbes
-from utils.files import read_json
+from utils.files import FileError, content_of, read_json
 from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.jobs import INPUTS
@@ -187,16 +187,16 @@ def checksums_below(folder: Path) -> dict[str, str]:
 def _verify(run: Path) -> None:
     if not (run / CHECKSUMS).is_file():
         return
-    expected = read_json(run / CHECKSUMS)["files"]
-    wrong = [
-        name
-        for name, value in expected.items()
-        if not (run / name).is_file() or checksum(run / name) != value
-    ]
+    with content_of(run / CHECKSUMS, "copy the bundle again"):
+        expected = read_json(run / CHECKSUMS)["files"]
+        wrong = [
+            name
+            for name, value in expected.items()
+            if not (run / name).is_file() or checksum(run / name) != value
+        ]
     if wrong:
-        raise ValueError(
-            f"{run}: {len(wrong)} files of the bundle are missing or changed: {wrong[:5]}; copy it again"
-        )
+        fault = f"is not whole: {len(wrong)} files of the bundle are missing or changed: {wrong[:3]}"
+        raise FileError(run, fault, "copy it again")
 
 
 def check_same_tasks(models: Sequence[TrainedModel]) -> StoredProbes:

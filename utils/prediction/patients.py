@@ -13,8 +13,11 @@ from data_utils.features.slide_names import slide_of
 from data_utils.tables.flat_files import read_texts
 from data_utils.tables.tensor_table import ModalityTable
 from utils.barcodes import is_normal_tissue, patient_of
+from utils.files import FileError
 
 logger = logging.getLogger(__name__)
+
+_REMEDY = "give it the columns patient and slide"
 
 
 @dataclass
@@ -105,16 +108,14 @@ def _patient(name: str, slides: list[tuple[str, Path]]) -> Patient:
 def _rows(path: Path) -> list[tuple[str, str]]:
     table = read_texts(path)
     if lacking := [name for name in ("patient", "slide") if name not in table]:
-        raise ValueError(f"--patients {path} lacks the columns {lacking}; it has {list(table.columns)[:10]}")
+        raise FileError(path, f"lacks the columns {lacking}; it has {list(table.columns)[:10]}", _REMEDY)
     table = table[["patient", "slide"]]
     if (empty := table.isna().any(axis=1)).any():
         row = table[empty].iloc[0].dropna().to_dict()
-        raise ValueError(
-            f"--patients {path}: {empty.sum()} rows have an empty cell, the first is {row or 'empty'}"
-        )
+        fault = f": {empty.sum()} rows have an empty cell, the first is {row or 'empty'}"
+        raise FileError(path, fault, "fill it in, or remove the row")
     owners = table.drop_duplicates().groupby("slide")["patient"].agg(list)
     if (shared := owners[owners.map(len) > 1]).size:
-        raise ValueError(
-            f"--patients {path}: slide {shared.index[0]} is of several patients: {shared.iloc[0]}"
-        )
+        fault = f": slide {shared.index[0]} is of several patients: {shared.iloc[0]}"
+        raise FileError(path, fault, "a slide is of one patient")
     return list(table.drop_duplicates().itertuples(index=False, name=None))

@@ -11,7 +11,7 @@ import argparse
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.modalities import Modality, all_modalities, modality
 from models.pretrained import compare_states
 from models.state_files import check_finite, is_safetensors, names, read_state, unwrapped
-from utils.files import FileError, read_tensors, write_tensors
+from utils.files import FileError, content_of, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def check_layouts(content: Mapping[str, Any], structures: Mapping[str, Any], pat
     """
     for name, layout in content.get("layouts", {}).items():
         if name in structures and (wrong := modality(name).misfit(layout, structures[name])):
-            raise ValueError(f"{path}: {wrong}")
+            raise FileError(path, f"was trained with other data: {wrong}", _REMEDY)
 
 
 def to_published(state: Mapping[str, Tensor], structures: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -143,12 +143,9 @@ def check_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | P
     found = compare_states({name: own[name] for name in own.keys() & state.keys()}, state)
     missing = sorted(set(trainable_names(model)) - state.keys())
     if missing or found.unexpected or found.misshapen:
-        raise ValueError(
-            f"{path} does not fit the model: {len(missing)} parameters missing {missing[:3]}, "
-            f"{len(found.unexpected)} unknown {list(found.unexpected[:3])}, {len(found.misshapen)} of another "
-            f"shape {list(found.misshapen[:3])}. "
-            "Do --mil_name, --model_config and the pathway table equal those of the training run?"
-        )
+        what = replace(found, missing=tuple(missing)).described()
+        remedy = "do --mil_name, --model_config and the pathway table equal those of the training run?"
+        raise FileError(path, f"does not fit the model: {what}", remedy)
 
 
 def load_trainable(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
@@ -304,7 +301,8 @@ class TrainedWeights:
         check_layouts(self.content, structures, self.path)
         load_trainable(model, self.content["model"], self.path)
         if self.have_projector:
-            objective.load_state_dict(self.content["objective"])
+            with content_of(self.path, _REMEDY):
+                objective.load_state_dict(self.content["objective"])
 
 
 def clean(source: Path, target: Path) -> list[str]:

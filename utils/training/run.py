@@ -2,7 +2,7 @@
 
 Layout of a run folder: ``config.json``, ``results.csv``, ``results.md`` and one folder
 ``[fold_<k>/]seed_<s>`` per training with its checkpoints, metrics, embeddings and figures. A folder
-that has its ``report.csv`` is finished and is not run again; one that has not continues from its last
+that has its whole ``report.csv`` is finished and is not run again; one that has not continues from its last
 checkpoint.
 """
 
@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from utils import constants
 from utils.devices import pick_device
 from utils.evaluation import plots
 from utils.evaluation.embeddings import with_complete_parts
+from utils.evaluation.report_file import read_report, write_report
 from utils.evaluation.results import Evaluator, write_results
 from utils.evaluation.zero_shot import Candidates, read_candidates
-from utils.files import atomic_path, read_json, setup_logging, write_json
+from utils.files import FileError, content_of, read_json, setup_logging, write_json
 from utils.protocol import PROTOCOLS
 from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
@@ -61,7 +63,6 @@ from utils.training.trainer import Trainer, set_seed
 
 logger = logging.getLogger(__name__)
 
-REPORT = "report.csv"
 
 EvaluatorFactory = Callable[[RunConfig, TaskSet], Evaluator]
 
@@ -134,23 +135,35 @@ def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> p
     )
     fitted = fitted_inputs(jobs[0].weights, jobs[0].patients, data)
     # A config that builds no model must not leave a claimed folder behind.
-    with torch.device("meta"):
+    with (
+        torch.device("meta"),
+        content_of(weights[0].path if weights else config.model.model_config, "correct it"),
+    ):
         setup.build(structures)
     group.on_main(lambda: _claim(shared, fitted))
     for number, job in enumerate(jobs, 1):
         logger.info("%d of %d: %s", number, len(jobs), job.folder)
-        if not group.on_main((job.folder / REPORT).is_file):
+        if not group.on_main(partial(_finished, job.folder)):
             with plots.caption(job.caption(config, setup.mil_name)):
                 own = fitted if number == 1 else fitted_inputs(job.weights, job.patients, data)
                 _run_job(job, shared, make_evaluator(config, setup.tokens), own)
 
     def results() -> pd.DataFrame:
-        frames = [pd.read_csv(job.folder / REPORT, keep_default_na=True) for job in jobs]
+        frames = [frame for job in jobs if (frame := read_report(job.folder)) is not None]
+        if len(frames) < len(jobs):
+            raise FileError(
+                config.output.folder, "lacks a report of this run", "start the same command again"
+            )
         output = config.output.folder
         names = [str(job.folder.relative_to(output)) for job in jobs]
         return write_results(frames, output, _header(shared, jobs), names)
 
     return group.on_main(results)
+
+
+def _finished(folder: Path) -> bool:
+    """Whether a fold or seed is done."""
+    return read_report(folder) is not None
 
 
 def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> None:
@@ -237,8 +250,7 @@ def _report(trainer: Trainer, datasets: Mapping[str, CaseDataset], job: Job, con
         frame = trainer.evaluator.report(
             with_complete_parts(embeddings), job.folder, job.seed, candidates, trainer.objective.heads()
         )
-        with atomic_path(job.folder / REPORT) as temporary:
-            frame.to_csv(temporary, index=False)
+        write_report(job.folder, frame)
 
     trainer.group.on_main(write)
 

@@ -110,6 +110,7 @@ def test_folds_of_rows_are_those_of_names(tmp_path):
         ([{"train": [], "val": []}], r"fold 0 has \['train', 'val'\]"),
         ([["case-0"]], r"fold 0 has \['case-0'\]"),
         ([3], "fold 0 has 3"),
+        ([{"train": True, "val": [], "test": []}], "fold 0 holds True where a list belongs"),
         (
             [{"train": ["case-9"], "val": [], "test": []}],
             "names 1 patients that are in no split file.*case-9",

@@ -1,5 +1,7 @@
 """Labels of split files: what is understood, and what is refused before a training begins."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ ROW = {"primary_class": 1, "durations": 12.5, "vital_status": 0}
 @pytest.mark.parametrize("label", [2, 2.0, "2"])
 def test_ways_to_write_a_number(event, label):
     row = {"primary_class": label, "durations": "12.5", "vital_status": event, "age_at_index": None}
-    labels = read_labels(row, "s.json: row 0")
+    labels = read_labels(row, Path("s.json"), "row 0")
     assert labels == (2, 12.5, 1) and [type(value) for value in labels] == [int, float, int]
 
 
@@ -41,16 +43,16 @@ def test_ways_to_write_a_number(event, label):
 )
 def test_impossible_labels_name_file_row_and_rule(name, value, rule):
     with pytest.raises(ValueError, match=rf"^s\.json: row 3, case c: {name} is .*{rule}"):
-        read_labels({**ROW, name: value}, "s.json: row 3, case c")
+        read_labels({**ROW, name: value}, Path("s.json"), "row 3, case c")
 
 
 @given(st.none() | st.text(max_size=5) | st.floats() | st.integers() | st.lists(st.integers(), max_size=2))
 def test_whatever_stands_there_is_a_label_or_a_clear_error(value):
     for name in ROW:
         try:
-            label, months, event = read_labels({**ROW, name: value}, "here")
+            label, months, event = read_labels({**ROW, name: value}, Path("here"), "row 0")
         except ValueError as error:
-            assert str(error).startswith(f"here: {name} is ") and len(str(error)) < 300
+            assert str(error).startswith(f"here: row 0: {name} is ") and len(str(error)) < 300
         else:
             if name == "primary_class" and value is None:
                 assert label == -1

@@ -91,6 +91,13 @@ def test_features_that_are_no_numbers(tmp_path, kind):
         inspect_features(write(tmp_path / "a.h5", features=features))
 
 
+def test_values_that_no_encoder_gives(tmp_path):
+    values = FEATURES.copy()
+    values[3, 1] = -1e30
+    with pytest.raises(FeatureFileError, match=r"a\.h5: .* hold values up to 1e\+30.*; extract it again"):
+        read_features(write(tmp_path / "a.h5", features=values))
+
+
 def test_all_zero(tmp_path):
     with pytest.raises(FeatureFileError, match=r"a\.h5: all features of its 24 patches are zero"):
         read_features(write(tmp_path / "a.h5", features=FEATURES * 0))

@@ -81,14 +81,19 @@ def test_bad_arrays(tmp_path, features, coords, message, suffix):
 
 
 @pytest.mark.parametrize("which", ["a.npy", "a_coords.npy"])
-@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "one byte more"])
 def test_damaged_npy(tmp_path, which, damage):
     features, coords = patches(500)
     write(tmp_path / "a.npy", features)
     write(tmp_path / "a_coords.npy", coords)
     content = (tmp_path / which).read_bytes()
     (tmp_path / which).write_bytes(
-        {"cut": content[: len(content) // 2], "text": b"<html>404</html>", "empty": b""}[damage]
+        {
+            "cut": content[: len(content) // 2],
+            "text": b"<html>404</html>",
+            "empty": b"",
+            "one byte more": content[:1000] + b"x" + content[1000:],
+        }[damage]
     )
     with pytest.raises(FeatureFileError, match=rf"{which}: damaged"):
         read_features(tmp_path / "a.npy")

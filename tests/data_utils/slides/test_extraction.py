@@ -181,6 +181,10 @@ def assert_same_preparation(recipe, transform, side):
         ({"target_mpp": 0}, "must be positive"),
         ({"input_size": 300}, "smaller than input_size 300"),
         ({"interpolation": "nearest"}, "unknown interpolation"),
+        ({"tile_size": "256"}, "whole numbers up to 65,536"),
+        ({"tile_size": 2**31}, "whole numbers up to 65,536"),
+        ({"std": [0.2, float("inf"), 0.2]}, "no number of a tile"),
+        ({"mean": [0.2, -0.5, 0.2]}, "values from 0 to 1"),
     ],
 )
 def test_wrong_recipes_are_refused(change, message):

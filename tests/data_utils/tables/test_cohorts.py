@@ -140,6 +140,7 @@ def test_prefix_by_project_and_missing_diagnosis(tmp_path: Path) -> None:
         ({"projects": "TCGA-BRCA"}, "'projects' must be a list"),
         ({"classes": [["left one"]]}, "at least two lists"),
         ({"classes": [["left one"], []]}, "at least two lists"),
+        ({"classes": {}}, "at least two lists"),
         ({"classes": [["Left one"], ["left two"]]}, "lower case"),
         ({"classes": [["left one, nos"], ["left two"]]}, "without ', nos'"),
         ({"classes": [["left one"], ["left one"]]}, "stands twice"),

@@ -217,6 +217,9 @@ def test_split_file_names(tmp_path: Path) -> None:
         ({}, "hold no case"),
         ({"train": [split_row("a")], "test": [split_row("a")]}, r"more than one split: \['a'\]"),
         ({"train": [{"case_id": "a"}]}, "row 0 lacks.*durations"),
+        ({"train": [split_row("a", age_at_index=[40])]}, r"train.*row 0, case a: age_at_index is '\[40\]'"),
+        ({"train": [split_row("a", durations="many")]}, "row 0, case a: durations is 'many'"),
+        ({"test": [split_row("a", ajcc_pathologic_t=2)]}, "test.*case a: ajcc_pathologic_t is '2'"),
     ],
 )
 def test_bad_split_files(tmp_path: Path, splits: dict[str, list[dict[str, object]]], words: str) -> None:

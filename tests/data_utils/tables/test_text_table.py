@@ -77,6 +77,7 @@ def test_header_of_r(tmp_path: Path) -> None:
         (PLAIN.replace("b\tc", "bc").encode(), "has 3 cells in line 2 where .* 2"),
         (PLAIN.replace("3", "x" * 20_000).encode(), "more than 10,000 characters in line 3"),
         (b'id,b\nx,"1\ny,2\n', "quote in line 2 that is not closed"),
+        (b'id,b\nx,one" two\ny,2\n', "quote in line 2 that is not closed"),
         (gzip.compress(PLAIN.encode(), mtime=0)[:-9], "cannot be unpacked|damaged"),
         (b"\x1f\x8bnothing", "cannot be unpacked"),
     ],

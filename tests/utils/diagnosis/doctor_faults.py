@@ -202,10 +202,10 @@ FAULTS = {
     ),
     "no trained weights": (
         several(Subject.evaluate, lambda p: p.flags.update(eval_weights=p.root / "nowhere")),
-        "model",
-        "error|warning",
-        "nowhere|cannot be read",
-        "eval_weights|first",
+        "weights",
+        "error",
+        "nowhere",
+        "eval_weights",
     ),
     "trained on the test patients": (
         several(
@@ -384,7 +384,7 @@ FAULTS = {
         ),
         "splits",
         "error",
-        r"leakage.*case_id: case-23 \(test and train\)",
+        r"leakage.*case: case-23 \(test and train\)",
         "one split",
     ),
     "leak by barcode": (
@@ -406,7 +406,7 @@ FAULTS = {
         "splits",
         "error",
         "several cases: .*slide-3",
-        "features_path",
+        "correct these rows",
     ),
     "barcode of two cases": (
         lambda p: p.rows("train", lambda rows: rows[-1].update(case_submitter_id="TCGA-AA-0003") or None),

@@ -8,6 +8,7 @@ from lifelines import CoxPHFitter
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.probes import fit_subtype, fit_survival
 from utils.evaluation.stored_probes import StoredProbes, TaskProbes, store
+from utils.files import FileError
 
 WIDTH = 6
 
@@ -122,6 +123,28 @@ def test_parts_that_could_not_be_fitted_say_why(tmp_path):
         probe.distance(train.task(0)),
     ):
         assert np.isnan(values).all()
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("class_weights", lambda v: v[:, 1:], "General/.*does not fit"),
+        ("class_bias", lambda v: v * np.nan, "General/class_bias holds something else than finite numbers"),
+        ("class_rows", lambda v: v + 5, "General/class_rows is .* for"),
+        ("cox_mean", lambda v: v.astype(str), "General/cox_mean holds something else"),
+        ("precision", lambda v: v[0], "General/precision is"),
+        ("risks", lambda v: v[::-1], "General/risks does not ascend"),
+        ("hazard", lambda v: v[:0], "General/hazard"),
+        ("cox_weights", None, "some of cox_weights, cox_mean, risks only"),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_named(stored, tmp_path, part, value, message):
+    with np.load(tmp_path / "probes.npz") as content:
+        arrays = dict(content)
+    old = arrays.pop(f"General/{part}")
+    np.savez(tmp_path / "probes.npz", **arrays, **({} if value is None else {f"General/{part}": value(old)}))
+    with pytest.raises(FileError, match=rf"probes\.npz cannot be used: .*{message}.*evaluate the run again"):
+        StoredProbes.load(tmp_path / "probes.npz")
 
 
 def test_damaged_files_are_named(tmp_path):
