@@ -6,8 +6,8 @@ import struct
 from pathlib import Path
 
 DICOM_SUFFIX = ".dcm"
-# Headers end long before; frames follow.
-_HEADER_BYTES = 1 << 18
+# The number of the series lies long before; frames follow.
+_HEADER_BYTES = 1 << 16
 _SERIES_INSTANCE_UID = (0x0020, 0x000E)
 _ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 # Kinds of values whose length has four bytes.

@@ -14,6 +14,7 @@ import pickle
 import resource
 import signal
 from collections.abc import Callable
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -86,13 +87,11 @@ def _answer(function: Callable[..., object], args: tuple[object, ...]) -> bytes:
     faulthandler.disable()  # the caller says in one line how this process ended
     _limit_memory()
     records: list[logging.LogRecord] = []
-    _collect_log(records)
+    logging.root.handlers[:] = [_Collector(records)]
     try:
         answer, error = function(*args), None
     except Exception as raised:  # raised again where the function was called
         answer, error = None, raised
-    for record in records:  # not everything in a record can be sent
-        record.msg, record.args, record.exc_info = record.getMessage(), None, None
     return pickle.dumps((answer, error, records))
 
 
@@ -112,14 +111,11 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _collect_log(records: list[logging.LogRecord]) -> None:
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(record)
+class _Collector(QueueHandler):
+    """Keeps records in a list, as they can be sent: message and traceback as text."""
 
-    for handler in [*logging.root.handlers]:
-        logging.root.removeHandler(handler)
-    logging.root.addHandler(Collector())
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.queue.append(record)
 
 
 def _why_ended(status: int) -> str:
