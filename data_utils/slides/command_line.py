@@ -6,9 +6,11 @@ import argparse
 import logging
 import os
 import re
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import nn
 
 from data_utils.slides.extraction import autocast_dtype, extract_cohort
 from data_utils.slides.finding import find_slides, slide_name
+from data_utils.slides.sharing import Shard, gpu_devices, report_name, run_parts, slurm_shard
 from data_utils.slides.tile_reading import TileRecipe
 from utils import constants
 from utils.devices import pick_device
@@ -74,7 +77,17 @@ def extraction_parser(
         default=0.1,
         help="least share of tissue in a tile (default: %(default)s)",
     )
-    add("--shard", type=_shard, default=(1, 1), metavar="i/n", help="handle part i of n, i from 1 to n")
+    add(
+        "--gpus",
+        help="all, or numbers such as 0,1: a process on each, which share the slides and the --workers",
+    )
+    add(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="i/n",
+        help="handle part i of n, i from 1 to n; slurm: that of this task among those of one srun",
+    )
     add("--limit", type=_count(1), help="handle only so many slides")
     add("--previews", action="store_true", help="draw mask and grid of every slide to previews/*.png")
     add("--allow_failures", type=_count(0), default=0, help="failed slides that still count as success")
@@ -96,6 +109,7 @@ class ExtractionConfig:
     device: str
     precision: str
     min_tissue: float
+    gpus: str | None
     shard: tuple[int, int]
     limit: int | None
     previews: bool
@@ -112,8 +126,8 @@ def run_extraction(
 ) -> int:
     """Runs an entry point; returns its exit status."""
     out_dir = config.output_dir or constants.feature_dir(config.onco, config.encoder)
-    index, count = config.shard
-    report_name = "extraction_report.csv" if count == 1 else f"extraction_report_{index}_of_{count}.csv"
+    if config.gpus is not None:
+        return _run_on_gpus(config, config.gpus, load_encoder, out_dir)
     try:
         folder = config.slides_dir or constants.slide_dir(config.onco)
         found = find_slides(folder)
@@ -140,7 +154,7 @@ def run_extraction(
         encoder,
         recipe,
         out_dir,
-        report_path=out_dir / report_name,
+        report_path=out_dir / report_name(config.shard),
         device=device,
         precision=config.precision,
         batch_size=config.batch_size,
@@ -164,6 +178,43 @@ def run_extraction(
     return int(failed > config.allow_failures)
 
 
+def _run_on_gpus(
+    config: ExtractionConfig,
+    gpus: str,
+    load_encoder: Callable[[Mapping[str, Any], Path], nn.Module],
+    out_dir: Path,
+) -> int:
+    try:
+        devices = gpu_devices(gpus)
+        if config.limit is not None:
+            raise ValueError("--limit is for one process; leave out --gpus")
+        return int(
+            run_parts(partial(_run_part, config, load_encoder, len(devices)), devices, config.shard, out_dir)
+            > config.allow_failures
+        )
+    except (RuntimeError, ValueError) as error:
+        logger.error("%s", error)
+        return 2
+
+
+def _run_part(
+    config: ExtractionConfig,
+    load_encoder: Callable[[Mapping[str, Any], Path], nn.Module],
+    count: int,
+    device: str,
+    part: Shard,
+) -> int:
+    part_config = replace(
+        config,
+        gpus=None,
+        device=device,
+        shard=part,
+        workers=-(-config.workers // count),
+        allow_failures=sys.maxsize,  # counted over all parts
+    )
+    return run_extraction(part_config, load_encoder)
+
+
 def _cpus() -> int:
     # A SLURM job may use fewer cores than the machine has.
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -185,7 +236,12 @@ def _share(text: str) -> float:
     return value
 
 
-def _shard(text: str) -> tuple[int, int]:
+def _shard(text: str) -> Shard:
+    if text == "slurm":
+        try:
+            return slurm_shard()
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not i/n with 1 <= i <= n, such as 1/4")

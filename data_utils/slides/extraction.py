@@ -96,13 +96,18 @@ class ExtractionReport:
             [asdict(result) for result in self.results], columns=[field.name for field in fields(SlideResult)]
         )
         table = table.astype({"tiles": "Int64", "seconds": float, "mpp": float}).round({"seconds": 2})
-        with atomic_path(self.path) as temporary:
-            table.sort_values("slide", kind="stable").to_csv(temporary, index=False)
+        write_report(table, self.path)
         self._written = time.monotonic()
 
     def count(self, status: str) -> int:
         """Number of slides with this status."""
         return sum(result.status == status for result in self.results)
+
+
+def write_report(table: pd.DataFrame, path: Path) -> None:
+    """Writes a report sorted by slide, atomically."""
+    with atomic_path(path) as temporary:
+        table.sort_values("slide", kind="stable").to_csv(temporary, index=False)
 
 
 # ---------------------------------------------------------------------------- encoding
