@@ -10,6 +10,7 @@
 #   TYPE=gene_clinical bash scripts/run_demo.sh         with clinical features
 #   MISSING=learned bash scripts/run_demo.sh            patients without RNA train, too
 #   EXPLAIN=1 bash scripts/run_demo.sh                  and a report that explains the test patients
+#   BASELINES=1 bash scripts/run_demo.sh                and three baselines on the same patients, in one table
 #   DEMO_ROOT=/scratch/demo SEED=1 NUM_EPOCHS=10 bash scripts/run_demo.sh
 set -euo pipefail
 
@@ -26,6 +27,7 @@ MISSING="${MISSING:-drop}"                              # drop | learned: patien
 MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
 BALANCED="${BALANCED:-0}"                               # 1: every modality at one scale
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
+BASELINES="${BASELINES:-0}"                             # 1: train baselines, too, and compare (one cohort only)
 EXPLAIN="${EXPLAIN:-0}"                                 # 1: explain the test patients (one cohort only)
 # ----
 
@@ -78,6 +80,11 @@ if [[ "$EXPLAIN" == 1 ]]; then
   step "explain the test patients"
   python -m utils.explain_modaltune "$run" --device cpu
   run="$(run_root)/$trained_on"
+fi
+if [[ "$BASELINES" == 1 && "$PANCANCER" != 1 ]]; then
+  step "train baselines on the same patients and compare"
+  COHORTS=BRCA MODELS="abmil snn survpath" CONFIG_DIR=model_configs/demo_baselines RUN_NAME=baselines RECIPE=ours \
+    OBJECTIVE=multitask COMPARE_WITH="$run" EXTRA_ARGS="" bash scripts/submit_baselines.sh
 fi
 step "done"
 cat "$run/results.md" "$run/ood_BLCA/results.md"

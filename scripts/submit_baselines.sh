@@ -14,7 +14,7 @@
 #   bash scripts/submit_baselines.sh      all cohorts, one after the other
 #   sbatch scripts/submit_baselines.sh    one cohort per array task (submit from the repository root)
 # Started again, it continues where it was interrupted and skips what is finished. Runs of ModalTune on the same
-# cohorts join the table: python -m utils.evaluation.tables RUN RUN ...
+# cohorts join the table by COMPARE_WITH. Models are judged by their heads where they have any.
 set -euo pipefail
 
 # ---- edit here, or set in the environment; the settings that scripts share are in scripts/settings.sh
@@ -22,6 +22,7 @@ MODELS="${MODELS:-abmil transmil mlp snn gene_mixer survpath abmil_cat transmil_
 CONFIG_DIR="${CONFIG_DIR:-model_configs}"               # holds baseline_<model>.json
 RECIPE="${RECIPE:-ours}"                                 # ours | original (docs/compare.md); it then decides LR and NUM_EPOCHS
 OBJECTIVE="${OBJECTIVE:-multitask}"                     # multitask | subtype | survival
+COMPARE_WITH="${COMPARE_WITH:-}"                        # more run folders for the table, such as that of ModalTune
 RUN_NAME="${RUN_NAME:-baselines}"                       # folder below OUTPUT_ROOT
 EXTRA_ARGS="${EXTRA_ARGS:-}"                            # more flags of train_modaltune.py
 # ----
@@ -50,4 +51,5 @@ for onco in "${cohorts[@]}"; do
     run_interruptible python train_modaltune.py "${flags[@]}"
   done
 done
-python -m utils.evaluation.tables "$runs" --output "$runs"
+read -r -a others <<<"$COMPARE_WITH"
+python -m utils.evaluation.tables "$runs" ${others[@]+"${others[@]}"} --heads --output "$runs/tables"
