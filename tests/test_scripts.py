@@ -113,6 +113,19 @@ def test_an_unknown_encoder_stops_before_anything_is_called(call, tmp_path, scri
     assert not calls(tmp_path, "")
 
 
+@pytest.mark.parametrize("recipe", ["ours", "original"])
+def test_the_recipe_of_an_original_decides_rate_and_epochs(call, tmp_path, recipe):
+    runs = {"COHORTS": "BRCA", "MODELS": "snn mlp", "COMPARE_WITH": "one two", "LR": "0.5"}
+    assert call("submit_baselines.sh", "", RECIPE=recipe, **runs).wait(60) == 0
+    trained = calls(tmp_path, "train_modaltune.py")
+    assert [line.split("--mil_name ")[1].split()[0] for line in trained] == ["snn", "mlp"]
+    for line in trained:
+        assert f"--recipe {recipe}" in line and ("--lr 0.5" in line) == (recipe == "ours")
+        assert ("--num_epochs" in line) == (recipe == "ours")
+    (table,) = calls(tmp_path, "utils.evaluation.tables")
+    assert " one two --heads --output" in table
+
+
 @pytest.mark.parametrize("script", PER_COHORT)
 @pytest.mark.parametrize(("task", "cohort"), [("0", "BRCA"), ("1", "RCC"), ("2", None)])
 def test_an_array_task_takes_its_cohort(call, tmp_path, script, task, cohort):

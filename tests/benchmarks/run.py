@@ -39,9 +39,9 @@ def steps() -> list[Step]:
 
 def parts() -> dict[str, Callable[[int], Row]]:
     """All other rows. Imported here, so that what they import is not in the memory of whole models."""
-    from tests.benchmarks import parts, reading
+    from tests.benchmarks import baselines, parts, reading
 
-    return {**parts.PARTS, **reading.PARTS}
+    return {**parts.PARTS, **reading.PARTS, **baselines.parts()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

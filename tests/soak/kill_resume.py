@@ -2,15 +2,17 @@
 
     python -m tests.soak.kill_resume --kills 200
 
-Every training is the whole entry point on a generated cohort, with dropout, gradient accumulation and a
-checkpoint after every case or every few. It is killed up to three times, by SIGKILL or SIGTERM, at moments
-drawn from the processor time of the undisturbed run, then runs to its end. Weights, optimiser, metrics,
-embeddings and report must equal the undisturbed run's bit for bit, and no half-written file may be left.
+Every training is the whole entry point on a generated cohort, of ModalTune and of a baseline by turns, with
+dropout, gradient accumulation and a checkpoint after every case or every few. It is killed up to three times, by
+SIGKILL or SIGTERM, at moments drawn from the processor time of the undisturbed run, then runs to its end. Weights,
+optimiser, metrics, embeddings and report must equal the undisturbed run's bit for bit, and no half-written file may
+be left.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import random
@@ -29,7 +31,7 @@ import torch
 
 import train_modaltune
 from tests.forked import finish, start
-from tests.small_cohort import SmallCohort, make_small_cohort
+from tests.small_cohort import IN_DIM, SmallCohort, make_small_cohort
 from tests.small_runs import quick_evaluation
 from utils import constants
 from utils.evaluation.embeddings import Embeddings
@@ -41,19 +43,35 @@ from utils.training.trainer import BEST_WEIGHTS, LAST_CHECKPOINT
 logger = logging.getLogger(__name__)
 
 MOST_KILLS_OF_A_RUN = 3
+# What is trained: --mil_name and how its flags differ. A baseline has dropout and heads of its own.
+BASELINE = {"feature_dim": IN_DIM, "hidden_dim": 8, "attention_dim": 8, "fusion": {"dim": 8}}
+MODELS: dict[str, dict] = {
+    "longnetvit_gene_adapter": {"num_tasks": 1},
+    "abmil_cat": {"mil_name": "abmil_cat", "text_location": None},
+}
 # After every case, or after some.
 CHECKPOINT_MINUTES = (0.0, 0.002)
 
 
-def train(cohort: SmallCohort, output: Path, workers: int = 0, minutes: float = 0.0) -> None:
+def train(
+    cohort: SmallCohort,
+    output: Path,
+    workers: int = 0,
+    minutes: float = 0.0,
+    model: str = "longnetvit_gene_adapter",
+) -> None:
     """One training, for a process of its own: probes with few resamples and no figures."""
     output.mkdir(parents=True, exist_ok=True)
     with output.with_suffix(".log").open("ab") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
     logging.disable()
     torch.set_num_threads(1)
+    own = dict(MODELS[model])
+    if model == "abmil_cat":
+        own["model_config"] = cohort.root / "abmil_cat.json"
+        own["model_config"].write_text(json.dumps(BASELINE))
     flags = cohort.flags(
-        output, num_epochs=3, num_tasks=1, gc=3, checkpoint_minutes=minutes, workers=workers, threshold=6
+        output, num_epochs=3, gc=3, checkpoint_minutes=minutes, workers=workers, threshold=6, **own
     )
     with quick_evaluation():
         train_modaltune.main(flags)
@@ -120,17 +138,19 @@ def soak(folder: Path, kills: int, seed: int, workers: Sequence[int] = (0,)) -> 
     """
     generator = random.Random(seed)
     cohort = make_small_cohort(folder / "cohort", train=7, val=3, test=3)
-    before = _seconds_of_children()
-    assert finish(start(train, cohort, folder / "whole")) == 0
-    duration = _seconds_of_children() - before
+    duration = {}
+    for model in MODELS:
+        before = _seconds_of_children()
+        assert finish(start(train, cohort, folder / model, 0, 0.0, model)) == 0
+        duration[model] = _seconds_of_children() - before
     ends: Counter[str] = Counter()
     while ends["killed"] < kills:
-        output = folder / f"run_{ends['runs']}"
+        output, model = folder / f"run_{ends['runs']}", list(MODELS)[ends["runs"] % len(MODELS)]
         for attempt in range(MOST_KILLS_OF_A_RUN + 1):
             minutes = generator.choice(CHECKPOINT_MINUTES)
-            process = start(train, cohort, output, generator.choice(workers), minutes)
+            process = start(train, cohort, output, generator.choice(workers), minutes, model)
             if attempt < MOST_KILLS_OF_A_RUN and ends["killed"] < kills:
-                _work(process, generator.uniform(0, 0.95 * duration))
+                _work(process, generator.uniform(0, 0.95 * duration[model]))
             number = generator.choice([signal.SIGKILL, signal.SIGTERM])
             if attempt == MOST_KILLS_OF_A_RUN or ends["killed"] == kills:
                 status = finish(process)
@@ -146,7 +166,7 @@ def soak(folder: Path, kills: int, seed: int, workers: Sequence[int] = (0,)) -> 
             ends[{0: "finished", EXIT_INTERRUPTED: "saved and left"}.get(status, f"signal {-status}")] += 1
             if (output / "results.csv").exists() and status == 0:
                 break
-        assert_same_run(folder / "whole", output)
+        assert_same_run(folder / model, output)
         ends["runs"] += 1
         logger.info("%d runs, %d kills: all equal", ends["runs"], ends["killed"])
     return ends
