@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("run", type=Path, help="run folder, or the folder of an evaluation in it")
     parser.add_argument("--job", help="such as seed_1 or fold_0/seed_1; if not given, the first")
+    parser.add_argument("--site", type=str.upper, help="pan-cancer runs: whose patients and probes")
     parser.add_argument("--split", choices=constants.SPLITS, default="test", help="whose patients")
     parser.add_argument(
         "--patients", nargs="+", help="barcodes or GDC identifiers; if not given, all of the split"
@@ -67,13 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.steps < 1 or (args.limit is not None and args.limit < 1):
         parser.error("--steps and --limit must be at least 1")
     setup_logging()
-    run = LoadedRun.open(args.run, pick_device(args.device), args.job)
+    run = LoadedRun.open(args.run, pick_device(args.device), args.job, args.site)
     if args.split not in run.datasets:
         parser.error(f"--split {args.split}: no patient of it can be evaluated")
-    dataset, task = run.datasets[args.split], constants.TASKS.index(args.task)
-    if task >= run.train.vectors.shape[1]:
-        parser.error(f"--task {args.task}: the run has {run.train.vectors.shape[1]} task tokens")
-    targets = run.targets(args.targets, task)
+    dataset = run.datasets[args.split]
+    targets = run.targets(args.targets, args.task)
     names = [patient.submitter_id for patient in dataset.patients]
     chosen = list(range(len(names)))
     if args.patients is not None:
@@ -85,9 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = [place[name] for name in dict.fromkeys(args.patients)]
     chosen = chosen[: args.limit]
     slides_dir = args.slides_dir
-    if slides_dir is None and run.config.data.onco is not None:
-        slides_dir = constants.slide_dir(run.config.data.onco)
-    output = args.output or args.run / "report"
+    if slides_dir is None and (cohort := run.site or run.config.data.onco) is not None:
+        slides_dir = constants.slide_dir(cohort)
+    output = args.output or args.run / "report" / (run.site or "")
     settings = Settings(
         args.steps,
         args.patch_baseline,
@@ -103,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     starts = baselines(run.datasets["train"], args.patch_baseline) if missing else {}
     for k in tqdm(missing, desc="patients explained", disable=None):
         explain_patient(run, dataset, k, targets, starts, settings, folders[k], slides_dir)
-    write_cohort(output, [names[k] for k in chosen], targets, args.run, run.job.folder)
+    write_cohort(output, [names[k] for k in chosen], targets, args.run, run.job.folder, run.site)
     logger.info("report: %s", output / "index.html")
 
 

@@ -22,13 +22,19 @@ from utils.explain.patients import SUMMARY
 from utils.explain.report import Picture, Section, Table, write_page
 from utils.explain.targets import Target
 from utils.files import atomic_path, read_json
+from utils.prediction.models import SITES
 
 # Rows of a table that a page shows; the CSV has all.
 SHOWN = 15
 
 
 def write_cohort(
-    folder: Path, patients: Sequence[str], targets: Sequence[Target], run: Path, job: Path
+    folder: Path,
+    patients: Sequence[str],
+    targets: Sequence[Target],
+    run: Path,
+    job: Path,
+    site: str | None = None,
 ) -> None:
     """Writes the tables, figures and ``index.html`` of a report.
 
@@ -38,13 +44,14 @@ def write_cohort(
         targets: what was explained.
         run: the run folder, for its results.
         job: the folder of its fold and seed, for its figures.
+        site: of a pan-cancer run, the cancer site of the patients.
     """
     summaries = {name: read_json(folder / "patients" / name / SUMMARY) for name in patients}
     sections = [_section(folder, target, summaries) for target in targets]
     sections.append(_patients(summaries, targets))
-    sections.append(_results(run, job))
+    sections.append(_results(job, site))
     about = [
-        f"{len(patients)} patients · {run} · {job.name}",
+        " · ".join([f"{len(patients)} patients", str(run), *([] if site is None else [site]), job.name]),
         "Attributions are integrated gradients; they say what moved this model, not what causes disease.",
     ]
     write_page(folder / "index.html", f"Explanations of {run.name}", about, sections)
@@ -115,17 +122,18 @@ def _patients(summaries: dict[str, Any], targets: Sequence[Target]) -> Section:
     return Section("Patients", [Table(columns, rows)])
 
 
-def _results(run: Path, job: Path) -> Section:
+def _results(job: Path, site: str | None) -> Section:
     """Metrics of the test split with their intervals, and the figures of the run."""
     section = Section("How good the model is")
     table = read_report(job)
     if table is not None:
         table = table[table["split"] == "test"]
+        if site is not None:
+            table = table[table["site"] == site]
         columns = [c for c in ("task", "metric", "value", "ci_low", "ci_high", "n") if c in table]
         section.tables.append(Table.of(table[columns]))
-    section.pictures = [
-        Picture(path, path.stem.replace("_", " ")) for path in sorted((job / "figures").glob("*.png"))
-    ]
+    figures = (job if site is None else job / SITES / site) / "figures"
+    section.pictures = [Picture(path, path.stem.replace("_", " ")) for path in sorted(figures.glob("*.png"))]
     if not section.tables:
         section.warnings.append(f"{job / REPORT} does not exist or is not whole: the run is not finished")
     return section

@@ -11,25 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_utils.cases.cohort_data import CohortData
 from data_utils.cases.datasets import CaseDataset
-from data_utils.features.source import FeatureSource
-from data_utils.tables.cohorts import class_names_of
-from utils.evaluation.embeddings import Embeddings
-from utils.evaluation.plots import class_labels
-from utils.evaluation.probes import fit_subtype, fit_survival
+from utils.evaluation.stored_probes import PROBES, StoredProbes
 from utils.evaluation.zero_shot import read_candidates
 from utils.explain.targets import Target, class_target, risk_target, zero_shot_target
+from utils.prediction.models import SITES
 from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
-from utils.training.jobs import Job, eval_weights, evaluations, find_weights, trainings
-from utils.training.model_setup import (
-    fitted_inputs,
-    model_setup,
-    patch_options,
-    read_modalities,
-    trained_model,
-)
+from utils.training.jobs import Job, Plan
+from utils.training.model_setup import fitted_inputs, patch_options, trained_model
 from utils.training.objectives import Objective
 from utils.training.objectives.build import distillation_of
 from utils.training.trainer import BEST_WEIGHTS
@@ -48,7 +38,8 @@ class LoadedRun:
         objective: holds the text projector.
         datasets: by split.
         structures: of the modalities.
-        train: the embeddings that the probes of the run are fitted on.
+        probes: fitted on the training patients.
+        site: of a pan-cancer run, the cancer site whose probes and patients they are.
         device: of the model.
     """
 
@@ -58,109 +49,102 @@ class LoadedRun:
     objective: Objective
     datasets: Mapping[str, CaseDataset]
     structures: Mapping[str, Any]
-    train: Embeddings
+    probes: StoredProbes
+    site: str | None
     device: torch.device
 
     @classmethod
-    def open(cls, folder: Path, device: torch.device, job_name: str | None = None) -> LoadedRun:
+    def open(
+        cls, folder: Path, device: torch.device, job_name: str | None = None, site: str | None = None
+    ) -> LoadedRun:
         """Opens a run, or an evaluation of one.
 
         Args:
             folder: with ``config.json``.
             device: where to run.
             job_name: such as ``seed_1`` or ``fold_0/seed_1``; the first if not given.
+            site: of a pan-cancer run, the cancer site whose patients are explained by its probes.
 
         Raises:
             FileNotFoundError: the folder is no run, was not finished, or holds no such job.
-            ValueError: what it was made from does not fit any more, or it is a pan-cancer run.
+            ValueError: what it was made from does not fit any more, or ``site`` is none of its sites.
         """
         config = RunConfig.read(folder)
-        config = replace(config, output=replace(config.output, output_path=folder, eval_name=None))
-        if config.data.sites:
+        if site not in (config.data.sites or (None,)):
             raise ValueError(
-                f"{folder} is a pan-cancer run, whose sites have probes of their own; evaluate it on one cohort "
-                f"(train_modaltune.py --eval_only --eval_weights {folder} --onco ...) and explain that folder"
+                f"{folder} is a pan-cancer run; choose one of its sites with --site: {', '.join(config.data.sites)}"
+                if config.data.sites
+                else f"--site {site}: {folder} is no pan-cancer run"
             )
-        files = find_weights(eval_weights(config)) if config.output.eval_only else []
-        weights = [TrainedWeights.read(path) for path in files]
-        trained = weights[0].run if weights else {}
-        setup = model_setup(config, trained)
-        tables = read_modalities(setup, config.data, trained)
-        data = CohortData.read(
-            config.data.split_files,
-            tables,
-            None,
-            config.data.protocol,
-            config.data.features_dir,
-            patches=setup.reads_patches,
+        # Nothing is learned here, so that no sentences are needed.
+        config = replace(
+            config,
+            data=replace(config.data, text_location=None),
+            output=replace(config.output, output_path=folder, eval_name=None),
         )
-        jobs = list(evaluations(config, data, weights) if weights else trainings(config, setup, data))
-        job = _with_weights(_pick(jobs, folder, job_name))
-        embeddings = job.folder / "data" / "train_embeddings.npz"
-        if not embeddings.is_file():
+        plan = Plan.read(config)
+        job = _pick(plan.jobs, folder, job_name)
+        probes = job.folder / (PROBES if site is None else Path(SITES, site, PROBES))
+        if not probes.is_file():
             raise FileNotFoundError(
-                f"{embeddings} does not exist, and the probes are fitted on it; finish the run, with --save_embeddings"
+                f"{probes} does not exist: the run has not ended, or an older version wrote it. Fit the probes: python "
+                f"train_modaltune.py --onco COHORT --eval_only --eval_weights {folder} --output_path OUTPUT, then "
+                "explain OUTPUT"
             )
-        assert job.weights is not None
-        structures = job.weights.run.get("structures", {}) or data.structures
-        model, objective = trained_model(config, setup, job.weights, structures, job.seed)
-        datasets = data.datasets(
-            job.patients,
-            fitted_inputs(job.weights, job.patients, data),
-            patch_options(config, model, job.seed, FeatureSource()),
-            setup.options(),
-        )
+        weights = job.weights or TrainedWeights.read(job.folder / BEST_WEIGHTS)
+        model, objective = trained_model(config, plan.setup, weights, plan.structures, job.seed)
         model.to(device).eval()
+        # Genes of a strict run are standardised over the training patients of every site.
+        fitted = fitted_inputs(weights, job.patients, plan.data)
+        patients = {
+            split: [p for p in part if site is None or p.site == site] for split, part in job.patients.items()
+        }
+        datasets = plan.data.datasets(
+            patients, fitted, patch_options(config, model, job.seed), plan.setup.options()
+        )
         return cls(
             config,
-            job,
+            replace(job, weights=weights),
             model,
             objective.to(device).eval(),
             datasets,
-            structures,
-            Embeddings.load(embeddings),
+            plan.structures,
+            StoredProbes.load(probes),
+            site,
             device,
         )
 
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the subtype classes, as in the figures of the run."""
-        (num_classes,) = self.config.data.num_classes
-        return class_labels(num_classes, class_names_of(self.config.data.onco, num_classes))
-
-    def targets(self, words: Sequence[str], task: int = 0) -> list[Target]:
+    def targets(self, words: Sequence[str], token: str) -> list[Target]:
         """The targets of a command line.
 
         Args:
             words: ``class`` (with two classes the second, else every one), ``class:K``, ``probability:K``, ``risk``,
                 ``zero_shot:K`` or ``zero_shot:risk``.
-            task: index of the task token that the probes read.
+            token: name of the task token that is read.
 
         Raises:
             ValueError: a word means nothing here, or the run has no such probe.
         """
-        width, (num_classes,) = self.train.vectors.shape[2], self.config.data.num_classes
-        plain = [f"class:{c}" for c in ([1] if num_classes == 2 else range(num_classes))]
+        count = len(self.probes.class_names)
+        plain = [f"class:{c}" for c in ([1] if count == 2 else range(count))]
         wanted = [word for given in words for word in (plain if given == "class" else [given])]
         found: list[Target] = []
         for word in dict.fromkeys(wanted):
             kind, _, what = word.partition(":")
-            if kind in ("class", "probability") and what.isdigit() and int(what) < num_classes:
-                probe = fit_subtype(self.train, task, num_classes)
-                title = self.class_names[int(what)]
-                found.append(class_target(probe, width, int(what), title, kind == "probability"))
+            if kind in ("class", "probability") and what.isdigit() and int(what) < count:
+                found.append(class_target(self.probes, token, int(what), kind == "probability"))
             elif word == "risk":
-                found.append(risk_target(fit_survival(self.train, task), width))
+                found.append(risk_target(self.probes, token))
             elif kind == "zero_shot" and what:
-                found.append(self._zero_shot(what, task))
+                found.append(self._zero_shot(what, token))
             else:
                 raise ValueError(
                     f"target {word!r}: should be class, class:K, probability:K, risk, zero_shot:K or zero_shot:risk, "
-                    f"with K from 0 to {num_classes - 1}"
+                    f"with K from 0 to {count - 1}"
                 )
         return found
 
-    def _zero_shot(self, what: str, task: int) -> Target:
+    def _zero_shot(self, what: str, token: str) -> Target:
         distillation, location = distillation_of(self.objective), self.config.data.candidate_location
         if (
             distillation is None
@@ -172,11 +156,15 @@ class LoadedRun:
                 f"zero_shot:{what}: needs the text projector of the run and --candidate_location, which it lacks"
             )
         candidates = read_candidates(location, distillation)
+        if self.site is not None:
+            candidates = {name: own for name, own in candidates.items() if name == self.site}
         if len(candidates) != 1:
             raise ValueError(
-                f"zero_shot:{what}: {location} holds sentences of {sorted(candidates)}, not of one cohort"
+                f"zero_shot:{what}: {location} holds sentences of {sorted(candidates) or 'other cohorts'}, not of "
+                f"{self.site or 'one cohort'}"
             )
-        return zero_shot_target(next(iter(candidates.values())), what, task, self.class_names)
+        task = list(self.probes.tasks).index(token)
+        return zero_shot_target(next(iter(candidates.values())), what, task, self.probes.class_names)
 
 
 def _pick(jobs: Sequence[Job], folder: Path, name: str | None) -> Job:
@@ -186,12 +174,3 @@ def _pick(jobs: Sequence[Job], folder: Path, name: str | None) -> Job:
     if name not in known:
         raise FileNotFoundError(f"{folder} holds no {name}; there are {', '.join(known)}")
     return known[name]
-
-
-def _with_weights(job: Job) -> Job:
-    """The job with its weights, which those of a training do not name."""
-    return (
-        job
-        if job.weights is not None
-        else replace(job, weights=TrainedWeights.read(job.folder / BEST_WEIGHTS))
-    )

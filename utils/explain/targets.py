@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.multiclass import OneVsRestClassifier
 from torch import Tensor
 
-from utils.evaluation.probes import SubtypeProbe, SurvivalProbe
+from utils.evaluation.stored_probes import StoredProbes, TaskProbes
 from utils.evaluation.zero_shot import Candidates, early_and_late
 
 
@@ -111,60 +110,47 @@ class SimilarityTarget(Target):
 
 
 # ---------------------------------------------------------------------------- from what a run has
-def class_logits(probe: SubtypeProbe, width: int) -> dict[int, Linear]:
-    """The logit of every class against the others, by class, of outputs ``width`` wide.
+def class_target(probes: StoredProbes, token: str, index: int, probability: bool = False) -> Target:
+    """Log-odds or probability of a class, as the probe of a task token says them.
+
+    Raises:
+        ValueError: the probe could not be fitted, or knows no such class; the message says why.
+    """
+    found, task = _of_token(probes, token)
+    if found.class_weights is None or found.class_bias is None or found.class_rows is None:
+        raise ValueError(f"no subtype to explain: {probes.reasons.get(f'{token}/subtype', 'no probe')}")
+    classes, weights, bias = found.class_rows.tolist(), found.class_weights, found.class_bias
+    if len(weights) == 1:  # of two classes the second against the first
+        weights, bias = np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
+    if index not in classes:
+        raise ValueError(
+            f"no class {index} to explain: the training patients are of {sorted(classes)} "
+            f"({', '.join(probes.class_names[c] for c in sorted(classes))})"
+        )
+    row, title = classes.index(index), probes.class_names[index]
+    if probability:
+        probe = Linear.plain(weights, bias)
+        return ProbabilityTarget(f"probability_{index}", f"probability of {title}", task, probe, row)
+    return LinearTarget(f"class_{index}", f"log-odds of {title}", task, Linear.plain(weights[row], bias[row]))
+
+
+def risk_target(probes: StoredProbes, token: str) -> LinearTarget:
+    """The log partial hazard of the Cox probe of a task token; higher dies earlier.
 
     Raises:
         ValueError: the probe could not be fitted; the message says why.
     """
-    model = probe.model
-    if model is None:
-        raise ValueError(f"no subtype to explain: {probe.reason}")
-    if isinstance(model, OneVsRestClassifier):
-        rows = {
-            int(c): (e.coef_[0], e.intercept_[0])
-            for c, e in zip(model.classes_, model.estimators_, strict=True)
-        }
-    else:
-        negative, positive = (int(c) for c in model.classes_)
-        coef, intercept = model.coef_[0], model.intercept_[0]
-        rows = {negative: (-coef, -intercept), positive: (coef, intercept)}
-    found = {c: Linear.plain(np.asarray(coef), np.asarray(b)) for c, (coef, b) in rows.items()}
-    if any(linear.coef.shape != (width,) for linear in found.values()):
-        raise ValueError(f"the subtype probe is of another width than the outputs ({width})")
-    return found
+    found, task = _of_token(probes, token)
+    if found.cox_weights is None or found.cox_mean is None:
+        raise ValueError(f"no risk to explain: {probes.reasons.get(f'{token}/survival', 'no probe')}")
+    scale = np.ones(len(found.cox_mean))
+    return LinearTarget("risk", "risk", task, Linear(found.cox_weights, np.zeros(()), found.cox_mean, scale))
 
 
-def class_target(probe: SubtypeProbe, width: int, index: int, title: str, probability: bool) -> Target:
-    """Log-odds or probability of a class.
-
-    Raises:
-        ValueError: the probe knows no such class.
-    """
-    logits = class_logits(probe, width)
-    if index not in logits:
-        raise ValueError(f"no class {index} to explain: the probe was fitted on the classes {sorted(logits)}")
-    if not probability:
-        return LinearTarget(f"class_{index}", f"log-odds of {title}", probe.task, logits[index])
-    coef, intercept = (np.stack([getattr(logits[c], name) for c in logits]) for name in ("coef", "intercept"))
-    order = list(logits).index(index)
-    return ProbabilityTarget(
-        f"probability_{index}", f"probability of {title}", probe.task, Linear.plain(coef, intercept), order
-    )
-
-
-def risk_target(probe: SurvivalProbe, width: int) -> LinearTarget:
-    """The log partial hazard of the Cox probe; higher dies earlier.
-
-    Raises:
-        ValueError: the probe could not be fitted; the message says why.
-    """
-    if probe.model is None:
-        raise ValueError(f"no risk to explain: {probe.reason}")
-    coef, mean = np.zeros(width), np.zeros(width)
-    coef[probe.varying] = probe.model.params_.to_numpy()
-    mean[probe.varying] = np.asarray(probe.model._norm_mean)
-    return LinearTarget("risk", "risk", probe.task, Linear(coef, np.zeros(()), mean, np.ones(width)))
+def _of_token(probes: StoredProbes, token: str) -> tuple[TaskProbes, int]:
+    if token not in probes.tasks:
+        raise ValueError(f"no probes of the task token {token}; there are {', '.join(probes.tasks)}")
+    return probes.tasks[token], list(probes.tasks).index(token)
 
 
 def zero_shot_target(candidates: Candidates, what: str, task: int, titles: Sequence[str]) -> SimilarityTarget:

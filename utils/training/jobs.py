@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_utils.cases.cohort_data import CohortData, Splits
 from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
-from utils.training.model_setup import ModelSetup
+from utils.training.model_setup import ModelSetup, model_setup, read_modalities
 from utils.training.trainer import BEST_WEIGHTS
 
 # What an evaluation fitted of the modalities, beside its probes.
@@ -30,6 +31,47 @@ class Job:
         cohort = config.data.onco or config.data.test_json.stem
         below = self.folder.relative_to(config.output.folder)
         return " · ".join([cohort, mil_name, *(part.replace("_", " ") for part in below.parts)])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is made from, and the jobs it consists of.
+
+    Attributes:
+        setup: which model.
+        structures: of the data, by modality, that decide the model's parameters.
+        data: the tables of the cohort.
+        jobs: in the order in which they run.
+    """
+
+    setup: ModelSetup
+    structures: Mapping[str, Any]
+    data: CohortData
+    jobs: Sequence[Job]
+
+    @classmethod
+    def read(cls, config: RunConfig) -> Plan:
+        """Reads the weights that are evaluated, if any, and the tables.
+
+        Raises:
+            FileNotFoundError, ValueError: a file is missing, or does not fit the others; the message says which.
+        """
+        files = find_weights(eval_weights(config)) if config.output.eval_only else []
+        weights = [TrainedWeights.read(path) for path in files]
+        trained = weights[0].run if weights else {}
+        setup, data_config = model_setup(config, trained), config.data
+        data = CohortData.read(
+            data_config.split_files,
+            read_modalities(setup, data_config, trained),
+            data_config.text_location,
+            data_config.protocol,
+            data_config.features_dir,
+            data_config.sites,
+            setup.tokens,
+            patches=setup.reads_patches,
+        )
+        jobs = evaluations(config, data, weights) if weights else trainings(config, setup, data)
+        return cls(setup, trained.get("structures", {}) or data.structures, data, list(jobs))
 
 
 def trainings(config: RunConfig, setup: ModelSetup, data: CohortData) -> Iterator[Job]:

@@ -36,10 +36,9 @@ from utils.evaluation.zero_shot import Candidates, read_candidates
 from utils.files import FileError, content_of, read_json, setup_logging, write_json
 from utils.protocol import PROTOCOLS
 from utils.run_config import RunConfig
-from utils.training.checkpoint import TrainedWeights
 from utils.training.distributed import Group, process_group
 from utils.training.fingerprint import data_digests, differences, file_digest, patients_digest
-from utils.training.jobs import INPUTS, Job, eval_weights, evaluations, find_weights, trainings
+from utils.training.jobs import INPUTS, Job, Plan
 from utils.training.linear_start import fit_readout
 from utils.training.modality_report import ModalityReport
 from utils.training.model_setup import (
@@ -47,10 +46,8 @@ from utils.training.model_setup import (
     about_missing,
     build_model,
     fitted_inputs,
-    model_setup,
     objective_setup,
     patch_options,
-    read_modalities,
 )
 from utils.training.objectives import build_objective
 from utils.training.objectives.build import distillation_of
@@ -107,23 +104,8 @@ def run(config: RunConfig, make_evaluator: EvaluatorFactory) -> pd.DataFrame:
 
 
 def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> pd.DataFrame:
-    files = find_weights(eval_weights(config)) if config.output.eval_only else []
-    weights = [TrainedWeights.read(path) for path in files]
-    trained = weights[0].run if weights else {}
-    setup = model_setup(config, trained)
-    tables = read_modalities(setup, config.data, trained)
-    data = CohortData.read(
-        config.data.split_files,
-        tables,
-        config.data.text_location,
-        config.data.protocol,
-        config.data.features_dir,
-        config.data.sites,
-        setup.tokens,
-        patches=setup.reads_patches,
-    )
-    structures = trained.get("structures", {}) or data.structures
-    jobs = list(evaluations(config, data, weights) if weights else trainings(config, setup, data))
+    plan = Plan.read(config)
+    setup, structures, data, jobs = plan.setup, plan.structures, plan.data, plan.jobs
     shared = Run(
         config,
         setup,

@@ -55,7 +55,7 @@ def test_targets_are_what_the_probes_of_the_run_predict(run):
     predictions = (
         pd.read_csv(run / "seed_0/predictions/test.csv").query("task == 'General'").set_index("case_id")
     )
-    targets = {t.name: t for t in loaded.targets(["class", "probability:1", "risk"])}
+    targets = {t.name: t for t in loaded.targets(["class", "probability:1", "risk"], "General")}
     for case in (loaded.datasets["test"][k] for k in range(4)):
         with torch.no_grad():
             output = loaded.model(case)[0]
