@@ -47,11 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="class (of two the second, else every one), class:K (its log-odds), probability:K, risk, zero_shot:K, "
         "zero_shot:risk",
     )
+    parser.add_argument("--task", help="task token to explain; if not given, the first of the run")
     parser.add_argument(
-        "--task", choices=constants.TASKS, default=constants.TASKS[0], help="task token to explain"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=20, help="doubled for a patient until the gap is below 1 %%"
+        "--steps", type=int, default=20, help="more follow for a patient until the gap is below 1 %%"
     )
     parser.add_argument(
         "--patch_baseline", choices=PATCH_BASELINES, default="mean", help="where patches begin"
@@ -72,7 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.split not in run.datasets:
         parser.error(f"--split {args.split}: no patient of it can be evaluated")
     dataset = run.datasets[args.split]
-    targets = run.targets(args.targets, args.task)
+    token = args.task or next(iter(run.probes.tasks))
+    if token not in run.probes.tasks:
+        parser.error(f"--task {token}: the run has {', '.join(run.probes.tasks)}")
+    targets = run.targets(args.targets, token)
     names = [patient.submitter_id for patient in dataset.patients]
     chosen = list(range(len(names)))
     if args.patients is not None:
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(
         args.steps,
         args.patch_baseline,
-        args.task,
+        token,
         tuple(target.name for target in targets),
         str(run.job.folder.relative_to(args.run)),
         args.attention_heads,

@@ -64,6 +64,10 @@ def _section(folder: Path, target: Target, summaries: dict[str, Any]) -> Section
         section.warnings.append(
             f"Completeness gap of {TOLERANCE:.0%} or more for {len(rough)} patients: {', '.join(rough[:10])}"
         )
+    columns = ["value", "baseline_value", "steps", "missing", "gap"]
+    complete_to = pd.DataFrame({name: {c: content[c] for c in columns} for name, content in of.items()}).T
+    complete_to["below_tolerance"] = complete_to["gap"] < TOLERANCE
+    _write(complete_to.rename_axis("patient").reset_index(), folder / f"completeness_{target.name}.csv")
     shares = pd.DataFrame({name: content["shares"] for name, content in of.items()}).T
     without = pd.DataFrame({name: content["without"] for name, content in of.items()}).T
     modalities = pd.DataFrame(

@@ -156,10 +156,8 @@ def _target(target: Target, found: Attribution, folder: Path) -> tuple[Section, 
     sums = group_sums(entries)
     section = Section(f"What moves the {target.title}")
     if found.gap >= TOLERANCE:
-        section.warnings.append(
-            f"The attributions miss the change of the target by {found.gap:.1%} even with {found.steps} steps "
-            f"(at most {MAX_STEPS}); read them as approximate."
-        )
+        section.warnings.append(_rough(found))
+        logger.warning("%s, %s: %s", folder.name, target.name, section.warnings[-1])
     overview: list[list[Any]] = [
         ["value of this patient", found.value],
         ["value of the baseline", found.baseline_value],
@@ -188,12 +186,29 @@ def _target(target: Target, found: Attribution, folder: Path) -> tuple[Section, 
         "value": found.value,
         "baseline_value": found.baseline_value,
         "gap": found.gap,
+        "missing": found.missing,
         "steps": found.steps,
         "shares": found.shares,
         "without": dict(found.without),
         "groups": {str(name): float(value) for name, value in sums.items()},
     }
     return section, content
+
+
+def _rough(found: Attribution) -> str:
+    """What is wrong with attributions that miss the change of the target."""
+    change = abs(found.value - found.baseline_value)
+    text = (
+        f"the attributions miss the change of the target by {found.gap:.1%} ({found.missing:.2g} of {change:.2g}) "
+        f"after {found.steps} steps (at most {MAX_STEPS})"
+    )
+    largest = max(float(np.abs(value).sum()) for value in (found.patches, *found.inputs.values()))
+    if found.missing < TOLERANCE * largest:
+        return (
+            f"{text}: the patient is as near to the baseline as that; beside the attributions themselves "
+            f"(absolute sum of the largest modality: {largest:.2g}) it is little"
+        )
+    return f"{text}; read them as approximate"
 
 
 def _slides(

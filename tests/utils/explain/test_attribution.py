@@ -118,18 +118,34 @@ def test_passes_are_counted(model, make_case, target, baselines, pathways):
     assert len(passes) - sum(passes) == 6  # forwards: case, baseline, and each of four parts left out
 
 
-def test_steps_are_doubled_until_the_gap_is_small():
+def test_steps_are_added_until_the_gap_is_small():
     inputs, baselines = {"x": torch.tensor([9.0]).double()}, {"x": torch.tensor([0.0]).double()}
 
     def wave(point):
         return torch.sin(20 * point["x"]).sum()
 
-    found = integrated_gradients(wave, inputs, baselines, steps=4, max_steps=512)
+    found = integrated_gradients(wave, inputs, baselines, steps=4, max_steps=1024)
     assert found.steps > 4
     assert found.gap < 0.01
     poor = integrated_gradients(wave, inputs, baselines, steps=4, max_steps=4)
     assert poor.steps == 4
     assert poor.gap > 0.01
+
+
+def test_steps_are_added_where_the_function_bends():
+    """A step of one variable and a parabola of the other: attributions are known, and 300 even steps miss the step."""
+    inputs = {name: torch.tensor([1.0]).double() for name in "xy"}
+    baselines = {name: torch.tensor([0.0]).double() for name in "xy"}
+
+    def bent(point):
+        return torch.tanh(2000 * (point["x"] - 0.2468)).sum() / 2 + 3 * point["y"].square().sum()
+
+    found = integrated_gradients(bent, inputs, baselines, steps=20, max_steps=320, tolerance=1e-3)
+    assert found.gap < 1e-3
+    assert float(found.attributions["x"]) == pytest.approx(1, abs=0.005)
+    assert float(found.attributions["y"]) == pytest.approx(3, abs=1e-9)
+    even = integrated_gradients(bent, inputs, baselines, steps=320, max_steps=320)
+    assert even.gap > 0.01
 
 
 def test_training_mode_is_refused(model, make_case, target, baselines, pathways):

@@ -78,6 +78,7 @@ def test_every_patient_has_tables_that_add_up(report):
             total = patches[name].sum() + inputs.attribution.sum()
             change = content["value"] - content["baseline_value"]
             assert total == pytest.approx(change, abs=1.01 * content["gap"] * abs(change) + 1e-6)
+            assert content["missing"] == pytest.approx(abs(total - change), abs=1e-6)
             assert sum(content["groups"].values()) == pytest.approx(inputs.attribution.sum())
             assert set(inputs.group) == {"A", "B", "C", "D"}
 
