@@ -34,7 +34,7 @@ def as_evaluated(report, predictions):
     for summary in summaries(report).values():
         row, targets = table.loc[summary["case_id"]], summary["targets"]
         assert targets["risk"]["value"] == pytest.approx(row["risk"], abs=1e-3)
-        assert targets["probability_1"]["value"] == pytest.approx(row["probability_1"], abs=1e-4)
+        assert targets["probability_1"]["value"] == pytest.approx(row["probability class 1"], abs=1e-4)
         assert all(content["gap"] < 0.01 for content in targets.values())
 
 
