@@ -119,7 +119,7 @@ def _run(config: RunConfig, make_evaluator: EvaluatorFactory, group: Group) -> p
     # A config that builds no model must not leave a claimed folder behind.
     with (
         torch.device("meta"),
-        content_of(weights[0].path if weights else config.model.model_config, "correct it"),
+        content_of(jobs[0].weights.path if jobs[0].weights else config.model.model_config, "correct it"),
     ):
         setup.build(structures)
     group.on_main(lambda: _claim(shared, fitted))
