@@ -18,6 +18,7 @@ from data_utils.tables.clinical import AGE, ClinicalCodes, codes_path
 from data_utils.tables.gdc import read_split_cases, split_paths
 from utils import constants
 from utils.files import atomic_path, read_json, setup_logging, write_json, write_tensors
+from utils.protocol import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         codes = ClinicalCodes.from_dict(content, args.codes)
         origin = {key: content[key] for key in ("protocol", "cases") if key in content}
     else:
-        learned_from = cases[cases["split"] == "train"] if args.protocol == "strict" else cases
+        learned_from = cases[cases["split"] == "train"] if PROTOCOLS[args.protocol].training_only else cases
         origin = {"protocol": args.protocol, "cases": len(learned_from)}
         codes = ClinicalCodes.fit(learned_from, args.protocol)
     features = codes.transform(cases)

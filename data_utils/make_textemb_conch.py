@@ -40,6 +40,7 @@ from models.conch.tokenizer import ConchTokenizer
 from utils import constants
 from utils.devices import pick_device
 from utils.files import FileError, atomic_path, setup_logging, write_json, write_tensors
+from utils.protocol import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     cohort = read_cohort(args.cohort_json) if args.cohort_json else load_cohort(args.onco)
 
     cases = read_split_cases(split_paths(args.onco, args.features_encoder, args.splits_dir))
-    learned_from = cases[cases["split"] == "train"] if args.protocol == "strict" else cases
+    learned_from = cases[cases["split"] == "train"] if PROTOCOLS[args.protocol].training_only else cases
     times = learned_from["durations"].dropna().tolist()
     edges = survival_edges(times) if times else None
     _report_strange_texts(cases)

@@ -10,6 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+TRAINING_SPLIT = "training split"
+UNKNOWN_LAST = "unknown, after all others"
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -30,6 +33,16 @@ class Protocol:
     ties: str
     slide_stacking: str
 
+    @property
+    def training_only(self) -> bool:
+        """Whether what is learned of tables (scalers, codes, bins, edges) may see the training split only."""
+        return self.fitted_on == TRAINING_SPLIT
+
+    @property
+    def unknown_is_a_category(self) -> bool:
+        """Whether a missing clinical text always has a code of its own, after all others."""
+        return self.missing_text == UNKNOWN_LAST
+
     def better(self, score: Sequence[float], best: Sequence[float]) -> bool:
         """Whether a validation score replaces the best one of the epochs before.
 
@@ -48,5 +61,5 @@ class Protocol:
 
 PROTOCOLS: Mapping[str, Protocol] = {
     "published": Protocol("all cases", "Nan, in alphabetical order", "union", "latest", "published"),
-    "strict": Protocol("training split", "unknown, after all others", "site", "earliest", "cumulative"),
+    "strict": Protocol(TRAINING_SPLIT, UNKNOWN_LAST, "site", "earliest", "cumulative"),
 }

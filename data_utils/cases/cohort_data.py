@@ -21,6 +21,7 @@ from data_utils.tables.tasks import CLASSES, TaskSet, published
 from data_utils.tables.tensor_table import ModalityTable
 from utils import constants
 from utils.files import FileError
+from utils.protocol import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class CohortData:
     def fit(self, patients: Splits, names: Iterable[str]) -> dict[str, dict[str, Any] | None]:
         """What has to be learned of the modalities named: of the whole table (published), or the training split."""
         train = {name for p in patients["train"] for name in (p.case_id, p.submitter_id)}
-        only = train if self.protocol == "strict" else None
+        only = train if PROTOCOLS[self.protocol].training_only else None
         return {name: self.tables[name].fit(only) for name in names}
 
     def datasets(

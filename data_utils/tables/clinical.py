@@ -30,6 +30,7 @@ from data_utils.tables.tensor_table import read_tensor_table
 from data_utils.tables.text_table import read_own_table
 from data_utils.tables.values import MAX_AGE, is_missing
 from utils.files import FileError, read_json
+from utils.protocol import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class ClinicalCodes:
     @classmethod
     def fit(cls, cases: pd.DataFrame, protocol: str = "published") -> ClinicalCodes:
         """Learns ages and codes from ``cases`` (columns ``age_at_index`` and ``AJCC_COLUMNS``, raw texts)."""
+        rules = PROTOCOLS[protocol]
         ages = cases[AGE].dropna()
         usable = not ages.empty and ages.max() > 0
         if not usable:
@@ -73,7 +75,7 @@ class ClinicalCodes:
                 logger.warning("no case has %s: the feature is the same for all", column)
             if strange := [text for text in categories if not is_category(text, column)]:
                 logger.warning("%s: %s name no AJCC category; each has a code of its own", column, strange)
-            if protocol == "strict":
+            if rules.unknown_is_a_category:
                 texts = [*categories, UNKNOWN]
             else:
                 texts = sorted({*categories, NAN}) if len(present) < len(cases) else categories
@@ -82,7 +84,7 @@ class ClinicalCodes:
             float(ages.max()) if usable else 1.0,
             float(ages.median()) if usable else 0.0,
             codes,
-            UNKNOWN if protocol == "strict" else NAN,
+            UNKNOWN if rules.unknown_is_a_category else NAN,
         )
 
     def transform(self, cases: pd.DataFrame) -> Tensor:

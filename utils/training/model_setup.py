@@ -221,11 +221,11 @@ def objective_setup(
         raise ValueError(f"--objective {plain.name}: the sites of a pan-cancer run have no common classes")
     if "survival" not in plain.parts:
         return plain
-    strict = data.protocol == "strict"
-    known = patients["train"] if strict else [p for split in patients.values() for p in split]
+    training_only = PROTOCOLS[data.protocol].training_only
+    known = patients["train"] if training_only else [p for split in patients.values() for p in split]
     where = data.onco or str(data.train_json)
     durations, events = [p.duration for p in known], [p.event for p in known]
-    return replace(plain, bins=SurvivalBins.fit(durations, events, where, open_ended=strict))
+    return replace(plain, bins=SurvivalBins.fit(durations, events, where, open_ended=training_only))
 
 
 def _compare_scaling(trained: Mapping[str, Any], config: RunConfig) -> None:
