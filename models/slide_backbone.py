@@ -70,6 +70,10 @@ class SlideBackbone(nn.Module, ABC):
         """Within the block gradients are those of the function, also where training takes parts of it for constant."""
         yield
 
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+        """What computes the blocks on a device, where there is a choice: which part -> name of its kernel."""
+        return {}
+
     def token_of_patch(self, case: Case) -> Tensor:
         """Which patch token ``[L]`` every patch of a case became; -1 where the encoder drops it."""
         return torch.arange(len(case.features))

@@ -266,6 +266,11 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         "--use_amp", action="store_true", help="mixed precision: bfloat16, or float16 on older GPUs"
     )
     compute.add_argument(
+        "--tf32",
+        action="store_true",
+        help="TensorFloat-32 for what is computed in float32 on NVIDIA GPUs since Ampere: faster, 10 bits of precision",
+    )
+    compute.add_argument(
         "--activation_checkpointing",
         choices=("auto", "on", "off"),
         default="auto",

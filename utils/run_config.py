@@ -104,6 +104,7 @@ class ComputeConfig:
     workers: int = field(default=0, metadata=_FREE)
     cache_features: str = field(default="none", metadata=_FREE)
     use_amp: bool = False
+    tf32: bool = False
     activation_checkpointing: str = field(default="auto", metadata=_FREE)
     compile: bool = field(default=False, metadata=_FREE)
 

@@ -17,7 +17,7 @@ class Case:
         case_id: GDC identifier (UUID) of the patient.
         submitter_id: TCGA barcode of the patient (12 characters).
         project_id: TCGA project, such as ``TCGA-BRCA``.
-        features: patch features ``[L, D_in]``, float32.
+        features: patch features ``[L, D_in]``, float32; float16 as read from files that hold it, until :meth:`to`.
         coords: upper left corner of every patch ``[L, 2]``, (x, y) in level-0 pixels, int64.
         patch_size_lv0: level-0 distance between neighbouring patches, in pixels.
         slides: names of the slides, in the order in which they are stacked.
@@ -51,12 +51,13 @@ class Case:
     complete: bool = True
 
     def to(self, device: torch.device | str) -> Case:
-        """The same case with every tensor on ``device`` but ``coords``.
+        """The same case with every tensor on ``device`` but ``coords``, and float32 features.
 
+        Half-precision features travel as they are and are converted there.
         Models turn coordinates into cells and check them on the way: on a GPU every check would wait for it.
         """
         moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
-        return replace(moved, coords=self.coords)
+        return replace(moved, coords=self.coords, features=moved.features.float())
 
     def without_patches(self) -> Case:
         """The same case without its patches and sentences, which would fill the memory."""

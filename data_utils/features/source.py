@@ -54,11 +54,14 @@ class FeatureSource:
         return read_coords(path) if slide is None else (slide.coords.copy(), slide.meta)
 
     def features(self, path: Path, rows: np.ndarray | None) -> np.ndarray:
-        """Features ``[L, D]`` float32 of some patches (strictly increasing rows), or of all."""
+        """Features ``[L, D]`` of some patches (strictly increasing rows), or of all.
+
+        float16 where this loses nothing, else float32.
+        """
         slide = self._slides.get(path)
         if slide is None:
-            return read_features(path, rows).features
-        return (slide.features if rows is None else slide.features[rows]).astype(np.float32)
+            return read_features(path, rows, keep_half=True).features
+        return slide.features.copy() if rows is None else slide.features[rows]
 
 
 def _compact(slide: SlideFeatures) -> SlideFeatures:

@@ -74,7 +74,7 @@ class SlideFeatures:
     """Patches of one slide.
 
     Attributes:
-        features: ``[L, D]`` float32.
+        features: ``[L, D]`` float32 (float16 where that was asked for and is what the file holds).
         coords: ``[L, 2]`` int64, (x, y) of the upper left corner in level-0 pixels.
         patch_size_level0: level-0 distance between neighbouring patches, if the file states it.
         meta: everything the file states about its patches.
@@ -186,7 +186,7 @@ def inspect_features(path: str | Path) -> FeatureInfo:
         return FeatureInfo(features.shape[-2], features.shape[-1], meta)
 
 
-def read_features(path: str | Path, rows: np.ndarray | None = None) -> SlideFeatures:
+def read_features(path: str | Path, rows: np.ndarray | None = None, keep_half: bool = False) -> SlideFeatures:
     """Reads the patches of one slide.
 
     Args:
@@ -194,6 +194,7 @@ def read_features(path: str | Path, rows: np.ndarray | None = None) -> SlideFeat
             (see :mod:`data_utils.features.plain_arrays`).
         rows: patches to read, strictly increasing; all when ``None``. Only their part of an HDF5
             file is read from disk.
+        keep_half: leave float16 as it is; half the bytes on the way to a GPU, which converts them.
 
     Raises:
         FeatureFileError: missing or damaged file, missing dataset, no patches, lengths of features and
@@ -205,7 +206,9 @@ def read_features(path: str | Path, rows: np.ndarray | None = None) -> SlideFeat
     with _arrays(path) as (features, coords, meta):
         if rows is not None:
             rows = _check_rows(path, rows, features.shape[-2])
-        values = _take(features, rows).astype(np.float32)
+        values = _take(features, rows)
+        if not (keep_half and values.dtype == np.float16):
+            values = values.astype(np.float32)
         corners = whole_pixels(path, _take(coords, rows))
     check_values(path, values, "as float32")
     if rows is None:

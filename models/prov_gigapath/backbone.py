@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from data_utils.cases.case import Case
 from models.pretrained import read_checkpoint
+from models.prov_gigapath import dilated_attention
 from models.prov_gigapath.longnet import DilatedSelfAttention, LongNetViT
 from models.slide_backbone import SlideBackbone
 
@@ -40,6 +42,10 @@ class GigaPathBackbone(SlideBackbone):
         self.embed_dim = self.vit.embed_dim
         self.feature_dim = self.vit.patch_embed.proj.in_features
         self.grid_extent = self.vit.tile_size * self.vit.grid_size
+
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+        """See :class:`SlideBackbone`."""
+        return dilated_attention.kernels(device, dtype, self.embed_dim // self.blocks[0].self_attn.num_heads)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

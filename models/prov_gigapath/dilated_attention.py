@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.prov_gigapath import dilated_kernels
-from models.prov_gigapath.attention import attend, attend_backward
+from models.prov_gigapath.attention import attend, attend_backward, kernel_name
 from models.prov_gigapath.dilated_parts import ABSENT, Part, plan
 
 logger = logging.getLogger(__name__)
@@ -111,9 +111,19 @@ def dilated_attention(
     parts = plan(tuple(segments), tuple(ratios), length, heads)
     if whole_gradient:
         return StridedDilatedAttention.apply(qkv, parts, True)
-    if dilated_kernels.takes(qkv) and _fused_agrees(qkv.device, qkv.dtype, qkv.shape[-1]):
+    if _fused(qkv.device, qkv.dtype, qkv.shape[-1]):
         return dilated_kernels.FusedDilatedAttention.apply(qkv, parts)
     return StridedDilatedAttention.apply(qkv, parts)
+
+
+def kernels(device: torch.device, dtype: torch.dtype, width: int) -> dict[str, str]:
+    """The kernels that heads of ``width`` get on a device: of the attention and of the copies around it."""
+    copies = "fused" if _fused(device, dtype, width) else "strided"
+    return {"attention": kernel_name(device, dtype, width), "copies": copies}
+
+
+def _fused(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    return dilated_kernels.takes(device, dtype) and _fused_agrees(device, dtype, width)
 
 
 @cache

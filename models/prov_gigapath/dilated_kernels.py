@@ -29,9 +29,9 @@ if HAS_TRITON:
 _ROWS = 32
 
 
-def takes(qkv: Tensor) -> bool:
-    """Whether the kernels are meant for this input."""
-    return HAS_TRITON and qkv.device.type == "cuda" and qkv.dtype != torch.float64
+def takes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels are meant for inputs of this kind."""
+    return HAS_TRITON and device.type == "cuda" and dtype != torch.float64
 
 
 if HAS_TRITON:

@@ -17,6 +17,7 @@ BACKWARD_PRODUCTS, BACKWARD_ATTENTION = 1.0, 2.5
 _EMBED_DIM, _MLP_RATIO = 768, 4.0
 _DEFAULTS = {
     "gigapath": {"depth": 12, "num_heads": 16, "ffn_dim": 3072},
+    "gigapath_flash": {"depth": 12, "num_heads": 16, "ffn_dim": 1536, "embed_dim": 384},
     "titan": {"depth": 6, "num_heads": 12},
 }
 
@@ -33,7 +34,7 @@ def attention(encoder: str, config: Mapping[str, Any], tokens: int) -> float:
     """Of scores and weighted sums of all blocks, forward, one copy."""
     config = {**_DEFAULTS[encoder], **config}
     width, heads = config.get("embed_dim", _EMBED_DIM), config["num_heads"]
-    if encoder == "gigapath":
+    if encoder.startswith("gigapath"):
         segments = tuple(config.get("segment_lengths", PUBLISHED_SEGMENTS))
         ratios = tuple(config.get("dilated_ratios", PUBLISHED_RATIOS))
         pairs = sum(part.count * part.positions**2 for part in plan(segments, ratios, tokens, heads))

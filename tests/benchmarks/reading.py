@@ -209,11 +209,22 @@ def extraction(
     repeats: int,
     slides: int = 3,
     pieces: tuple[int, int] = (2, 2),
+    device: str = "cpu",
 ) -> Row:
-    """Slides to feature files by ``demo`` (the small encoder of the demo) or an accelerator of so many tiles/s."""
-    recipe = _recipe("demo" if encoder == "demo" else "gigapath")
-    if encoder == "demo":
-        module = build_tile_encoder(read_json(constants.CONFIGS_ROOT / CONFIGS["demo"]))
+    """Slides to feature files.
+
+    Args:
+        encoder: ``demo`` (the small encoder of the demo) and ``gigapath`` (published size), with random weights, or
+            an accelerator of so many tiles/s.
+        workers: reading processes.
+        repeats: as everywhere.
+        slides: how many.
+        pieces: size of each, see :func:`write_scan`.
+        device: where the encoder runs.
+    """
+    recipe = _recipe(encoder if isinstance(encoder, str) else "gigapath")
+    if isinstance(encoder, str):
+        module = build_tile_encoder(read_json(constants.CONFIGS_ROOT / CONFIGS[encoder]))
     else:
         module = StandIn(encoder)
     waiting: list[float] = []
@@ -221,7 +232,7 @@ def extraction(
 
     def extract(paths: Sequence[Path]) -> None:
         with tempfile.TemporaryDirectory() as out:
-            report = extract_cohort(paths, module, recipe, Path(out), workers=workers)
+            report = extract_cohort(paths, module, recipe, Path(out), workers=workers, device=device)
         if report.count("done") != len(paths):
             raise RuntimeError(f"slides failed: {report.results}")
         waiting.append(report.waiting)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.encoders import slide_encoder
 from models.prov_gigapath.longnet import LongNetViT
 from models.titan.vision_encoder import TitanVisionEncoder
 from tests.benchmarks import flops
+from utils.files import read_json
 
 LONGNET = {
     "embed_dim": 16,
@@ -50,4 +52,7 @@ def test_pairs_of_dilated_attention():
 def test_published_size():
     """The counted work in the documents: 1.58 TFLOP for a training step of 1,024 patches."""
     assert flops.step("gigapath", {}, 1024, 3, True) / 1e12 == pytest.approx(1.58, abs=0.02)
+    flash = read_json(slide_encoder("gigapath_flash").config)["slide_encoder"]
+    half, whole = (flops.products(*of, 1025) for of in (("gigapath_flash", flash), ("gigapath", {})))
+    assert half == whole / 4  # half the width
     assert flops.products("titan", {}, 1025) * 6 / 1e12 == pytest.approx(0.52, abs=0.01)

@@ -18,7 +18,10 @@ LONGNET = {
     "segment_lengths": [4, 16],
     "dilated_ratios": [1, 2],
 }
-CONFIGS = {"gigapath": {**MODEL_CONFIG, "slide_encoder": LONGNET}, "titan": TITAN_CONFIG}
+CONFIGS = {
+    **{name: {**MODEL_CONFIG, "slide_encoder": LONGNET} for name in ("gigapath", "gigapath_flash")},
+    "titan": TITAN_CONFIG,
+}
 
 
 @pytest.mark.parametrize("encoder", MODELS)

@@ -19,8 +19,12 @@ from utils.files import read_json
 
 NUM_PATHWAYS, NUM_GENES, NUM_MEMBERS = 331, 4999, 9745
 NUM_TASKS = 3
-MODELS = {"gigapath": "longnetvit_gene_adapter", "titan": "titan_gene_adapter"}
-PATCH_SIZE = {"gigapath": 256, "titan": 1024}
+MODELS = {
+    "gigapath": "longnetvit_gene_adapter",
+    "gigapath_flash": "gigapath_flash_gene_adapter",
+    "titan": "titan_gene_adapter",
+}
+PATCH_SIZE = {"gigapath": 256, "gigapath_flash": 256, "titan": 1024}
 # Larger cases are measured once, without a first run.
 _WARM_UP_PATCHES = 1024
 

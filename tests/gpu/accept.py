@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from models.prov_gigapath import dilated_attention, dilated_kernels
 from models.prov_gigapath.attention_kernels import KERNELS
 from models.prov_gigapath.dilated_parts import plan
 from models.prov_gigapath.longnet import PUBLISHED_RATIOS, PUBLISHED_SEGMENTS
+from tests.benchmarks import reading
 from tests.benchmarks.training_step import MODELS, NUM_GENES, PATCH_SIZE, published_size_pathways
 from tests.small_cohort import IN_DIM, MODEL_CONFIG, PATHWAYS, make_small_cohort
 from tests.small_runs import TITAN_CONFIG, quick_evaluation
@@ -43,7 +45,7 @@ WIDTHS, LENGTHS = (24, 48, 64), (1, 33, 1024)
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 SIZES = (1024, 4096, 10_000, 25_000)
 DIFFERENT_LENGTHS = tuple(1000 + 173 * number for number in range(12))
-SMALL = {"gigapath": MODEL_CONFIG, "titan": TITAN_CONFIG}
+SMALL = {"gigapath": MODEL_CONFIG, "gigapath_flash": MODEL_CONFIG, "titan": TITAN_CONFIG}
 
 Check = tuple[str, str, bool]
 
@@ -260,6 +262,8 @@ def speed(place: Place) -> Iterator[Check]:
         yield from _lengths_in_a_row(place, encoder, model, lengths)
         for patches in (12,) if place.dry else (1024, 10_000):
             yield _profile(place, encoder, model, patches)
+    tiles = ("demo", 0, 1, 1, (1, 1)) if place.dry else ("gigapath", os.cpu_count() or 1, 1, 4, (6, 4))
+    yield "tiles of extraction", str(reading.extraction(*tiles, device=place.device.type)["note"]), True
     if place.dry:
         return
     for encoder in MODELS:

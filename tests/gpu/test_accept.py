@@ -17,7 +17,9 @@ def test_dry(tmp_path, capsys):
     for word in (
         "kernel cpu, torch.bfloat16, 48 wide, 33 long",
         "gigapath, torch.float32",
+        "gigapath_flash",
         "titan",
+        "tiles of extraction",
         "resume",
     ):
         assert any(word in line for line in lines), word

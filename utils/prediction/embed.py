@@ -90,7 +90,7 @@ def embed_patients(
         _run(
             found,
             network,
-            Precision(device, config.compute.use_amp),
+            Precision(device, config.compute.use_amp, config.compute.tf32),
             device,
             CaseDataset(usable, inputs, None, patch_options(config, network, model.seed), "new", modalities),
         )

@@ -6,9 +6,15 @@ import importlib.metadata
 import platform
 import subprocess
 from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
 
 from data_utils.tables.cohorts import load_cohort
+from models.slide_backbone import SlideBackbone
 from utils import constants
+from utils.files import read_json, write_json
 from utils.protocol import PROTOCOLS
 from utils.run_config import RunConfig
 from utils.training.model_setup import ModelSetup
@@ -60,3 +66,11 @@ def class_names_of_run(config: RunConfig) -> dict[str, str]:
         cohort: ", ".join(f"{i} {name}" for i, name in enumerate(names)) for cohort, names in named.items()
     }
     return {f"classes of {cohort}": text for cohort, text in lists.items() if text}
+
+
+def note_kernels(folder: Path, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Adds to ``config.json`` which kernels compute the slide encoder of a model: each is tried first."""
+    backbone = getattr(model, "backbone", None)
+    kernels = backbone.kernels(device, dtype) if isinstance(backbone, SlideBackbone) else {}
+    if kernels:
+        write_json(folder / "config.json", {**read_json(folder / "config.json"), "kernels": kernels})

@@ -53,7 +53,14 @@ from utils.training.objectives import build_objective
 from utils.training.objectives.build import distillation_of
 from utils.training.precision import Precision
 from utils.training.recipes import always, recipe_of
-from utils.training.record import choices_of, class_names_of_run, git_commit, trained_how, versions
+from utils.training.record import (
+    choices_of,
+    class_names_of_run,
+    git_commit,
+    note_kernels,
+    trained_how,
+    versions,
+)
 from utils.training.run_lock import LOCK_FILE, run_lock
 from utils.training.tracking import Tracker
 from utils.training.trainer import Trainer, set_seed
@@ -183,7 +190,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
         job.folder,
         replace(config.training, seed=job.seed),
         device,
-        Precision(device, config.compute.use_amp),
+        Precision(device, config.compute.use_amp, config.compute.tf32),
         run={
             **setup.plain(),
             "seed": job.seed,
@@ -199,6 +206,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
         better=always if config.training.model_select == "last" else PROTOCOLS[config.data.protocol].better,
         recipe=recipe,
     )
+    group.on_main(lambda: note_kernels(config.output.folder, trainer.model, device, trainer.precision.dtype))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     logger.info("%s: %s trainable and %s frozen parameters", setup.mil_name, f"{trainable:,}", f"{frozen:,}")

@@ -1,6 +1,6 @@
 """A Case moves as one."""
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import torch
@@ -27,6 +27,12 @@ def test_moves_every_tensor_and_nothing_else(make_case):
             assert all(after[name].shape == value.shape for name, value in before.items())
         else:
             assert after == before
+
+
+def test_half_precision_features_travel_as_they_are(make_case):
+    half = replace(make_case(), features=torch.tensor([[0.1, 60000.0]], dtype=torch.float16))
+    moved = half.to("cpu")
+    assert moved.features.dtype == torch.float32 and torch.equal(moved.features, half.features.float())
 
 
 def test_absent_modalities_stay_absent(make_case):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.aggregators import DataSpec, build_aggregator
-from models.aggregators.modaltune import ModalTune, check_stages
+from models.aggregators.modaltune import ModalTune, _free_memory, check_stages
 from models.encoders import encoder_of
 from models.lora import LowRankLinear
 from models.modalities import Modality, ModalityEncoder, registry
@@ -333,6 +333,24 @@ def test_auto_checkpointing_follows_the_free_memory(tiny_config, pathways, monke
     for free, expected in ((1e12, False), (1e5, True)):
         monkeypatch.setattr("models.aggregators.modaltune._free_memory", lambda device, free=free: free)
         assert model._checkpoints_activations(patches) is expected
+
+
+def test_memory_that_pytorch_keeps_for_reuse_counts_as_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3_000, 80_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20_000)
+    assert _free_memory(torch.device("cuda")) == 33_000
+
+
+def test_auto_checkpointing_halves_its_estimate_under_autocast(tiny_config, pathways, monkeypatch):
+    model = build(GENES, tiny_config, pathways)
+    patches = torch.zeros(3, 100, 48)
+    whole = patches.numel() * 4 * 20 * len(model.backbone.blocks)
+    # Half of the free memory may be used: what is enough for bfloat16 is not for float32.
+    monkeypatch.setattr("models.aggregators.modaltune._free_memory", lambda device: 1.5 * whole)
+    assert model._checkpoints_activations(patches)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not model._checkpoints_activations(patches)
 
 
 @pytest.mark.parametrize("indexes", [[[0, 1], [3, 5]], [[0, 3], [3, 5]], [[0, 4]]])

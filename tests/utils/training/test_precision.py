@@ -27,6 +27,25 @@ def test_cpu_runs_in_bfloat16_without_scaling():
     precision.scaler.load_state_dict(precision.scaler.state_dict())
 
 
+@pytest.fixture
+def tf32_restored():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_tensorfloat_is_for_gpus_and_off_unless_asked_for(tf32_restored, caplog, tf32):
+    torch.set_float32_matmul_precision("highest")
+    Precision(CPU, use_amp=False, tf32=tf32)
+    assert torch.get_float32_matmul_precision() == "highest" and ("--tf32" in caplog.text) == tf32
+    Precision(CUDA, use_amp=False, tf32=tf32)
+    assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+    assert torch.backends.cudnn.allow_tf32 is tf32
+
+
 @pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
 @pytest.mark.parametrize("use_amp", [True, False])
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")

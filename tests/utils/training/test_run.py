@@ -128,6 +128,7 @@ def test_the_configuration_is_recorded(trained, cohort):
     assert RunConfig.read(trained).plain() == arguments
     assert config["model"]["model_config"] == MODEL_CONFIG
     assert config["inputs"] == {"genes": {"cases": 16, "pathways": 4, "genes": 10, "dropped_pathways": []}}
+    assert config["kernels"] == {"attention": "cpu", "copies": "strided"}
     assert config["versions"] == versions() and config["git_commit"] == git_commit()
 
 
