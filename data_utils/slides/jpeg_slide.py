@@ -1,0 +1,227 @@
+"""Slides whose levels are JPEG tiles of a TIFF file (Aperio, plain tiled TIFF), read at twice the speed.
+
+OpenSlide draws every JPEG tile onto a transparent canvas, which takes longer than to decode it. Here the tiles of a
+region are decoded and copied side by side. OpenSlide stays the reference: a level is read this way only where samples
+of it have the same pixels, and whatever is out of the ordinary (the border of the slide, tiles without data or with a
+flaw, positions between two pixels) is left to OpenSlide.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import simplejpeg
+import tifffile
+from openslide import OpenSlide, OpenSlideError
+from PIL import Image
+
+from data_utils.slides.wsi import open_slide
+
+logger = logging.getLogger(__name__)
+
+OPENSLIDE, DIRECT = "OpenSlide", "JPEG tiles"
+# The layouts in which a level is one picture cut into tiles; others overlap, or are stitched by OpenSlide.
+_VENDORS = ("aperio", "generic-tiff")
+_JPEG = 7  # of the tag Compression; 6 is the withdrawn kind
+_RGB, _YCBCR = 2, 6  # of the tag PhotometricInterpretation
+# Decoded tiles that are kept: neighbouring regions share them.
+_CACHE_BYTES = 64 * 2**20
+# Side of the samples of a level that are compared with OpenSlide's, in pixels, and how many a side.
+_SAMPLE, _SAMPLES = 300, 3
+# Marker of a JPEG stream that says whether its colours are RGB (0) or YCbCr (1); without it decoders guess.
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class JpegLevel:
+    """A level made of JPEG tiles.
+
+    Attributes:
+        size: of the level ``(width, height)``, pixels.
+        tile: of a tile ``(width, height)``, pixels.
+        offsets: where every tile begins in the file, row by row.
+        lengths: bytes of every tile; 0 where there is none.
+        head: what comes before the data of each tile: start, colours, and the tables that tiles share.
+    """
+
+    size: tuple[int, int]
+    tile: tuple[int, int]
+    offsets: tuple[int, ...]
+    lengths: tuple[int, ...]
+    head: bytes
+
+    @property
+    def columns(self) -> int:
+        return -(-self.size[0] // self.tile[0])
+
+
+class JpegSlide:
+    """An open slide some of whose levels are read directly; what :class:`OpenSlide` says of it is the same.
+
+    Args:
+        path: of the slide.
+        slide: the same, opened by OpenSlide; closed with this object.
+        levels: which levels can be read directly.
+    """
+
+    def __init__(self, path: Path, slide: OpenSlide, levels: dict[int, JpegLevel]) -> None:
+        self.slide, self.levels = slide, levels
+        self.properties, self.dimensions = slide.properties, slide.dimensions
+        self.level_count = slide.level_count
+        self.level_dimensions, self.level_downsamples = slide.level_dimensions, slide.level_downsamples
+        self._file = os.open(path, os.O_RDONLY)
+        self._tiles: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._bytes = 0
+
+    def __enter__(self) -> JpegSlide:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._file)
+        self.slide.close()
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        """As :meth:`OpenSlide.read_region`; an RGB image where the region was read directly, else RGBA."""
+        region = self._direct(location, level, size)
+        return self.slide.read_region(location, level, size) if region is None else Image.fromarray(region)
+
+    def _direct(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray | None:
+        """Pixels ``[H, W, 3]`` of a region, or ``None`` where OpenSlide has to read it."""
+        if (found := self.levels.get(level)) is None:
+            return None
+        corner = [edge / self.level_downsamples[level] for edge in location]
+        left, top = (round(edge) for edge in corner)
+        right, bottom = left + size[0], top + size[1]
+        inside = left >= 0 and top >= 0 and right <= found.size[0] and bottom <= found.size[1]
+        if not inside or corner != [left, top]:
+            return None
+        width, height = found.tile
+        region = np.empty((size[1], size[0], 3), np.uint8)
+        for row in range(top // height, -(-bottom // height)):
+            for column in range(left // width, -(-right // width)):
+                tile = self._tile(level, found, row * found.columns + column)
+                if tile is None:
+                    return None
+                x, y = column * width, row * height
+                x0, y0, x1, y1 = max(left, x), max(top, y), min(right, x + width), min(bottom, y + height)
+                region[y0 - top : y1 - top, x0 - left : x1 - left] = tile[y0 - y : y1 - y, x0 - x : x1 - x]
+        return region
+
+    def _tile(self, level: int, found: JpegLevel, number: int) -> np.ndarray | None:
+        """A tile ``[H, W, 3]``; ``None`` where it has no data, or the decoder so much as warns."""
+        key = (level, number)
+        if (tile := self._tiles.get(key)) is not None:
+            self._tiles.move_to_end(key)
+            return tile
+        length = found.lengths[number]
+        data = os.pread(self._file, length, found.offsets[number])
+        if len(data) < length or not data.startswith(_SOI):
+            return None
+        try:
+            tile = simplejpeg.decode_jpeg(found.head + data[len(_SOI) :], "RGB", strict=True)
+        except ValueError as error:
+            logger.debug("tile %d of level %d: %s", number, level, error)
+            return None
+        if tile.shape[1::-1] != found.tile:
+            return None
+        self._tiles[key] = tile
+        self._bytes += tile.nbytes
+        while self._bytes > _CACHE_BYTES:
+            self._bytes -= self._tiles.popitem(last=False)[1].nbytes
+        return tile
+
+
+def fastest(path: Path) -> OpenSlide | JpegSlide:
+    """Opens a slide; what can be is read directly: levels of which samples have OpenSlide's pixels.
+
+    Raises:
+        SlideError: as :func:`open_slide`.
+    """
+    slide = open_slide(path)
+    if slide.properties.get("openslide.vendor") not in _VENDORS:
+        return slide
+    try:
+        levels = _jpeg_levels(path, slide)
+    except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+        logger.debug("%s: not read directly: %s", path, error)  # what tifffile raises for odd files
+        return slide
+    if not levels:
+        return slide
+    direct = JpegSlide(path, slide, levels)
+    try:
+        for level in list(levels):
+            if not _same_pixels(direct, level):
+                logger.debug("%s: level %d is not read directly: other pixels than OpenSlide's", path, level)
+                del levels[level]
+    except OpenSlideError as error:  # OpenSlide reads no more of a slide after its first error
+        logger.debug("%s: not read directly: %s", path, error)
+        direct.close()
+        return open_slide(path)
+    return direct
+
+
+def reader_name(slide: OpenSlide | JpegSlide) -> str:
+    """How the finest level of a slide is read, for the report."""
+    return DIRECT if isinstance(slide, JpegSlide) and 0 in slide.levels else OPENSLIDE
+
+
+def _jpeg_levels(path: Path, slide: OpenSlide) -> dict[int, JpegLevel]:
+    with tifffile.TiffFile(path) as file:
+        pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
+    levels = {}
+    for number, size in enumerate(slide.level_dimensions):
+        same = [page for page in pages if (page.imagewidth, page.imagelength) == size and page.is_tiled]
+        if len(same) == 1 and (found := _jpeg_level(same[0])) is not None:
+            levels[number] = found
+    return levels
+
+
+def _jpeg_level(page: tifffile.TiffPage) -> JpegLevel | None:
+    coded = int(page.compression) == _JPEG and int(page.photometric) in (_RGB, _YCBCR)
+    if not coded or page.samplesperpixel != 3 or page.bitspersample != 8 or int(page.planarconfig) != 1:
+        return None
+    colours = _ADOBE + bytes([int(page.photometric) == _YCBCR])
+    tables = (page.jpegtables or b"")[len(_SOI) :].removesuffix(_EOI)
+    level = JpegLevel(
+        (page.imagewidth, page.imagelength),
+        (page.tilewidth, page.tilelength),
+        tuple(page.dataoffsets),
+        tuple(page.databytecounts),
+        _SOI + colours + tables,
+    )
+    rows = -(-level.size[1] // level.tile[1])
+    complete = len(level.offsets) == len(level.lengths) == level.columns * rows
+    return level if complete else None
+
+
+def _same_pixels(slide: JpegSlide, level: int) -> bool:
+    """Whether samples over the whole level have the pixels that OpenSlide gives."""
+    sizes = slide.levels[level].size
+    side = [min(_SAMPLE, total) for total in sizes]
+    steps = np.linspace(0, 1, _SAMPLES)
+    read = 0
+    for fx in steps:
+        for fy in steps:
+            place = [round(f * (total - part)) for f, total, part in zip((fx, fy), sizes, side, strict=True)]
+            corner = tuple(round(edge * slide.level_downsamples[level]) for edge in place)
+            found = slide._direct(corner, level, (side[0], side[1]))
+            if found is None:
+                continue
+            read += 1
+            expected = np.asarray(slide.slide.read_region(corner, level, (side[0], side[1])))
+            if (expected[..., 3] != 255).any() or not np.array_equal(found, expected[..., :3]):
+                return False
+    return read > 0
