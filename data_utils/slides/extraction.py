@@ -65,6 +65,7 @@ class SlideResult:
     mpp_assumed: bool | None = None
     seconds: float | None = None
     reason: str = ""
+    reader: str = ""
 
 
 class ExtractionReport:
@@ -351,7 +352,9 @@ def _extract(
             seconds = time.monotonic() - begin
             waiting = _share(stage.waited - waited, seconds)
             begin, waited = time.monotonic(), stage.waited
-            report.add(SlideResult(name, status, tiles, plan.mpp, plan.mpp_assumed, seconds, reason))
+            report.add(
+                SlideResult(name, status, tiles, plan.mpp, plan.mpp_assumed, seconds, reason, plan.reader)
+            )
             level = logging.INFO if seconds > SLOW_SLIDE else logging.DEBUG
             logger.log(
                 level,

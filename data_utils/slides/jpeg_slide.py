@@ -8,20 +8,20 @@ flaw, positions between two pixels) is left to OpenSlide.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import simplejpeg
 import tifffile
-from openslide import OpenSlide, OpenSlideError
+from openslide import PROPERTY_NAME_VENDOR, OpenSlide, OpenSlideError
 from PIL import Image
 
-from data_utils.slides.wsi import open_slide
+from data_utils.slides.opening import open_slide
 
 logger = logging.getLogger(__name__)
 
@@ -62,41 +62,51 @@ class JpegLevel:
         return -(-self.size[0] // self.tile[0])
 
 
-class JpegSlide:
-    """An open slide some of whose levels are read directly; what :class:`OpenSlide` says of it is the same.
+class JpegSlide(OpenSlide):
+    """A slide some of whose levels are read directly; regions of these are RGB images, all others RGBA.
 
     Args:
         path: of the slide.
-        slide: the same, opened by OpenSlide; closed with this object.
         levels: which levels can be read directly.
     """
 
-    def __init__(self, path: Path, slide: OpenSlide, levels: dict[int, JpegLevel]) -> None:
-        self.slide, self.levels = slide, levels
-        self.properties, self.dimensions = slide.properties, slide.dimensions
-        self.level_count = slide.level_count
-        self.level_dimensions, self.level_downsamples = slide.level_dimensions, slide.level_downsamples
+    def __init__(self, path: Path, levels: dict[int, JpegLevel]) -> None:
+        super().__init__(path)
+        self.levels = levels
         self._file = os.open(path, os.O_RDONLY)
         self._tiles: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._bytes = 0
 
-    def __enter__(self) -> JpegSlide:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Closes the file."""
         os.close(self._file)
-        self.slide.close()
+        super().close()
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        """As :meth:`OpenSlide.read_region`; an RGB image where the region was read directly, else RGBA."""
+        """As :meth:`OpenSlide.read_region`, but RGB where the region was read directly."""
         region = self._direct(location, level, size)
-        return self.slide.read_region(location, level, size) if region is None else Image.fromarray(region)
+        return super().read_region(location, level, size) if region is None else Image.fromarray(region)
+
+    def same_pixels(self, level: int) -> bool:
+        """Whether samples over a whole level have the pixels that OpenSlide gives.
+
+        Raises:
+            OpenSlideError: the slide is damaged there; it cannot be read any more.
+        """
+        sizes = self.levels[level].size
+        side = [min(_SAMPLE, total) for total in sizes]
+        read = 0
+        for shares in itertools.product(np.linspace(0, 1, _SAMPLES), repeat=2):
+            place = (share * (total - part) for share, total, part in zip(shares, sizes, side, strict=True))
+            x, y = (round(round(edge) * self.level_downsamples[level]) for edge in place)
+            found = self._direct((x, y), level, (side[0], side[1]))
+            if found is None:
+                continue
+            read += 1
+            expected = np.asarray(super().read_region((x, y), level, (side[0], side[1])))
+            if (expected[..., 3] != 255).any() or not np.array_equal(found, expected[..., :3]):
+                return False
+        return read > 0
 
     def _direct(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray | None:
         """Pixels ``[H, W, 3]`` of a region, or ``None`` where OpenSlide has to read it."""
@@ -144,48 +154,51 @@ class JpegSlide:
         return tile
 
 
-def fastest(path: Path) -> OpenSlide | JpegSlide:
+def fastest(path: Path) -> OpenSlide:
     """Opens a slide; what can be is read directly: levels of which samples have OpenSlide's pixels.
 
     Raises:
         SlideError: as :func:`open_slide`.
     """
     slide = open_slide(path)
-    if slide.properties.get("openslide.vendor") not in _VENDORS:
-        return slide
-    try:
-        levels = _jpeg_levels(path, slide)
-    except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
-        logger.debug("%s: not read directly: %s", path, error)  # what tifffile raises for odd files
-        return slide
+    levels = _jpeg_levels(path, slide) if slide.properties.get(PROPERTY_NAME_VENDOR) in _VENDORS else {}
     if not levels:
         return slide
-    direct = JpegSlide(path, slide, levels)
+    slide.close()
+    direct = JpegSlide(path, levels)
     try:
-        for level in list(levels):
-            if not _same_pixels(direct, level):
-                logger.debug("%s: level %d is not read directly: other pixels than OpenSlide's", path, level)
-                del levels[level]
+        same = {level: found for level, found in levels.items() if direct.same_pixels(level)}
     except OpenSlideError as error:  # OpenSlide reads no more of a slide after its first error
         logger.debug("%s: not read directly: %s", path, error)
         direct.close()
         return open_slide(path)
+    if different := sorted(levels.keys() - same.keys()):
+        logger.debug("%s: levels %s have other pixels than OpenSlide's: not read directly", path, different)
+    direct.levels = same
     return direct
 
 
-def reader_name(slide: OpenSlide | JpegSlide) -> str:
+def reader_name(slide: OpenSlide) -> str:
     """How the finest level of a slide is read, for the report."""
     return DIRECT if isinstance(slide, JpegSlide) and 0 in slide.levels else OPENSLIDE
 
 
 def _jpeg_levels(path: Path, slide: OpenSlide) -> dict[int, JpegLevel]:
-    with tifffile.TiffFile(path) as file:
-        pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
     levels = {}
-    for number, size in enumerate(slide.level_dimensions):
-        same = [page for page in pages if (page.imagewidth, page.imagelength) == size and page.is_tiled]
-        if len(same) == 1 and (found := _jpeg_level(same[0])) is not None:
-            levels[number] = found
+    try:
+        with tifffile.TiffFile(path) as file:
+            pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
+            for number, size in enumerate(slide.level_dimensions):
+                same = [
+                    page for page in pages if page.is_tiled and (page.imagewidth, page.imagelength) == size
+                ]
+                if len(same) == 1 and (found := _jpeg_level(same[0])) is not None:
+                    levels[number] = found
+    except (
+        Exception
+    ) as error:  # tifffile raises almost anything for odd files; OpenSlide reads them, or says why not
+        logger.debug("%s: not read directly: %s", path, error)
+        return {}
     return levels
 
 
@@ -205,23 +218,3 @@ def _jpeg_level(page: tifffile.TiffPage) -> JpegLevel | None:
     rows = -(-level.size[1] // level.tile[1])
     complete = len(level.offsets) == len(level.lengths) == level.columns * rows
     return level if complete else None
-
-
-def _same_pixels(slide: JpegSlide, level: int) -> bool:
-    """Whether samples over the whole level have the pixels that OpenSlide gives."""
-    sizes = slide.levels[level].size
-    side = [min(_SAMPLE, total) for total in sizes]
-    steps = np.linspace(0, 1, _SAMPLES)
-    read = 0
-    for fx in steps:
-        for fy in steps:
-            place = [round(f * (total - part)) for f, total, part in zip((fx, fy), sizes, side, strict=True)]
-            corner = tuple(round(edge * slide.level_downsamples[level]) for edge in place)
-            found = slide._direct(corner, level, (side[0], side[1]))
-            if found is None:
-                continue
-            read += 1
-            expected = np.asarray(slide.slide.read_region(corner, level, (side[0], side[1])))
-            if (expected[..., 3] != 255).any() or not np.array_equal(found, expected[..., :3]):
-                return False
-    return read > 0

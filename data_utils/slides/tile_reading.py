@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_utils.slides import wsi
 from data_utils.slides.finding import slide_name
-from data_utils.slides.opening import describe, open_slide
+from data_utils.slides.jpeg_slide import OPENSLIDE, fastest, reader_name
+from data_utils.slides.opening import describe
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ class SlidePlan:
     mpp: float
     mpp_assumed: bool
     seconds: float
+    reader: str = OPENSLIDE
 
 
 def plan_slide(
@@ -137,7 +139,8 @@ def plan_slide(
     """
     begin = time.monotonic()
     mask_params = mask_params or wsi.TissueMaskParams()
-    with open_slide(path) as slide:
+    with fastest(path) as slide:
+        reader = reader_name(slide)
         mpp, assumed = wsi.level0_mpp(slide.properties)
         if assumed:
             logger.warning("%s states no resolution: assuming %g micrometres per pixel", path.name, mpp)
@@ -147,7 +150,7 @@ def plan_slide(
     grid = wsi.tile_grid(mask, dimensions, mpp, recipe.tile_size, recipe.target_mpp, min_tissue)
     if preview_dir is not None:
         wsi.save_preview(preview_dir / f"{slide_name(path)}.png", overview, mask, grid, dimensions)
-    return SlidePlan(grid, mpp, assumed, time.monotonic() - begin)
+    return SlidePlan(grid, mpp, assumed, time.monotonic() - begin, reader)
 
 
 # ---------------------------------------------------------------------------- reading
@@ -244,7 +247,7 @@ class TileReader(Dataset):
     def _slide(self, path: Path) -> OpenSlide:
         if self._opened is None or self._opened[0] != path:
             self._close()
-            self._opened = (path, open_slide(path))
+            self._opened = (path, fastest(path))
         return self._opened[1]
 
     def _close(self) -> None:

@@ -145,8 +145,8 @@ def read_region(
     ]
     read = [min(math.ceil(end - 1e-6), left) for end, left in zip(stop, left_in_level, strict=True)]
     region = slide.read_region(tuple(origin), level, tuple(read))
-    alpha = region.getchannel("A")
-    if alpha.getextrema() == (255, 255):  # all of it was scanned: the same pixels in a quarter of the time
+    alpha = None if region.mode == "RGB" else region.getchannel("A")
+    if alpha is None or alpha.getextrema() == (255, 255):  # all of it was scanned: quicker than to paste it
         image = region.convert("RGB")
     else:
         image = Image.new("RGB", region.size, WHITE)

@@ -275,14 +275,14 @@ def test_what_ends_the_process_costs_one_slide(three, monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [4, 64])
 def test_a_slide_at_which_reading_processes_end_fails_alone(three, monkeypatch, caplog, batch_size):
-    original = tile_reading.open_slide
+    original = tile_reading.fastest
 
     def opening(path):
         if path.stem == "b" and torch.utils.data.get_worker_info() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(path)
 
-    monkeypatch.setattr(tile_reading, "open_slide", opening)
+    monkeypatch.setattr(tile_reading, "fastest", opening)
     lines = run(three, workers=2, batch_size=batch_size)
     assert lines.status.to_dict() == {"a.svs": "done", "b.svs": "failed", "c.svs": "done"}
     assert "ended the process" in lines.reason["b.svs"] and "read again one by one" in caplog.text
