@@ -107,7 +107,7 @@ def chosen(kernels, monkeypatch):
                 ways.append("fused")
                 return fused.forward(ctx, *inputs)
 
-        monkeypatch.setattr(dilated_kernels, "takes", lambda qkv: True)
+        monkeypatch.setattr(dilated_kernels, "takes", lambda device, dtype: True)
         monkeypatch.setattr(dilated_kernels, "FusedDilatedAttention", Fused)
         module._fused_agrees.cache_clear()
         found = module.dilated_attention(torch.randn(1, 33, 3, 4, 8), (16, 64), (1, 2))
