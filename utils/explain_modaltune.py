@@ -21,6 +21,7 @@ from utils.explain.baselines import PATCH_BASELINES, baselines
 from utils.explain.cohort import write_cohort
 from utils.explain.loaded_run import LoadedRun
 from utils.explain.patients import Settings, explain_patient, is_done
+from utils.explain.sentences import TextModel
 from utils.files import setup_logging
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         default=["class", "risk"],
         help="class (of two the second, else every one), class:K (its log-odds), probability:K, risk, zero_shot:K, "
-        "zero_shot:risk",
+        "zero_shot:risk, 'text:any sentence' (similarity to it)",
+    )
+    parser.add_argument(
+        "--text_vectors",
+        type=Path,
+        help="{sentence: vector} of text: targets by the run's text model, for CONCH",
+    )
+    parser.add_argument(
+        "--conch_config", type=Path, help="sizes of CONCH's text tower, where not the official"
     )
     parser.add_argument("--task", help="task token to explain; if not given, the first of the run")
     parser.add_argument(
@@ -73,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     token = args.task or next(iter(run.probes.tasks))
     if token not in run.probes.tasks:
         parser.error(f"--task {token}: the run has {', '.join(run.probes.tasks)}")
-    targets = run.targets(args.targets, token)
+    targets = run.targets(args.targets, token, TextModel(args.text_vectors, args.conch_config))
     names = [patient.submitter_id for patient in dataset.patients]
     chosen = list(range(len(names)))
     if args.patients is not None:

@@ -37,6 +37,16 @@ def published_size_pathways() -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(generator.choice(NUM_GENES, size, replace=False).tolist()) for size in sizes)
 
 
+def published_size_case(encoder: str, patches: int, width: int) -> Case:
+    """A random case with a square of patches."""
+    side = int(patches**0.5) + 1
+    cells = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
+    size = PATCH_SIZE[encoder]
+    corners = cells.reshape(-1, 2)[:patches] * size
+    inputs = {"genes": torch.randn(NUM_GENES)}
+    return Case("benchmark", "", "", torch.randn(patches, width), corners, size, inputs=inputs)
+
+
 @dataclass(frozen=True)
 class Step:
     """One row: a step of ModalTune on one case.
@@ -79,12 +89,7 @@ def measure(step: Step, checkpointing: str, compiled: bool, repeats: int) -> Row
     if step.way == "straightforward":
         model = Straightforward(model, pathways)
     model.train(step.kind == "train").to(step.device)
-    side = int(step.patches**0.5) + 1
-    cells = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
-    features = torch.randn(step.patches, config["slide_encoder"]["in_dim"])
-    size = PATCH_SIZE[step.encoder]
-    corners = cells.reshape(-1, 2)[: step.patches] * size
-    case = Case("benchmark", "", "", features, corners, size, inputs={"genes": torch.randn(NUM_GENES)})
+    case = published_size_case(step.encoder, step.patches, config["slide_encoder"]["in_dim"])
     case = case.to(torch.device(step.device))
 
     def work() -> None:

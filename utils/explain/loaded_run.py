@@ -14,7 +14,8 @@ from torch import nn
 from data_utils.cases.datasets import CaseDataset
 from utils.evaluation.stored_probes import PROBES, StoredProbes
 from utils.evaluation.zero_shot import read_candidates
-from utils.explain.targets import Target, class_target, risk_target, zero_shot_target
+from utils.explain.sentences import TextModel
+from utils.explain.targets import Target, class_target, risk_target, text_target, zero_shot_target
 from utils.prediction.models import SITES
 from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
@@ -22,6 +23,7 @@ from utils.training.jobs import Job, Plan
 from utils.training.model_setup import fitted_inputs, patch_options, trained_model
 from utils.training.objectives import Objective
 from utils.training.objectives.build import distillation_of
+from utils.training.objectives.distillation import TextDistillation
 from utils.training.trainer import BEST_WEIGHTS
 
 logger = logging.getLogger(__name__)
@@ -114,13 +116,14 @@ class LoadedRun:
             device,
         )
 
-    def targets(self, words: Sequence[str], token: str) -> list[Target]:
+    def targets(self, words: Sequence[str], token: str, text_model: TextModel | None = None) -> list[Target]:
         """The targets of a command line.
 
         Args:
             words: ``class`` (with two classes the second, else every one), ``class:K``, ``probability:K``, ``risk``,
-                ``zero_shot:K`` or ``zero_shot:risk``.
+                ``zero_shot:K``, ``zero_shot:risk`` or ``text:`` and any sentence.
             token: name of the task token that is read.
+            text_model: embeds the sentences; CONCH if not given.
 
         Raises:
             ValueError: a word means nothing here, or the run has no such probe.
@@ -137,23 +140,20 @@ class LoadedRun:
                 found.append(risk_target(self.probes, token))
             elif kind == "zero_shot" and what:
                 found.append(self._zero_shot(what, token))
+            elif kind == "text" and what.strip():
+                found.append(self._text(what.strip(), token, text_model or TextModel()))
             else:
                 raise ValueError(
-                    f"target {word!r}: should be class, class:K, probability:K, risk, zero_shot:K or zero_shot:risk, "
-                    f"with K from 0 to {count - 1}"
+                    f"target {word!r}: should be class, class:K, probability:K, risk, zero_shot:K, zero_shot:risk or "
+                    f"text:SENTENCE, with K from 0 to {count - 1}"
                 )
         return found
 
     def _zero_shot(self, what: str, token: str) -> Target:
-        distillation, location = distillation_of(self.objective), self.config.data.candidate_location
-        if (
-            distillation is None
-            or location is None
-            or self.job.weights is None
-            or not self.job.weights.have_projector
-        ):
+        distillation, location = self._distillation(f"zero_shot:{what}"), self.config.data.candidate_location
+        if location is None:
             raise ValueError(
-                f"zero_shot:{what}: needs the text projector of the run and --candidate_location, which it lacks"
+                f"zero_shot:{what}: needs candidate sentences, and the run had no --candidate_location"
             )
         candidates = read_candidates(location, distillation)
         if self.site is not None:
@@ -165,6 +165,26 @@ class LoadedRun:
             )
         task = list(self.probes.tasks).index(token)
         return zero_shot_target(next(iter(candidates.values())), what, task, self.probes.class_names)
+
+    def _text(self, sentence: str, token: str, text_model: TextModel) -> Target:
+        distillation = self._distillation("text:SENTENCE")
+        vector = text_model.embed([sentence], self.device)
+        weight = next(distillation.projector.parameters())  # of the first layer
+        if vector.shape[1] != weight.shape[1]:
+            raise ValueError(
+                f"text:{sentence}: vectors of {vector.shape[1]} numbers, but the run learned from sentences of "
+                f"{weight.shape[1]}; take the text model it was trained with"
+            )
+        with torch.no_grad():
+            unit = distillation.project(vector[0].to(weight)).double().cpu().numpy()
+        return text_target(sentence, unit, list(self.probes.tasks).index(token))
+
+    def _distillation(self, what: str) -> TextDistillation:
+        """What the run did to sentences."""
+        found, weights = distillation_of(self.objective), self.job.weights
+        if found is None or weights is None or not weights.have_projector:
+            raise ValueError(f"{what}: needs the text projector of the run, which it lacks")
+        return found
 
 
 def _pick(jobs: Sequence[Job], folder: Path, name: str | None) -> Job:

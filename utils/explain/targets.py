@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,6 +152,12 @@ def _of_token(probes: StoredProbes, token: str) -> tuple[TaskProbes, int]:
     if token not in probes.tasks:
         raise ValueError(f"no probes of the task token {token}; there are {', '.join(probes.tasks)}")
     return probes.tasks[token], list(probes.tasks).index(token)
+
+
+def text_target(sentence: str, vector: np.ndarray, task: int) -> SimilarityTarget:
+    """Similarity to a sentence, given as the text projector has it: a unit vector ``[O]``."""
+    name = f"text_{hashlib.sha256(sentence.encode()).hexdigest()[:8]}"  # another sentence is another target
+    return SimilarityTarget(name, f'similarity to "{sentence}"', task, vector[None])
 
 
 def zero_shot_target(candidates: Candidates, what: str, task: int, titles: Sequence[str]) -> SimilarityTarget:

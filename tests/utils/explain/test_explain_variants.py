@@ -13,6 +13,7 @@ from tests.small_cohort import make_small_cohort
 from tests.small_runs import TITAN_CONFIG
 from tests.test_train_modaltune_pancancer import flags, union  # noqa: F401 - a fixture
 from utils.explain.loaded_run import LoadedRun
+from utils.explain.sentences import TextModel
 from utils.explain_modaltune import main
 from utils.files import write_json
 
@@ -68,6 +69,21 @@ def test_a_cohort_on_which_weights_were_evaluated(tmp_path):
     train_modaltune.main(other.flags(evaluation, eval_only=True, eval_weights=run, text_location=None))
     main([str(evaluation), "--device", "cpu", "--limit", "1", "--targets", "risk", "probability:1"])
     as_evaluated(evaluation / "report", evaluation / "seed_0" / "predictions" / "test.csv")
+    loaded = LoadedRun.open(run, torch.device("cpu"))
+    vector = torch.randn(512, generator=torch.Generator().manual_seed(0))
+    torch.save({"a lobular carcinoma": 3 * vector, "wide": torch.ones(5)}, tmp_path / "vectors.pt")
+    words, model = ["text:a lobular carcinoma"], TextModel(tmp_path / "vectors.pt")
+    (target,) = loaded.targets(words, "General", model)
+    with torch.no_grad():
+        output, text = (
+            loaded.model(loaded.datasets["test"][0])[0],
+            loaded.objective.project(vector / vector.norm()),
+        )
+    expected = torch.nn.functional.cosine_similarity(output, text, dim=0)
+    assert float(target(output)) == pytest.approx(float(expected), abs=1e-6)
+    assert target.title == 'similarity to "a lobular carcinoma"'
+    with pytest.raises(ValueError, match="5 numbers, but the run learned from sentences of 512"):
+        loaded.targets(["text:wide"], "General", model)
     with pytest.raises(ValueError, match=r"--site BRCA: .* is no pan-cancer run"):
         LoadedRun.open(run, torch.device("cpu"), site="BRCA")
     (run / "seed_0" / "probes.npz").unlink()
