@@ -13,6 +13,8 @@ from utils.files import quoted
 
 # No size or factor of a model is larger; one that is would fill the memory before anything fails.
 LARGEST = 1 << 24
+# By how names end: blocks are built one by one, and of a share no more than all can be meant.
+_BOUNDS = {"depth": 1000, "layers": 1000, "dropout": 1, "_rate": 1}
 
 T = TypeVar("T")
 
@@ -52,7 +54,8 @@ def _check(value: Any, kind: Any, bounds: Mapping[str, float], where: str) -> No
     """Raises ValueError where a plain value has another type than its field, or is no size at all."""
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     plain = [k for k in kinds if k in (int, float, bool, str, NoneType)]
-    if len(plain) < len(kinds):  # nested values are checked by who reads them
+    if len(plain) < len(kinds):
+        check_nested(value, where)
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     fits = any(type(value) is k or (k is float and number) for k in plain)
@@ -60,12 +63,31 @@ def _check(value: Any, kind: Any, bounds: Mapping[str, float], where: str) -> No
         wanted = " or ".join("null" if k is NoneType else k.__name__ for k in plain)
         raise ValueError(f"{where} is {quoted(repr(value), 60)}, it should be {wanted}")
     if number:
-        check_number(value, where, bounds.get("least"), bounds.get("most", LARGEST))
+        _check_number(value, where, bounds.get("least", 0), bounds.get("most"))
 
 
-def check_number(value: float, where: str, least: float | None = None, most: float = LARGEST) -> None:
-    """Raises ValueError where a number is not finite or out of its bounds."""
-    if not (math.isfinite(value) and abs(value) <= most):
+def check_nested(value: Any, where: str) -> None:
+    """Raises ValueError where a number in nested objects and lists cannot be one of a model.
+
+    Whether the parts of a model know these names is found when they are built.
+    """
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            check_nested(item, f"{where}: {name}")
+    elif isinstance(value, (list, tuple)):
+        if len({isinstance(item, bool) for item in value}) > 1:
+            raise ValueError(f"{where} is {quoted(repr(value), 60)}, its entries are of different types")
+        for item in value:
+            check_nested(item, where)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        _check_number(value, where)
+
+
+def _check_number(value: float, where: str, least: float = 0, most: float | None = None) -> None:
+    """Raises ValueError where a number is not finite, negative or larger than its name allows."""
+    if most is None:
+        most = next((bound for ending, bound in _BOUNDS.items() if where.endswith(ending)), LARGEST)
+    if not (math.isfinite(value) and value <= most):
         raise ValueError(f"{where} is {quoted(repr(value), 60)}, it may be {most:,} at most")
-    if least is not None and value < least:
+    if value < least:
         raise ValueError(f"{where} is {value}, it must be {least} at least")

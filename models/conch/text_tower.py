@@ -41,7 +41,7 @@ class TextTowerConfig:
     vocab_size: int = field(metadata={"least": 1})
     width: int = field(metadata={"least": 1})
     heads: int = field(metadata={"least": 1})
-    layers: int = field(metadata={"least": 1, "most": 1000})
+    layers: int = field(metadata={"least": 1})
     output_dim: int = field(metadata={"least": 1})
 
 

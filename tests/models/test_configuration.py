@@ -57,9 +57,43 @@ class Sizes:
     flag: bool = False
 
 
+@dataclass(frozen=True)
+class Nested:
+    encoder: dict
+    blocks: list = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ({"depth": 2**31}, "c.json: encoder: depth is 2147483648, it may be 1,000 at most"),
+        ({"width": 2**31}, "encoder: width is 2147483648, it may be 16,777,216"),
+        (
+            {"parts": {"drop_path_rate": -0.1}},
+            "encoder: parts: drop_path_rate is -0.1, it must be 0 at least",
+        ),
+        ({"attention_dropout": 1.5}, "encoder: attention_dropout is 1.5, it may be 1 at most"),
+        ({"lengths": [8, True]}, r"encoder: lengths is \[8, True\], its entries are of different types"),
+        ({"lengths": [8, float("inf")]}, "encoder: lengths is inf"),
+    ],
+)
+def test_bounds_of_nested_numbers(encoder: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_mapping(Nested, {"encoder": encoder}, "c.json")
+
+
+def test_nested_numbers_that_fit() -> None:
+    values = {
+        "encoder": {"depth": 12, "flags": [True, False], "drop_path_rate": 0.1},
+        "blocks": [[0, 5], [6, 11]],
+    }
+    assert from_mapping(Nested, values, "c.json") == Nested(**values)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"width": 2, "rate": -0.5}, "c.json: rate is -0.5, it must be 0 at least"),
         ({"width": 0}, "c.json: width is 0, it must be 1 at least"),
         ({"width": 1 << 31}, "c.json: width is 2147483648, it may be"),
         ({"width": 2.0}, "c.json: width is 2.0, it should be int"),
