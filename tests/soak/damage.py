@@ -183,7 +183,7 @@ def _closed(file: h5py.File, packed: io.BytesIO) -> bytes:
 
 # ---------------------------------------------------------------------------- values
 _ODD_PLAIN: dict[str, Callable[[Any], Any]] = {
-    "another type": lambda old: 7 if isinstance(old, str) else "many",
+    "another type": lambda old: "many" if isinstance(old, (int, float)) else 7,
     "list": lambda old: [],
     "object": lambda old: {},
     "negative": lambda old: -1.5 if isinstance(old, (int, float)) else -1,
