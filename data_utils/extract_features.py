@@ -25,7 +25,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     names = [name for name, encoder in slide_encoders().items() if encoder.tile_reader]
     chosen.add_argument(
-        "--encoder", choices=names, default=DEFAULT, help="whose patch features (default: %(default)s)"
+        "--encoder",
+        choices=names,
+        default=DEFAULT,
+        help="slide encoder whose patch features are wanted (default: %(default)s)",
     )
     encoder = slide_encoder(chosen.parse_known_args(argv)[0].encoder)
     if encoder.tile_config is None or encoder.tile_weights is None:

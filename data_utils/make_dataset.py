@@ -80,12 +80,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     own.add_argument("--time_unit", choices=tuple(UNITS), help="unit of the time column")
     own.add_argument(
-        "--dead", nargs="+", metavar="VALUE", help=f"event means dead (default: {', '.join(DEAD)})"
+        "--dead",
+        nargs="+",
+        metavar="VALUE",
+        help=f"values of the event column that mean dead (default: {', '.join(DEAD)})",
     )
     own.add_argument(
-        "--alive", nargs="+", metavar="VALUE", help=f"event means alive (default: {', '.join(ALIVE)})"
+        "--alive",
+        nargs="+",
+        metavar="VALUE",
+        help=f"values of the event column that mean alive (default: {', '.join(ALIVE)})",
     )
-    own.add_argument("--further", nargs="+", default=[], metavar="COLUMN", help="columns to keep for tasks")
+    own.add_argument(
+        "--further",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="further columns to keep, for tasks of your own",
+    )
     own.add_argument("--tasks", type=Path, help="task file, whose columns are kept, too")
     own.add_argument("--site", help="words after 'Cancer location:' of a cohort file that is written")
     own.add_argument(
@@ -97,7 +109,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--split", metavar="COLUMN", help="column that holds train, val or test for every patient"
     )
     own.add_argument(
-        "--site_column", metavar="COLUMN", help="column of the hospital: each is in one split only"
+        "--site_column",
+        metavar="COLUMN",
+        help="column of the hospital; all patients of one go into the same split",
     )
     args = parser.parse_args(argv)
     if args.split and args.site_column:

@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--tumor_only",
         action="store_true",
-        help="of several samples of a case take the primary tumour",
+        help="take the primary tumour where a case has several samples (default: the first, as published)",
     )
     args = parser.parse_args(argv)
     if args.clip is not None and not args.clip > 0:

@@ -36,7 +36,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sites", nargs="+", type=str.upper, default=list(constants.PANCANCER_SITES), help="cohorts to join"
     )
-    parser.add_argument("--name", type=str.upper, default=constants.PANCANCER, help="of the union")
+    parser.add_argument(
+        "--name", type=str.upper, default=constants.PANCANCER, help="name of the union, in file names"
+    )
     parser.add_argument("--features_encoder", default="gigapath", help="which split files to read")
     parser.add_argument(
         "--genes",
@@ -45,7 +47,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="sites whose gene tables differ: stop, keep all genes (0 where a site lacks one), or the common ones",
     )
     parser.add_argument(
-        "--protocol", choices=("published", "strict"), default="published", help="of the clinical codes"
+        "--protocol",
+        choices=("published", "strict"),
+        default="published",
+        help="clinical codes are fitted on all cases (published) or on the training split (strict)",
     )
     args = parser.parse_args(argv)
     if len(set(args.sites)) < len(args.sites):

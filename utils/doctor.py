@@ -64,7 +64,9 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[RunConfig, DoctorOpti
     doctor.add_argument(
         "--sites", nargs="+", type=str.upper, help="pan-cancer: as for train_modaltune_pancancer.py"
     )
-    doctor.add_argument("--stratified_cox", action="store_true", help="pan-cancer: changes nothing here")
+    doctor.add_argument(
+        "--stratified_cox", action="store_true", help="accepted for convenience, changes nothing here"
+    )
     doctor.add_argument(
         "--feature_samples", type=int, default=50, help="feature files whose values are read; headers: all"
     )

@@ -34,13 +34,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="run folder, or the folder of an evaluation in it")
-    parser.add_argument("--job", help="such as seed_1 or fold_0/seed_1; if not given, the first")
+    parser.add_argument(
+        "--job", help="which training of the run, such as seed_1 or fold_0/seed_1; if not given, the first"
+    )
     parser.add_argument("--site", type=str.upper, help="pan-cancer runs: whose patients and probes")
-    parser.add_argument("--split", choices=constants.SPLITS, default="test", help="whose patients")
+    parser.add_argument(
+        "--split", choices=constants.SPLITS, default="test", help="split whose patients are explained"
+    )
     parser.add_argument(
         "--patients", nargs="+", help="barcodes or GDC identifiers; if not given, all of the split"
     )
-    parser.add_argument("--limit", type=int, help="at most so many patients")
+    parser.add_argument("--limit", type=int, help="explain at most so many patients")
     parser.add_argument(
         "--targets",
         nargs="+",
@@ -61,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--steps", type=int, default=20, help="more follow for a patient until the gap is below 1 %%"
     )
     parser.add_argument(
-        "--patch_baseline", choices=PATCH_BASELINES, default="mean", help="where patches begin"
+        "--patch_baseline",
+        choices=PATCH_BASELINES,
+        default="mean",
+        help="where integration begins: the mean training patch, or zero",
     )
     parser.add_argument(
         "--attention_heads", action="store_true", help="also write the attention of every head, as NPZ"

@@ -217,8 +217,10 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         default=0.0,
         help="probability of hiding each modality of a training patient; needs --missing_modalities learned",
     )
-    training.add_argument("--eval_interval", type=int, default=1, help="epochs between validations")
-    training.add_argument("--save_interval", type=int, default=1, help="epochs between resumable checkpoints")
+    training.add_argument("--eval_interval", type=int, default=1, help="validate every N epochs")
+    training.add_argument(
+        "--save_interval", type=int, default=1, help="write a resumable checkpoint every N epochs"
+    )
     training.add_argument(
         "--keep_checkpoints",
         type=int,

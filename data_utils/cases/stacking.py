@@ -65,7 +65,11 @@ def repack_slides(
         packed.append(slide - corner + np.array([x, y]))
         y, column_width = y + height, max(column_width, width)
     if any(slide.max() >= extent for slide in packed):
-        logger.warning("case %s: its %d slides do not fit into the position grid", case_id, len(coords))
+        logger.warning(
+            "case %s: its %d slides do not fit into the position grid; what lies outside gets positions of its border",
+            case_id,
+            len(coords),
+        )
     return packed
 
 
