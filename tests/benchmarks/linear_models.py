@@ -87,6 +87,6 @@ def best(tried: Sequence[Found]) -> Found:
     return {metric: max((found[metric] for found in tried), key=lambda v: v["val"]) for metric in tried[0]}
 
 
-def best_single(splits: Mapping[str, Known], metrics: Sequence[str] = METRICS) -> Found:
+def best_single(splits: Mapping[str, Known], names: Sequence[str], metrics: Sequence[str] = METRICS) -> Found:
     """Of the one modality that validates best, for every metric apart."""
-    return best([linear_models(splits, (name,), metrics) for name in splits["train"].values])
+    return best([linear_models(splits, (name,), metrics) for name in names])
