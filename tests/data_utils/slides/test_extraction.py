@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -453,6 +453,7 @@ def test_previews(three):
 
 
 # ---------------------------------------------------------------------------- shards and options
+@settings(deadline=None)
 @given(st.lists(st.text("abcXYZ019-.", min_size=1, max_size=12), unique=True), st.integers(1, 9))
 def test_every_slide_belongs_to_one_shard(names, count):
     for name in names:
