@@ -39,6 +39,8 @@ _KINDS = {
     b"RIFF": "a WebP image",
 }
 _PACKED = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
+# The file of these slides that is opened names others, or has its data in a folder; it begins so.
+_OF_SEVERAL_FILES = {".mrxs": b"\xff\xd8\xff", ".vms": b"[Virtual", ".vmu": b"[Uncompressed Virtual"}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -111,14 +113,17 @@ def why_unreadable(path: Path, error: Exception) -> str:
         return f"{problem.strerror or problem}; see whether its disk is at hand, then start again"
     if not begin:
         return f"the file is empty; {_DOWNLOAD}"
+    suffix = path.suffix.lower()
+    if suffix == ".mrxs" and not (mirax_folder(path) / "Slidedat.ini").is_file():
+        return f"the folder {mirax_folder(path).name} with Slidedat.ini is not beside it; copy it there"
+    if suffix in _OF_SEVERAL_FILES and begin.startswith(_OF_SEVERAL_FILES[suffix]):
+        return f"a file of the slide is missing or damaged ({said}); copy all of its files again"
     for magic, kind in _KINDS.items():
         if begin.startswith(magic):
             return f"it is {kind}, whatever its name says; {CONVERT}"
     for magic, kind in _PACKED.items():
         if begin.startswith(magic):
             return f"it is packed ({kind}); unpack it"
-    if path.suffix.lower() == ".mrxs" and not (mirax_folder(path) / "Slidedat.ini").is_file():
-        return f"the folder {mirax_folder(path).name} with Slidedat.ini is not beside it; copy it there"
     if begin.startswith(_TIFF):
         return _why_no_tiff(path, size, said)
     if begin.lstrip()[:1] in (b"<", b"{") or (begin.isascii() and begin.decode().isprintable()):

@@ -115,11 +115,17 @@ def test_contents(tmp_path, content, message):
     assert message in reason(tmp_path / "a.svs")
 
 
-def test_mirax_without_its_folder(tmp_path):
-    (tmp_path / "a.mrxs").write_bytes(b"\xff\xd8\xff")
-    assert "a JPEG image" in reason(tmp_path / "a.mrxs")
-    (tmp_path / "a.mrxs").write_bytes(b"\0\1\2")
-    assert "the folder a with Slidedat.ini is not beside it" in reason(tmp_path / "a.mrxs")
+def test_slides_of_several_files_of_which_some_are_missing(tmp_path):
+    path = tmp_path / "a.mrxs"
+    path.write_bytes(b"\xff\xd8\xff")  # a picture of the label is all that this file holds
+    assert "the folder a with Slidedat.ini is not beside it; copy it" in reason(path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "Slidedat.ini").touch()
+    assert "a file of the slide is missing or damaged" in reason(path)
+    write_uncompressed_hamamatsu(tmp_path / "b.vmu")
+    (tmp_path / "a.ngr").unlink()
+    text = reason(tmp_path / "b.vmu")
+    assert "a file of the slide is missing or damaged" in text and "a.ngr" in text and "text" not in text
 
 
 def test_a_folder_of_other_dicom_files(tmp_path):
