@@ -166,7 +166,7 @@ def draw_members(inside: Mapping[str, pd.Series], path: Path, label: str) -> Non
     columns = min(3, len(inside))
     rows = -(-len(inside) // columns)
     width, height = 3.0 * columns, 2.1 * rows + 0.3
-    margins = {"left": 1.1 / width, "right": 1 - 0.1 / width, "bottom": 0.6 / height, "top": 1 - 0.3 / height}
+    margins = {"left": 1.1 / width, "right": 1 - 0.3 / width, "bottom": 0.6 / height, "top": 1 - 0.3 / height}
     with figure(path, width, height) as drawing:
         drawing.set_layout_engine("none")  # finding margins for so many labels takes longer than drawing them
         grid = drawing.subplots(
@@ -184,7 +184,7 @@ def draw_members(inside: Mapping[str, pd.Series], path: Path, label: str) -> Non
             axes.set_yticks(range(len(shown)), [str(name)[:18] for name in shown.index], fontsize=7)
             axes.axvline(0, color=GREY, linewidth=0.8)
             rest = f" ({len(shown)} of {len(values)})" if len(shown) < len(values) else ""
-            axes.set_title(f"{group[:30]}{rest}", fontsize=8)
+            axes.set_title(f"{group[:26]}{rest}", fontsize=7.5)
             axes.xaxis.set_tick_params(labelbottom=True, labelsize=7)
             axes.xaxis.set_major_locator(MaxNLocator(4))
         for axes in grid[len(inside) :]:
