@@ -25,6 +25,7 @@ from data_utils.features.checks import (
     check_values,
     whole_pixels,
 )
+from data_utils.features.making import Making
 from data_utils.features.plain_arrays import PLAIN_SUFFIXES, FeatureFileError, read_plain
 from utils.files import atomic_path
 
@@ -50,6 +51,8 @@ class FeatureMeta:
         target_mpp: micrometres per pixel at which patches were encoded.
         encoder: name of the patch encoder.
         mpp_assumed: whether ``level0_mpp`` was guessed because the slide does not state it.
+        mpp_source: where ``level0_mpp`` comes from.
+        making: the slide, the weights and the settings the features were made of.
     """
 
     patch_size: int | None = None
@@ -58,6 +61,8 @@ class FeatureMeta:
     target_mpp: float | None = None
     encoder: str | None = None
     mpp_assumed: bool | None = None
+    mpp_source: str | None = None
+    making: Making | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,9 @@ class FeatureWriter:
             self._coords = file.create_dataset(
                 "coords", shape=(0, 2), maxshape=(None, 2), chunks=(1024, 2), dtype=np.int64, fletcher32=True
             )
-            self._coords.attrs.update({k: v for k, v in asdict(self.meta).items() if v is not None})
+            attributes = asdict(self.meta)
+            attributes |= attributes.pop("making") or {}
+            self._coords.attrs.update({k: v for k, v in attributes.items() if v is not None})
             self._stack = stack.pop_all()
         return self
 
@@ -263,17 +270,22 @@ def _read_meta(path: Path, attributes: Mapping[str, Any]) -> FeatureMeta:
     if level0 is None and patch_size is not None and downsample is not None:
         level0 = patch_size * downsample
     check_patch_size_attribute(path, level0)
-    encoder = attributes.get("encoder")
-    encoder = encoder.decode(errors="replace") if isinstance(encoder, bytes) else encoder
     assumed = number("mpp_assumed")
     return FeatureMeta(
         patch_size=None if patch_size is None else round(patch_size),
         patch_size_level0=None if level0 is None else round(level0),
         level0_mpp=mpp("level0_mpp", "level0_magnification"),
         target_mpp=mpp("target_mpp", "target_magnification"),
-        encoder=encoder if isinstance(encoder, str) else None,
+        encoder=_text(attributes.get("encoder")),
         mpp_assumed=None if assumed is None else bool(assumed),
+        mpp_source=_text(attributes.get("mpp_source")),
+        making=Making.read(attributes),
     )
+
+
+def _text(value: object) -> str | None:
+    value = value.decode(errors="replace") if isinstance(value, bytes) else value
+    return value if isinstance(value, str) else None
 
 
 def _number(value: object) -> float | None:

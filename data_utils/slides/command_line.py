@@ -18,8 +18,10 @@ from torch import nn
 
 from data_utils.slides.extraction import autocast_dtype, extract_cohort
 from data_utils.slides.finding import find_slides, slide_name
+from data_utils.slides.resolution import PLAUSIBLE_MPP, StatedMpp, plausible
 from data_utils.slides.sharing import Shard, gpu_devices, report_name, run_parts, slurm_shard
 from data_utils.slides.tile_reading import TileRecipe
+from data_utils.slides.tissue import MIN_TISSUE
 from utils import constants
 from utils.devices import pick_device
 from utils.files import check_writable, content_of, read_json
@@ -72,11 +74,19 @@ def extraction_parser(
     add("--device", default="auto", help="auto, cpu, cuda or the number of a GPU (default: %(default)s)")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default: bf16 on GPU")
     add(
+        "--tissue",
+        choices=tuple(MIN_TISSUE),
+        default="auto",
+        help="auto: what differs in colour from the glass of the slide; published: the mask of the published code "
+        "(default: %(default)s)",
+    )
+    add(
         "--min_tissue",
         type=_share,
-        default=0.1,
-        help="least share of tissue in a tile (default: %(default)s)",
+        help="least share of tissue in a tile (default: 0.1; 0.95 with --tissue published)",
     )
+    add("--mpp", type=_mpp, help="micrometres per pixel of level 0 of slides that state none")
+    add("--mpp_csv", type=Path, help="table (slide, mpp) of slides by name; goes before what they state")
     add(
         "--gpus",
         help="all, or numbers such as 0,1: a process on each, which share the slides and the --workers",
@@ -90,6 +100,7 @@ def extraction_parser(
     )
     add("--limit", type=_count(1), help="handle only so many slides")
     add("--previews", action="store_true", help="draw mask and grid of every slide to previews/*.png")
+    add("--overwrite", action="store_true", help="make anew what exists and was made differently")
     add("--allow_failures", type=_count(0), default=0, help="failed slides that still count as success")
     return parser
 
@@ -108,11 +119,15 @@ class ExtractionConfig:
     workers: int
     device: str
     precision: str
-    min_tissue: float
+    tissue: str
+    min_tissue: float | None
+    mpp: float | None
+    mpp_csv: Path | None
     gpus: str | None
     shard: tuple[int, int]
     limit: int | None
     previews: bool
+    overwrite: bool
     allow_failures: int
 
     @classmethod
@@ -133,6 +148,7 @@ def run_extraction(
         found = find_slides(folder)
         slides = [path for path in found.slides if in_shard(slide_name(path), config.shard)][: config.limit]
         faults = [fault for fault in found.faults if in_shard(slide_name(fault.path), config.shard)]
+        stated = StatedMpp.read(config.mpp, config.mpp_csv, found.slides)
         device = pick_device(config.device)
         autocast_dtype(config.precision, device)
         content = read_json(config.encoder_config)
@@ -160,8 +176,11 @@ def run_extraction(
         batch_size=config.batch_size,
         workers=config.workers,
         min_tissue=config.min_tissue,
+        tissue=config.tissue,
         previews=config.previews,
         faults=faults,
+        stated=stated,
+        overwrite=config.overwrite,
     )
     failed, left = report.count("failed"), found.total - len(report.results)
     logger.log(
@@ -233,6 +252,15 @@ def _count(least: int) -> Callable[[str], int]:
 def _share(text: str) -> float:
     if not 0 <= (value := float(text)) <= 1:
         raise argparse.ArgumentTypeError("must be between 0 and 1")
+    return value
+
+
+def _mpp(text: str) -> float:
+    if (value := plausible(text)) is None:
+        low, high = PLAUSIBLE_MPP
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no resolution; write micrometres per pixel, {low:g} to {high:g}"
+        )
     return value
 
 

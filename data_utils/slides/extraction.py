@@ -9,12 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,15 +21,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data_utils.features.store import (
     FeatureFileError,
-    FeatureInfo,
     FeatureMeta,
     FeatureWriter,
-    inspect_features,
 )
 from data_utils.slides.encoding_stage import EncodingStage
 from data_utils.slides.finding import Fault, printable, slide_name
 from data_utils.slides.isolation import ENDED, Isolated
 from data_utils.slides.opening import SlideError, describe
+from data_utils.slides.report import ExtractionReport, SlideResult
+from data_utils.slides.resolution import NOTHING_STATED, StatedMpp
+from data_utils.slides.resume import Work, unfinished, weights_digest
 from data_utils.slides.tile_reading import (
     BatchList,
     SlidePlan,
@@ -39,76 +39,17 @@ from data_utils.slides.tile_reading import (
     reader_ended,
     tile_loader,
 )
-from utils.files import atomic_path, temporary_stem
+from data_utils.slides.tissue import TissueRule
+from utils.files import temporary_stem
 
 logger = logging.getLogger(__name__)
 
-# The report is written at most this often (and at the end), in seconds.
-REPORT_INTERVAL = 30.0
 # Slides that took longer than this get a line in the log, in seconds.
 SLOW_SLIDE = 5.0
 # What a file system says of a name that it does not take.
 _BAD_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
 # From this share of the time on, waiting for tiles is worth a hint.
 MUCH_WAITING = 0.1
-
-
-# ---------------------------------------------------------------------------- report
-@dataclass(frozen=True)
-class SlideResult:
-    """One line of the report; ``status`` is done, skipped (was finished before), failed or duplicate."""
-
-    slide: str
-    status: str
-    tiles: int | None = None
-    mpp: float | None = None
-    mpp_assumed: bool | None = None
-    seconds: float | None = None
-    reason: str = ""
-    reader: str = ""
-
-
-class ExtractionReport:
-    """Collects results of slides and keeps ``path`` (CSV) current.
-
-    Attributes:
-        path: the file.
-        results: one a slide.
-        waiting: share of the time of the extraction in which the encoder waited for tiles.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.results: list[SlideResult] = []
-        self.waiting = 0.0
-        self._written = time.monotonic()
-
-    def add(self, result: SlideResult) -> None:
-        """Notes one slide; writes the file if the last time was some seconds ago."""
-        self.results.append(result)
-        if result.status == "failed":
-            logger.error("%s failed: %s", result.slide, result.reason)
-        if time.monotonic() - self._written > REPORT_INTERVAL:
-            self.write()
-
-    def write(self) -> None:
-        """Writes all results so far, atomically, sorted by slide."""
-        table = pd.DataFrame(
-            [asdict(result) for result in self.results], columns=[field.name for field in fields(SlideResult)]
-        )
-        table = table.astype({"tiles": "Int64", "seconds": float, "mpp": float}).round({"seconds": 2})
-        write_report(table, self.path)
-        self._written = time.monotonic()
-
-    def count(self, status: str) -> int:
-        """Number of slides with this status."""
-        return sum(result.status == status for result in self.results)
-
-
-def write_report(table: pd.DataFrame, path: Path) -> None:
-    """Writes a report sorted by slide, atomically."""
-    with atomic_path(path) as temporary:
-        table.sort_values("slide", kind="stable").to_csv(temporary, index=False)
 
 
 # ---------------------------------------------------------------------------- encoding
@@ -172,13 +113,16 @@ def extract_cohort(
     precision: str = "auto",
     batch_size: int = 64,
     workers: int = 0,
-    min_tissue: float = 0.1,
+    min_tissue: float | None = None,
+    tissue: str = "auto",
     previews: bool = False,
     faults: Sequence[Fault] = (),
+    stated: StatedMpp = NOTHING_STATED,
+    overwrite: bool = False,
 ) -> ExtractionReport:
     """Extracts the features of slides into ``out_dir/<name>.h5``.
 
-    Slides with a valid file are skipped; a slide that cannot be used is reported and the others go on.
+    Slides whose file is what would be made are skipped; a slide that cannot be used is reported and the others go on.
 
     Args:
         slides: files with distinct names (:func:`slide_name`); no other job may handle the same ones at the same time.
@@ -190,7 +134,10 @@ def extract_cohort(
         precision: auto, fp32, bf16 or fp16.
         batch_size: tiles encoded at once.
         workers: reading processes; 0 reads in this process.
-        min_tissue: share of a tile that must be tissue.
+        min_tissue: share of a tile that must be tissue; that of the rule by default.
+        tissue: rule by which tissue is found, see :mod:`data_utils.slides.tissue`.
+        stated: resolutions that the user states.
+        overwrite: whether to make anew what exists and was made differently, or does not say how.
         previews: whether to draw ``out_dir/previews/<name>.png``.
         faults: what cannot be a slide, for the report.
 
@@ -200,18 +147,26 @@ def extract_cohort(
         OSError: ``out_dir`` cannot be written.
     """
     device = torch.device(device)
-    run = _Encoder(encoder.to(device).eval(), recipe, device, autocast_dtype(precision, device))
+    dtype = autocast_dtype(precision, device)
+    weights = weights_digest(encoder)
+    run = _Encoder(encoder.to(device).eval(), recipe, device, dtype)
+    rule = TissueRule.of(tissue, min_tissue)
+    work = Work(recipe, run.dim, weights, dtype, rule, stated)
     report = ExtractionReport(report_path or out_dir / "extraction_report.csv")
     for fault in faults:
         report.add(SlideResult(printable(fault.path.name), fault.status, reason=fault.reason))
     try:
-        todo = _unfinished(slides, recipe, run.dim, out_dir, report)
+        todo = unfinished(slides, work, out_dir, report, overwrite)
         logger.info("%d slides to extract, %d finished before", len(todo), report.count("skipped"))
         if todo:
             _remove_leftovers(out_dir, todo)
             preview_dir = out_dir / "previews" if previews else None
-            planning = _described(lambda path: plan_slide(path, recipe, min_tissue, preview_dir))
-            with Isolated(planning) as plan:
+
+            def planning(path: Path) -> SlidePlan:
+                found = plan_slide(path, recipe, rule, preview_dir, stated)
+                return replace(found, making=work.making(path))
+
+            with Isolated(_described(planning)) as plan:
                 _extract_all(todo, plan, batch_size, run, out_dir, report, workers)
     finally:
         report.write()
@@ -229,42 +184,6 @@ def _described(plan: Callable[[Path], SlidePlan]) -> Callable[[Path], SlidePlan]
             raise SlideError(describe(error, path)) from None
 
     return planned
-
-
-def _unfinished(
-    slides: Sequence[Path], recipe: TileRecipe, dim: int, out_dir: Path, report: ExtractionReport
-) -> list[Path]:
-    """The slides to extract; those with a valid file go to the report."""
-    todo = []
-    for slide in slides:
-        target, name = out_dir / f"{slide_name(slide)}.h5", printable(slide.name)
-        if not target.exists():
-            todo.append(slide)
-            continue
-        try:
-            info = inspect_features(target)
-        except FeatureFileError as error:
-            logger.warning("%s", error)
-            todo.append(slide)
-            continue
-        if difference := _difference(info, recipe, dim):
-            reason = f"{target} exists with {difference}; delete it or use another --output_dir"
-            report.add(SlideResult(name, "failed", reason=reason))
-        else:
-            meta = info.meta
-            report.add(SlideResult(name, "skipped", info.num_patches, meta.level0_mpp, meta.mpp_assumed))
-    return todo
-
-
-def _difference(info: FeatureInfo, recipe: TileRecipe, dim: int) -> str:
-    """In what a feature file differs from what would be made; empty if it does not, as far as it says."""
-    wanted = {"patch_size": recipe.tile_size, "target_mpp": recipe.target_mpp, "encoder": recipe.encoder}
-    found = {name: getattr(info.meta, name) for name in wanted} | {"dim": info.dim}
-    return ", ".join(
-        f"{name} {found[name]} instead of {value}"
-        for name, value in (wanted | {"dim": dim}).items()
-        if found[name] not in (None, value)
-    )
 
 
 def _remove_leftovers(out_dir: Path, slides: Sequence[Path]) -> None:
@@ -334,10 +253,12 @@ def _extract(
             meta = FeatureMeta(
                 patch_size=recipe.tile_size,
                 patch_size_level0=plan.grid.size,
-                level0_mpp=plan.mpp,
+                level0_mpp=plan.resolution.mpp,
                 target_mpp=recipe.target_mpp,
                 encoder=recipe.encoder,
-                mpp_assumed=plan.mpp_assumed,
+                mpp_assumed=plan.resolution.assumed,
+                mpp_source=plan.resolution.source,
+                making=plan.making,
             )
             try:
                 with FeatureWriter(out_dir / f"{slide_name(path)}.h5", run.dim, meta) as writer:
@@ -352,8 +273,11 @@ def _extract(
             seconds = time.monotonic() - begin
             waiting = _share(stage.waited - waited, seconds)
             begin, waited = time.monotonic(), stage.waited
+            scale = plan.resolution
             report.add(
-                SlideResult(name, status, tiles, plan.mpp, plan.mpp_assumed, seconds, reason, plan.reader)
+                SlideResult(
+                    name, status, tiles, scale.mpp, scale.assumed, seconds, reason, plan.reader, scale.source
+                )
             )
             level = logging.INFO if seconds > SLOW_SLIDE else logging.DEBUG
             logger.log(

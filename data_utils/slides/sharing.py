@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from data_utils.slides.extraction import write_report
+from data_utils.slides.report import write_report
 from utils.files import setup_logging
 
 logger = logging.getLogger(__name__)

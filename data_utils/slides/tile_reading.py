@@ -21,10 +21,20 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data_utils.features.making import Making
 from data_utils.slides import wsi
 from data_utils.slides.finding import slide_name
 from data_utils.slides.jpeg_slide import OPENSLIDE, fastest, reader_name
+from data_utils.slides.levels import odd_levels
 from data_utils.slides.opening import describe
+from data_utils.slides.resolution import (
+    NOTHING_STATED,
+    Resolution,
+    StatedMpp,
+    check_enlargement,
+    slide_resolution,
+)
+from data_utils.slides.tissue import TissueRule
 
 logger = logging.getLogger(__name__)
 
@@ -115,42 +125,44 @@ class TileRecipe:
 # ---------------------------------------------------------------------------- planning
 @dataclass(frozen=True)
 class SlidePlan:
-    """Which tiles of a slide will be read."""
+    """Which tiles of a slide will be read, and the record of that where one was made."""
 
     grid: wsi.TileGrid
-    mpp: float
-    mpp_assumed: bool
+    resolution: Resolution
     seconds: float
     reader: str = OPENSLIDE
+    making: Making | None = None
 
 
 def plan_slide(
     path: Path,
     recipe: TileRecipe,
-    min_tissue: float,
+    rule: TissueRule,
     preview_dir: Path | None = None,
-    mask_params: wsi.TissueMaskParams | None = None,
+    stated: StatedMpp = NOTHING_STATED,
 ) -> SlidePlan:
     """Finds the tissue of a slide and lays the grid over it; draws ``preview_dir/<name>.png`` if asked to.
 
     Raises:
-        SlideError: the file cannot be opened, has no tissue or is smaller than a tile.
+        SlideError: the file cannot be opened, has no tissue, is smaller than a tile or far coarser than one.
         openslide.OpenSlideError: the file is damaged.
     """
     begin = time.monotonic()
-    mask_params = mask_params or wsi.TissueMaskParams()
     with fastest(path) as slide:
         reader = reader_name(slide)
-        mpp, assumed = wsi.level0_mpp(slide.properties)
-        if assumed:
-            logger.warning("%s states no resolution: assuming %g micrometres per pixel", path.name, mpp)
-        overview = wsi.read_overview(slide, mpp, mask_params.mpp)
+        resolution = slide_resolution(path, slide.properties, stated)
+        check_enlargement(path, resolution, recipe.target_mpp)
+        if odd := odd_levels(slide):
+            logger.warning(
+                "%s: %s contradict the size of level 0 and are not read", path.name, ", ".join(odd)
+            )
+        mpp = resolution.mpp
+        overview, mask = rule.look(slide, mpp)
         dimensions = slide.dimensions
-    mask = wsi.tissue_mask(overview, mpp * dimensions[0] / overview.shape[1], mask_params)
-    grid = wsi.tile_grid(mask, dimensions, mpp, recipe.tile_size, recipe.target_mpp, min_tissue)
+    grid = wsi.tile_grid(mask, dimensions, mpp, recipe.tile_size, recipe.target_mpp, rule.min_tissue)
     if preview_dir is not None:
         wsi.save_preview(preview_dir / f"{slide_name(path)}.png", overview, mask, grid, dimensions)
-    return SlidePlan(grid, mpp, assumed, time.monotonic() - begin, reader)
+    return SlidePlan(grid, resolution, time.monotonic() - begin, reader)
 
 
 # ---------------------------------------------------------------------------- reading

@@ -1,4 +1,4 @@
-"""Whole-slide images: resolution, tissue mask, tile grid, tile pixels.
+"""Whole-slide images: pixels, tile grid, preview.
 
 Sizes: ``mpp`` is micrometres per pixel. Positions are (x, y) in pixels of level 0, the finest level.
 """
@@ -6,62 +6,23 @@ Sizes: ``mpp`` is micrometres per pixel. Positions are (x, y) in pixels of level
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import openslide
 from openslide import OpenSlide
 from PIL import Image, ImageDraw
-from skimage.color import rgb2lab
-from skimage.filters import gaussian, threshold_otsu
-from skimage.measure import label
-from skimage.morphology import closing, disk
 from skimage.segmentation import find_boundaries
 
+from data_utils.slides.levels import best_level, true_downsample
 from data_utils.slides.opening import SlideError
 from utils.files import atomic_path
 
-# What a slide that states no resolution is taken for (40x, the commonest in TCGA).
-DEFAULT_MPP = 0.25
-# Resolution tags outside of this range are no microscope's: 352.8 is the 72 dpi of an image editor.
-PLAUSIBLE_MPP = (0.05, 20.0)
-# A level counts as fine enough for a tile when it is coarser than wanted by less than this factor, because
-# down-sampling factors of real slides are odd (2.0005 for a nominal 2).
-LEVEL_TOLERANCE = 1.01
 # Longest side of what is decoded at once for the overview, in pixels.
 OVERVIEW_BLOCK = 2048
 # Small slides are enlarged in previews to about this side, in pixels.
 PREVIEW_SIDE = 1000
 WHITE = (255, 255, 255)
-
-
-@dataclass(frozen=True)
-class TissueMaskParams:
-    """Every number of the tissue mask.
-
-    Tissue is what has colour: chroma ``sqrt(a^2 + b^2)`` in LAB, which glass and shadows have not. Otsu's
-    threshold is kept inside ``[min_chroma, max_chroma]``, because on a slide that is all glass or all
-    tissue it would split noise or tissue in two.
-
-    Attributes:
-        mpp: resolution of the overview.
-        smooth_um: standard deviation of the Gaussian applied to the chroma.
-        min_chroma: the threshold is never lower; glass stays below.
-        max_chroma: the threshold is never higher; pale tissue stays above.
-        closing_um: radius of the closing that joins what belongs together.
-        min_object_um2: specks smaller than this are dropped.
-        max_hole_um2: holes up to this size are filled.
-    """
-
-    mpp: float = 8.0
-    smooth_um: float = 8.0
-    min_chroma: float = 6.0
-    max_chroma: float = 12.0
-    closing_um: float = 24.0
-    min_object_um2: float = 10_000.0
-    max_hole_um2: float = 20_000.0
 
 
 @dataclass(frozen=True)
@@ -75,40 +36,6 @@ class TileGrid:
 
     coords: np.ndarray
     size: int
-
-
-# ---------------------------------------------------------------------------- resolution
-def level0_mpp(properties: Mapping[str, str]) -> tuple[float, bool]:
-    """Resolution of level 0 and whether it had to be assumed.
-
-    Read from, in this order: the vendor's own value, the TIFF resolution; assumed from the objective
-    (10 / magnification), else ``DEFAULT_MPP``.
-    """
-    for name in (openslide.PROPERTY_NAME_MPP_X, "aperio.MPP"):
-        if (mpp := _plausible(properties.get(name))) is not None:
-            return mpp, False
-    unit = {"centimeter": 1e4, "inch": 25_400.0}.get(properties.get("tiff.ResolutionUnit", "").lower())
-    pixels = _number(properties.get("tiff.XResolution"))
-    if unit and pixels and (mpp := _plausible(unit / pixels)) is not None:
-        return mpp, False
-    for name in (openslide.PROPERTY_NAME_OBJECTIVE_POWER, "aperio.AppMag"):
-        power = _number(properties.get(name))
-        if power and (mpp := _plausible(10.0 / power)) is not None:
-            return mpp, True
-    return DEFAULT_MPP, True
-
-
-def _number(text: str | float | None) -> float | None:
-    try:
-        value = float(str(text).replace(",", "."))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None
-
-
-def _plausible(text: str | float | None) -> float | None:
-    value = _number(text)
-    return value if value and PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1] else None
 
 
 # ---------------------------------------------------------------------------- pixels
@@ -132,8 +59,8 @@ def read_region(
     Raises:
         openslide.OpenSlideError: the slide is damaged here.
     """
-    level = slide.get_best_level_for_downsample(size[0] / out[0] * LEVEL_TOLERANCE)
-    stated, scale = slide.level_downsamples[level], _true_downsample(slide, level)
+    level = best_level(slide, size[0] / out[0])
+    stated, scale = slide.level_downsamples[level], true_downsample(slide, level)
     # OpenSlide blends neighbours when a position is between two pixels of the level: start on whole ones.
     pixel = [math.floor(edge / scale) for edge in corner]
     origin = [math.floor(index * stated + 1e-6) for index in pixel]
@@ -156,18 +83,6 @@ def read_region(
         *(min(end, width) for end, width in zip(stop, read, strict=True)),
     )
     return image.resize(out, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
-
-
-def _true_downsample(slide: OpenSlide, level: int) -> float:
-    """By how much a level is smaller than level 0.
-
-    OpenSlide divides the sizes, but pyramids that halve drop odd pixels: 4443 -> 2221 is a factor of 2, not
-    2.0005, which far from the origin would be off by a pixel.
-    """
-    stated = slide.level_downsamples[level]
-    sizes = zip(slide.dimensions, slide.level_dimensions[level], strict=True)
-    whole = round(stated)
-    return float(whole) if all(abs(full / whole - small) < 1 for full, small in sizes) else stated
 
 
 def read_tile(slide: OpenSlide, corner: tuple[int, int], size: int, tile_size: int) -> Image.Image:
@@ -193,7 +108,7 @@ def read_overview(slide: OpenSlide, mpp: float, overview_mpp: float) -> np.ndarr
     factor = max(1.0, overview_mpp / mpp)
     columns, rows = max(1, round(width / factor)), max(1, round(height / factor))
     fx, fy = width / columns, height / rows
-    level = slide.get_best_level_for_downsample(fx * LEVEL_TOLERANCE)
+    level = best_level(slide, fx)
     block = max(1, int(OVERVIEW_BLOCK * slide.level_downsamples[level] / max(fx, fy)))
     overview = np.empty((rows, columns, 3), np.uint8)
     for top in range(0, rows, block):
@@ -204,36 +119,7 @@ def read_overview(slide: OpenSlide, mpp: float, overview_mpp: float) -> np.ndarr
     return overview
 
 
-# ---------------------------------------------------------------------------- tissue and tiles
-def tissue_mask(overview: np.ndarray, mpp: float, params: TissueMaskParams | None = None) -> np.ndarray:
-    """Where an overview shows tissue.
-
-    Args:
-        overview: ``[h, w, 3]`` uint8 RGB.
-        mpp: resolution of the overview.
-        params: see :class:`TissueMaskParams`.
-
-    Returns:
-        ``[h, w]`` bool; all False on a blank slide.
-    """
-    params = params or TissueMaskParams()
-    lab = rgb2lab(overview)
-    chroma = gaussian(np.hypot(lab[..., 1], lab[..., 2]), sigma=params.smooth_um / mpp)
-    threshold = float(np.clip(threshold_otsu(chroma), params.min_chroma, params.max_chroma))
-    mask = chroma > threshold
-    mask = closing(mask, disk(max(1, round(params.closing_um / mpp))))
-    mask = _drop_small(mask, params.min_object_um2 / mpp**2)
-    return ~_drop_small(~mask, params.max_hole_um2 / mpp**2)
-
-
-def _drop_small(mask: np.ndarray, min_pixels: float) -> np.ndarray:
-    """Removes connected parts of fewer than ``min_pixels`` pixels."""
-    labels = label(mask, connectivity=1)
-    areas = np.bincount(labels.ravel())
-    areas[0] = 0  # label 0 is everything outside of the mask
-    return areas[labels] >= max(1.0, min_pixels)
-
-
+# ---------------------------------------------------------------------------- tiles
 def tile_grid(
     mask: np.ndarray,
     dimensions: tuple[int, int],

@@ -15,6 +15,8 @@ from data_utils.cases.stacking import fits
 from data_utils.features.store import FeatureInfo, inspect_features, read_features
 from models.titan.grid import likely_patch_size
 from utils.diagnosis.inputs import Inputs
+from utils.diagnosis.making import check_making
+from utils.diagnosis.scale import check_scale
 from utils.findings import Finding, error, listing, ok, warning
 
 _EXTRACT = (
@@ -104,12 +106,8 @@ def _check_headers(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator
             yield error(f"{what}; the positions of {inputs.mil_name} depend on it", remedy)
         else:
             yield warning(f"{what}; only the distance of stacked slides depends on it", remedy)
-    assumed = [path for path, info in headers.items() if info.meta.mpp_assumed]
-    if assumed:
-        yield warning(
-            f"slides that do not state their resolution, so that it was assumed: {listing(assumed)}",
-            "if they were not scanned so, extract them again with the right resolution",
-        )
+    yield from check_scale(headers)
+    yield from check_making(headers)
 
 
 def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[Finding]:

@@ -60,51 +60,6 @@ def tissue_slide(side=1024, box=(256, 256, 768, 512), seed=0):
     return (image + generator.normal(0, 3, image.shape)).clip(0, 255).astype(np.uint8)
 
 
-# ---------------------------------------------------------------------------- resolution
-@pytest.mark.parametrize(
-    ("properties", "mpp", "assumed"),
-    [
-        ({"openslide.mpp-x": "0.2527", "aperio.AppMag": "20"}, 0.2527, False),
-        ({"openslide.mpp-x": "0,5"}, 0.5, False),
-        ({"aperio.MPP": "0.499"}, 0.499, False),
-        ({"tiff.XResolution": "20000", "tiff.ResolutionUnit": "centimeter"}, 0.5, False),
-        ({"tiff.XResolution": "50800", "tiff.ResolutionUnit": "INCH"}, 0.5, False),
-        ({"tiff.XResolution": "72", "tiff.ResolutionUnit": "inch", "aperio.AppMag": "20"}, 0.5, True),
-        ({"openslide.mpp-x": "352.8"}, 0.25, True),
-        ({"openslide.objective-power": "20"}, 0.5, True),
-        ({"openslide.mpp-x": "unknown", "openslide.objective-power": "0"}, 0.25, True),
-        ({"openslide.mpp-x": "-1", "tiff.XResolution": "nan", "tiff.ResolutionUnit": "inch"}, 0.25, True),
-        ({}, 0.25, True),
-    ],
-)
-def test_resolution(properties, mpp, assumed):
-    assert wsi.level0_mpp(properties) == (pytest.approx(mpp), assumed)
-
-
-def test_resolution_of_files(tmp_path):
-    image = painted(4, 4, 128)
-    cases = [
-        (write_slide(tmp_path / "a.svs", image, mpp=0.499), 0.499, False),
-        (write_slide(tmp_path / "b.svs", image, mpp=None), 0.5, True),  # 20x
-        (write_slide(tmp_path / "c.svs", image, description="Aperio"), 0.25, True),
-        (
-            write_slide(
-                tmp_path / "d.tif",
-                image,
-                downsamples=(1,),
-                description="",
-                resolution=(10_000, 10_000),
-                resolutionunit="CENTIMETER",
-            ),
-            1.0,
-            False,
-        ),
-    ]
-    for path, mpp, assumed in cases:
-        with open_slide(path) as slide:
-            assert wsi.level0_mpp(slide.properties) == (pytest.approx(mpp), assumed), path.name
-
-
 # ---------------------------------------------------------------------------- pixels
 @pytest.mark.parametrize("downsamples", [(1,), (1, 2, 4), (1, 3)])
 @pytest.mark.parametrize("mpp", [0.125, 0.25, 0.2503, 0.3, 0.499, 0.5, 0.55, 1.0])
@@ -192,47 +147,6 @@ def test_overview_is_never_finer_than_the_slide(tmp_path):
     image = painted(5, 5, 20)
     with open_slide(write_slide(tmp_path / "a.svs", image, 16.0, (1,))) as slide:
         assert np.array_equal(wsi.read_overview(slide, 16.0, 8.0), image)
-
-
-# ---------------------------------------------------------------------------- tissue
-def test_mask_finds_the_tissue(tmp_path):
-    path = write_slide(tmp_path / "a.svs", tissue_slide())
-    with open_slide(path) as slide:
-        mask = wsi.tissue_mask(wsi.read_overview(slide, 0.5, 8.0), 8.0)
-    wanted = np.zeros((64, 64), bool)
-    wanted[16:32, 16:48] = True
-    overlap = (mask & wanted).sum() / (mask | wanted).sum()
-    assert overlap > 0.8  # smoothing adds half a pixel around
-
-
-@pytest.mark.parametrize("background", [GLASS, (255, 255, 255), (228, 226, 224), (120, 120, 120)])
-def test_blank_slide_has_an_empty_mask(background):
-    noise = np.random.default_rng(0).normal(0, 4, (200, 300, 3))
-    overview = (np.array(background) + noise).clip(0, 255).astype(np.uint8)
-    assert not wsi.tissue_mask(overview, 8.0).any()
-    with pytest.raises(SlideError, match=r"no tissue: none of 16 tiles .*the most is 0\.0%"):
-        wsi.tile_grid(np.zeros((200, 300), bool), (1024, 1024), 0.5, 256, 0.5, 0.1)
-
-
-def test_constant_overview_is_blank():
-    assert not wsi.tissue_mask(np.full((50, 50, 3), 255, np.uint8), 8.0).any()
-
-
-def test_slide_full_of_tissue_is_all_tissue():
-    tissue = tissue_slide(512, (0, 0, 512, 512))
-    assert wsi.tissue_mask(tissue, 2.0).all()
-
-
-def test_specks_go_and_small_holes_are_filled():
-    overview = np.full((200, 200, 3), 245, np.uint8)
-    overview[50:150, 50:150] = (200, 110, 170)
-    overview[95:105, 95:105] = 245  # a hole of 80 um
-    overview[10:14, 10:14] = (200, 110, 170)  # a speck of 32 um
-    mask = wsi.tissue_mask(overview, 8.0)
-    assert mask[100, 100] and not mask[12, 12] and mask[60, 60] and not mask[170, 170]
-    lenient = wsi.TissueMaskParams(min_object_um2=0, max_hole_um2=0, closing_um=8)
-    mask = wsi.tissue_mask(overview, 8.0, lenient)
-    assert not mask[100, 100] and mask[12, 12]
 
 
 # ---------------------------------------------------------------------------- grid

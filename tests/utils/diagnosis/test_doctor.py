@@ -330,6 +330,42 @@ def test_slides_are_opened_on_demand(subject, tmp_path):
     assert doctor.main([*subject.words(), "--slides_dir", str(slides)]) == 1
 
 
+def test_scale_of_slides(subject, tmp_path):
+    image = tissue_slide(256, (0, 0, 256, 256))
+    for name, mpp in (("sound", 0.25), ("bare", None), ("coarse", 1.0), ("macro", 8.0)):
+        write_slide(tmp_path / f"{name}.svs", image, mpp)
+    write_slide(
+        tmp_path / "oblong.tif",
+        image,
+        downsamples=(1,),
+        description="",
+        resolution=(2e4, 1e4),
+        resolutionunit="CENTIMETER",
+    )
+    words = [*subject.words(), "--slides_dir", str(tmp_path)]
+    found = [(f.level, f.what) for f in doctor.examine(*doctor.parse_args(words), doctor.SLIDES)]
+    for (level, what), (wanted, *parts) in zip(
+        found,
+        [
+            (
+                "error",
+                "1 of 5 slides cannot be used",
+                "oblong.tif its pixels are 0.5 micrometres wide and 1 high",
+            ),
+            ("warning", "1 slides state no resolution", "bare.svs"),
+            (
+                "warning",
+                "2 slides are much coarser than patches at 0.5",
+                "1 of them too coarse",
+                "macro.svs (8)",
+            ),
+            ("OK", "4 slides can be opened"),
+        ],
+        strict=True,
+    ):
+        assert level == wanted and all(part in what for part in parts), what
+
+
 # ---------------------------------------------------------------------------- command line
 def test_exit_status_table_and_file(subject, capsys):
     words = [*subject.words(), "--output", str(subject.root / "doctor.md")]
