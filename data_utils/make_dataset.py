@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_utils.cases.own_cohort import OwnCohortFlags, read_definition, split_own_cohort
+from data_utils.cases.slide_kinds import ALL, KINDS, choose_slides
 from data_utils.cases.splitting import Dropped, split_cases, split_rows, write_dropped, write_splits
 from data_utils.features.slide_names import slide_of
 from data_utils.features.usable import find_features
@@ -67,6 +68,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--split_without_genes",
         action="store_true",
         help="split cases without expression like all others, for models that do without",
+    )
+    parser.add_argument(
+        "--slide_kind",
+        choices=(ALL, *KINDS),
+        default=ALL,
+        help="slides of TCGA to take: diagnostic (dx), frozen sections, or all as published (default)",
     )
     parser.add_argument("--splits_dir", type=Path, help="where the split files go (default: constants)")
     own = parser.add_argument_group("own cohort")
@@ -155,6 +162,8 @@ def main(argv: list[str] | None = None) -> None:
     listed = read_slides(slides_path)
     features, unusable, strays = find_features(features_dir, listed["slide_submitter_id"])
     slides, dropped = join_slides(listed, cases, left_out, features, unusable, strays)
+    slides, other_kind = choose_slides(slides, args.slide_kind)
+    dropped += other_kind
     if not slides:
         sources = (clinical_path, slides_path, features_dir, definition)
         names = {*features, *unusable, *(slide_of(file.name) for file in strays)}
@@ -195,6 +204,11 @@ def write_own_cohort(args: argparse.Namespace) -> None:
     definition = read_definition(args.onco, args.cohort_json, args.table, flags)
     features_dir = args.features_dir or constants.feature_dir(args.onco, args.features_encoder)
     cases, slides, dropped = definition.join(features_dir)
+    slides, other_kind = choose_slides(slides, args.slide_kind)
+    dropped += other_kind
+    if not slides:
+        raise ValueError(f"no slide in {features_dir} is of --slide_kind {args.slide_kind}")
+    cases = cases[cases["case_id"].isin([case for _, case, _ in slides])].reset_index(drop=True)
     cases["gene_availability"] = 0 if genes_path == WITHOUT else _gene_availability(cases, genes_path)
     if definition.cohort.classes:
         _check_classes(cases, definition.cohort, args.cohort_json or constants.cohort_file(args.onco))

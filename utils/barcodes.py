@@ -8,6 +8,9 @@ from collections.abc import Iterable
 _TCGA = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?:-(\d{2})([A-Z])?)?(?=-|$)", re.IGNORECASE)
 # R turns dashes in column names into dots.
 _TCGA_OF_R = re.compile(r"TCGA[.-][A-Z0-9]{2}[.-][A-Z0-9]{4}(?:[.-]\w+)*", re.IGNORECASE)
+# Slides of TCGA: diagnostic ones, and frozen sections from the top, the middle or the bottom of the tissue.
+_SLIDE_KINDS = {"DX": "dx", "TS": "frozen", "MS": "frozen", "BS": "frozen"}
+_SLIDE_PART = re.compile(r"-(DX|TS|MS|BS)\w{1,2}(?=[.]|$)", re.IGNORECASE)
 # A sample of another programme: the patient, type and vial.
 _SAMPLE = re.compile(r"(.+)-(\d{2})([A-Z])")
 
@@ -22,6 +25,12 @@ def is_normal_tissue(identifier: str) -> bool:
     """Whether a TCGA barcode is of normal tissue (sample types 10 to 19); of other identifiers nothing is known."""
     match = _TCGA.match(identifier)
     return bool(match and match[2] and match[2].startswith("1"))
+
+
+def slide_kind(identifier: str) -> str | None:
+    """Whether a TCGA barcode is of a diagnostic slide (``dx``) or a ``frozen`` section; None of other identifiers."""
+    match = _SLIDE_PART.search(identifier) if _TCGA.match(identifier) else None
+    return _SLIDE_KINDS[match[1].upper()] if match else None
 
 
 def tidy_barcode(identifier: str) -> str:

@@ -189,6 +189,31 @@ def test_what_is_left_out_has_a_reason(cohort: RawCohort, caplog: pytest.LogCapt
     assert {row["case_id"] for part in rows.values() for row in part} == {f"id-{n:03d}" for n in range(7, 30)}
 
 
+@pytest.mark.parametrize("kind", ["all", "dx", "frozen"])
+def test_kind_of_slides(cohort: RawCohort, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    """The first ten cases have a frozen section beside the diagnostic slide, the next five nothing else."""
+    caplog.set_level("INFO")
+    frozen = [f"{barcode(number)}-01A-01-{'TS1' if number % 2 else 'BSA'}" for number in range(15)]
+    for number, slide in enumerate(frozen):
+        cohort.slides.append((barcode(number), slide))
+        write_feature(cohort.features / f"{slide}.{UUID}.h5")
+        if number >= 10:
+            cohort.slides.remove((barcode(number), f"{barcode(number)}-01Z-00-DX1"))
+            (cohort.features / f"{barcode(number)}-01Z-00-DX1.{UUID}.h5").unlink()
+    rows = [row for part in cohort.run("--slide_kind", kind).values() for row in part]
+    taken = {row["slide_submitter_id"] for row in rows}
+    diagnostic = {slide for _, slide in cohort.slides} - set(frozen)
+    wanted = {"all": diagnostic | set(frozen), "dx": diagnostic, "frozen": set(frozen)}[kind]
+    assert taken == wanted and len(diagnostic) == 25
+    reason = "not of --slide_kind"
+    left_out = {slide: why for (slide, _), why in cohort.dropped().items() if why.startswith(reason)}
+    assert left_out.keys() == (diagnostic | set(frozen)) - wanted
+    if kind == "dx":
+        assert set(left_out.values()) == {f"{reason} dx: one of the frozen sections (TS, MS, BS)"}
+    counts = "25 diagnostic slides (DX), 15 frozen sections (TS, MS, BS), 0 of no known kind"
+    assert f"{counts}; --slide_kind {kind} leaves out {len(left_out)}" in caplog.text
+
+
 def test_features_elsewhere_and_another_encoder(cohort: RawCohort, tmp_path: Path) -> None:
     cohort.run()
     elsewhere = tmp_path / "elsewhere"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.barcodes import is_normal_tissue, patient_of, patients_of, sample_rank, tidy_barcode
+from utils.barcodes import is_normal_tissue, patient_of, patients_of, sample_rank, slide_kind, tidy_barcode
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,21 @@ def test_samples_in_the_order_of_their_types() -> None:
 def test_tidy_barcodes() -> None:
     assert tidy_barcode("tcga.aa.0001.01a") == "TCGA-AA-0001-01A"
     assert tidy_barcode("own.name.h5") == "own.name.h5"
+
+
+@pytest.mark.parametrize(
+    ("identifier", "kind"),
+    [
+        ("TCGA-AA-0001-01Z-00-DX1", "dx"),
+        ("TCGA-AA-0001-01Z-00-DXA.1a2b", "dx"),
+        ("TCGA-AA-0001-01A-01-TS1", "frozen"),
+        ("tcga-aa-0001-01a-02-bsb", "frozen"),
+        ("TCGA-AA-0001-01A-01-MS1", "frozen"),
+        ("TCGA-AA-0001-01A-01-BS10", "frozen"),
+        ("TCGA-AA-0001-01A", None),
+        ("TCGA-AA-0001-01A-01-XX1", None),
+        ("H-0042-TS1", None),
+    ],
+)
+def test_kinds_of_slides(identifier, kind):
+    assert slide_kind(identifier) == kind
