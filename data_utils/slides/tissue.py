@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from openslide import OpenSlide
 from PIL import Image
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import maximum_filter, uniform_filter
 from skimage.color import rgb2lab
 from skimage.filters import gaussian
 from skimage.measure import label
@@ -44,6 +44,7 @@ class TissueMaskParams:
         noise: the threshold is the median chroma of the glass and so many of its standard deviations, but
         min_chroma: never lower, and
         max_chroma: never higher: pale tissue stays above.
+        edge: tissue ends where the chroma falls to this share of what is right beside.
         closing_um: radius of the closing that joins what belongs together.
         min_object_um2: specks smaller than this are dropped.
         max_hole_um2: holes up to this size are filled.
@@ -59,6 +60,7 @@ class TissueMaskParams:
     noise: float = 10.0
     min_chroma: float = 5.0
     max_chroma: float = 12.0
+    edge: float = 0.3
     closing_um: float = 24.0
     min_object_um2: float = 10_000.0
     max_hole_um2: float = 20_000.0
@@ -143,7 +145,10 @@ def tissue_mask(
     glass = find_glass(gaussian(lab, sigma=params.smooth_um / mpp, channel_axis=-1), scanned, params)
     tint = np.median(lab[glass][:, 1:], axis=0) if glass.any() else np.zeros(2)
     chroma = gaussian(np.linalg.norm(lab[..., 1:] - tint, axis=-1) * scanned, sigma=params.smooth_um / mpp)
-    mask = chroma > chroma_threshold(chroma[glass], params)
+    # Smoothing spreads strong colour over its border, but not further than this.
+    reach = 2 * round(3 * params.smooth_um / mpp) + 1
+    border = params.edge * maximum_filter(chroma, reach)
+    mask = chroma > np.maximum(border, chroma_threshold(chroma[glass], params))
     mask = closing(mask, disk(max(1, round(params.closing_um / mpp))))
     mask = _drop_small(mask, params.min_object_um2 / mpp**2)
     return ~_drop_small(~mask, params.max_hole_um2 / mpp**2)

@@ -9,7 +9,7 @@ import torch
 
 from data_utils.slides import sharing
 from data_utils.slides.command_line import in_shard
-from data_utils.slides.extraction import write_report
+from data_utils.slides.report import write_report
 from data_utils.slides.sharing import gpu_devices, parts_of, report_name, run_parts, slurm_shard
 from tests.data_utils.slides.test_extraction import command, files, library, report  # noqa: F401
 from tests.forked import FORK
