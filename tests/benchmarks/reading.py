@@ -25,6 +25,7 @@ from data_utils.features.source import FeatureSource
 from data_utils.features.store import FeatureMeta, write_features
 from data_utils.slides.extraction import extract_cohort
 from data_utils.slides.tile_reading import BatchList, TileRecipe, plan_slide, tile_loader
+from data_utils.slides.tissue import TissueRule
 from models.prov_gigapath.tile_encoder import build_tile_encoder
 from tests.benchmarks.measuring import Row, row
 from tests.benchmarks.training_step import NUM_GENES
@@ -178,7 +179,7 @@ def slide_tiles(encoder: str, workers: int, repeats: int, pieces: tuple[int, int
     counts: list[int] = []
 
     def read(path: Path) -> None:
-        batches = BatchList([path], lambda p: plan_slide(p, recipe, 0.1), 64, _fail)
+        batches = BatchList([path], lambda p: plan_slide(p, recipe, TissueRule()), 64, _fail)
         counts.append(sum(len(batch.pixels) for batch in tile_loader(batches, recipe, workers, False)))
 
     with tempfile.TemporaryDirectory() as folder:
