@@ -500,7 +500,7 @@ def test_entry_point(command, tmp_path):
     assert slide.features.shape == (2, 64) and slide.meta.encoder == "demo_gigapath_tile_encoder"
     assert slide.coords.tolist() == [[0, 0], [256, 0]] and slide.patch_size_level0 == 256
     assert files(tmp_path / "out" / "previews", "*.png") == ["a", "b", "c"]
-    assert command() == 0
+    assert command("--precision", "bf16") == 0
     assert report(tmp_path / "out" / "extraction_report.csv").status.eq("skipped").all()
 
 
