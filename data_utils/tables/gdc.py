@@ -9,7 +9,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,7 @@ import pandas as pd
 from data_utils.tables.ajcc import AJCC_COLUMNS, is_category, reduce_text
 from data_utils.tables.cohorts import Cohort
 from data_utils.tables.text_table import read_table
-from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS, events_of, is_missing
-from data_utils.tables.values import number as as_number
+from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS, events_of, fits, is_missing
 from utils import constants
 from utils.files import FileError, quoted, read_json
 
@@ -26,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 FOLLOW_UP_FILE = "follow_up.tsv"
 _REMEDY = "export it from the GDC portal (tab separated)"
-_NUMBERS = ("age_at_index", "durations", "vital_status", "primary_class")
 _SPLITS = "write it with data_utils.make_dataset"
 _ID_COLUMNS = ("case_id", "case_submitter_id", "project_id")
 _FATE_COLUMNS = ("vital_status", "days_to_death", "days_to_last_follow_up")
@@ -343,13 +340,6 @@ def split_paths(onco: str, encoder: str = "gigapath", folder: str | Path | None 
     return {split: Path(folder) / path.name if folder else path for split, path in paths.items()}
 
 
-def _fits(name: str, value: Any) -> bool:
-    """Whether a value of a split row is of the kind that its field holds; anything may be missing."""
-    if value is None or value != value or name not in (*AJCC_COLUMNS, *_NUMBERS, "primary_diagnosis"):
-        return True
-    return as_number(value) is not None if name in _NUMBERS else isinstance(value, str)
-
-
 def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
     """One row per case of the split files, ours or published, in the order of the files.
 
@@ -376,7 +366,7 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
                 raise FileError(path, f": row {number} is {row!r}, no object", _SPLITS)
             if absent := [key for key in needed if key not in row]:
                 raise FileError(path, f": row {number} lacks {absent}", _SPLITS)
-            if odd := [f"{name} is {str(v)[:60]!r}" for name, v in row.items() if not _fits(name, v)]:
+            if odd := [f"{name} is {str(v)[:60]!r}" for name, v in row.items() if not fits(name, v)]:
                 raise FileError(path, f": row {number}, case {row['case_id']}: {odd[0]}", "correct the row")
             rows.append({**row, "split": split})
     if not rows:

@@ -30,6 +30,8 @@ _WORDS = (
 )
 # TCGA's biotab files write them in brackets.
 MISSING = frozenset({*_WORDS, *(f"[{word}]" for word in _WORDS if word), "[discrepancy]"})
+# Numbers of split rows, and the least that each can be.
+_LEAST = {"age_at_index": 0, "durations": 0, "vital_status": 0, "primary_class": -1}
 _DEAD = frozenset({"dead", "deceased", "1", "1.0", "1:deceased"})
 _ALIVE = frozenset({"alive", "living", "0", "0.0", "0:living"})
 
@@ -43,6 +45,18 @@ def number(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
+
+
+def fits(name: str, value: Any) -> bool:
+    """Whether a value of a split row is of the kind that its field holds; only identifiers may not be missing."""
+    if name in ("case_id", "case_submitter_id", "project_id"):
+        return isinstance(value, (str, int))
+    if value is None or value != value:
+        return True
+    if name in _LEAST:
+        found = number(value)
+        return found is not None and found >= _LEAST[name]
+    return isinstance(value, str) or not name.startswith(("ajcc_", "primary_diagnosis"))
 
 
 def is_missing(texts: pd.Series) -> pd.Series:

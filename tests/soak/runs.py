@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -207,8 +208,7 @@ class Tiles(logging.Handler):
 
     def extract(self) -> Rows:
         """The features of the slide."""
-        output = self.folder / "features"
-        shutil.rmtree(output, ignore_errors=True)
+        output = Path(tempfile.mkdtemp(dir=self.folder))
         flags: Mapping[str, Any] = {"slides_dir": self.folder / "slides", "output_dir": output, "workers": 0}
         files = {"encoder_config": self.config, "checkpoint": self.weights, "device": "cpu", "onco": "TEST"}
         self.said.clear()
@@ -217,6 +217,9 @@ class Tiles(logging.Handler):
             status = TCGA_extract_feats_TITAN.main([f"--{n}={v}" for n, v in {**flags, **files}.items()])
         finally:
             logging.disable(logging.CRITICAL)
-        if status:
-            raise FileError("slide extraction", "; ".join(self.said), "see above")
-        return {"slide": {"values": read_features(output / "TCGA-AA-0001.h5").features.tolist()}}
+        try:
+            if status:
+                raise FileError("slide extraction", "; ".join(self.said), "see above")
+            return {"slide": {"values": read_features(output / "TCGA-AA-0001.h5").features.tolist()}}
+        finally:
+            shutil.rmtree(output)

@@ -16,6 +16,7 @@ A part that could not be fitted is missing, and its reason is stored instead.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -185,6 +186,7 @@ class StoredProbes:
             "reasons": dict(self.reasons),
             "own_classes": dict(self.own_classes),
         }
+        about["digest"] = _digest(arrays)
         with atomic_path(path) as temporary, temporary.open("wb") as handle:
             np.savez(handle, allow_pickle=False, **{**arrays, _ABOUT: np.array(json.dumps(about))})
 
@@ -213,11 +215,23 @@ class StoredProbes:
                 own = {task: tuple(names) for task, names in about.get("own_classes", {}).items()}
                 for task, probes in tasks.items():
                     probes.check(task, len(own.get(task, about["class_names"])))
+                arrays = {name: content[name] for name in content.files if "/" in name}
+                if about.get("digest", _digest(arrays)) != _digest(arrays):  # older files have none
+                    raise ValueError("its arrays were changed after they were written")
                 return cls(tasks, tuple(about["class_names"]), about["reasons"], own)
         except (BadZipFile, EOFError, FileNotFoundError, ValueError, NotImplementedError) as error:
             if isinstance(error, (FileError, FileNotFoundError)):
                 raise
             raise FileError(path, f"is no readable file of probes ({error})", remedy) from error
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def store(

@@ -218,6 +218,8 @@ def test_split_file_names(tmp_path: Path) -> None:
         ({"train": [split_row("a")], "test": [split_row("a")]}, r"more than one split: \['a'\]"),
         ({"train": [{"case_id": "a"}]}, "row 0 lacks.*durations"),
         ({"train": [split_row("a", age_at_index=[40])]}, r"train.*row 0, case a: age_at_index is '\[40\]'"),
+        ({"train": [split_row("a", age_at_index=-1.5)]}, "row 0, case a: age_at_index is '-1.5'"),
+        ({"train": [split_row("a", case_submitter_id=[1])]}, "row 0, case a: case_submitter_id is"),
         ({"train": [split_row("a", durations="many")]}, "row 0, case a: durations is 'many'"),
         ({"test": [split_row("a", ajcc_pathologic_t=2)]}, "test.*case a: ajcc_pathologic_t is '2'"),
     ],

@@ -135,6 +135,7 @@ def test_parts_that_could_not_be_fitted_say_why(tmp_path):
         ("precision", lambda v: v[0], "General/precision is"),
         ("risks", lambda v: v[::-1], "General/risks does not ascend"),
         ("hazard", lambda v: v[:0], "General/hazard"),
+        ("risks", lambda v: v[:-1], "changed after they were written"),
         ("cox_weights", None, "some of cox_weights, cox_mean, risks only"),
     ],
 )
