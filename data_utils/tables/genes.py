@@ -196,6 +196,8 @@ class GeneScaler:
         }
         if not len(value["genes"]) == len(numbers["mean"]) == len(numbers["std"]):
             raise ValueError("gene scaler: genes, mean and std differ in length")
+        if not all(isinstance(gene, str) for gene in value["genes"]):
+            raise ValueError("gene scaler: genes are names")
         return cls(tuple(value["genes"]), **numbers)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from data_utils.cases.cohort_data import CohortData, Fitted, Splits
@@ -21,7 +22,7 @@ from models.aggregators.registry import DISTILL
 from models.encoders import encoder_of
 from models.modalities import Modality, modality, read_tables
 from models.modalities.genes import ALL
-from utils.files import read_json
+from utils.files import content_of, read_json
 from utils.protocol import PROTOCOLS
 from utils.run_config import DataConfig, RunConfig
 from utils.training.checkpoint import TrainedWeights
@@ -275,9 +276,14 @@ def trained_model(
 
     ``seed`` is that of the run: with ``--random_backbone`` it decides the slide encoder.
     """
+    remedy = "copy it again, or pass other weights"
+    # What the weights say of the model is tried before other files are read, whose faults are their own.
+    with torch.device("meta"), content_of(weights.path, remedy):
+        setup.build(structures)
     set_seed(seed)
     model = build_model(config, setup, structures)
-    objective = build_objective(_stored_objective(weights), model, setup.num_tasks)
+    with content_of(weights.path, remedy):
+        objective = build_objective(_stored_objective(weights), model, setup.num_tasks)
     weights.load_into(model, objective, structures)
     return model, objective
 
