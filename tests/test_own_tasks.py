@@ -117,6 +117,7 @@ def test_every_stage_follows_the_file(house: House) -> None:
     assert "concordance_index" not in metrics["Grade"] and "zero_shot_balanced_accuracy" in metrics["Grade"]
     assert metrics["Ki67"] == {"r2", "spearman"}
     text = (house.run / "results.md").read_text()
+    assert "- **classes of Grade**: 0 low, 1 middle, 2 high" in text
     assert "## Task token Ki67" in text and "| R² |" in text and "| Patients with the number |" in text
 
 

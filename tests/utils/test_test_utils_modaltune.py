@@ -280,3 +280,13 @@ def test_impossible_evaluators_are_refused():
         CohortEvaluator(2, ())
     with pytest.raises(ValueError, match="1 class names for 2 classes"):
         CohortEvaluator(2, TASKS, ["ductal"])
+
+
+def test_classes_are_called_by_their_names(tmp_path, no_figures):
+    splits = make_splits(train={"labels": [1] * 60}, val={"labels": [0] * 24})
+    table = CohortEvaluator(2, TASKS, ("ductal", "lobular")).report(splits, tmp_path, seed=0)
+    assert set(table.loc[table.metric == "auc", "reason"]) == {"only lobular among the training cases"}
+    splits = make_splits(val={"labels": [0] * 24})
+    table = CohortEvaluator(2, TASKS, ("ductal", "lobular")).report(splits, tmp_path, seed=0)
+    scored = table[(table.split == "val") & (table.metric == "balanced_accuracy")]
+    assert set(scored.reason) == {"only ductal among the scored cases"}

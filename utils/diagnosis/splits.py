@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from data_utils.cases.cohort_data import check_columns
 from data_utils.cases.folds import read_folds
 from data_utils.cases.splits import Patient, identifiers
+from data_utils.tables.cohorts import class_names_of
 from utils import constants
 from utils.diagnosis.inputs import Inputs
+from utils.evaluation.plots import class_labels
 from utils.findings import Finding, error, listing, ok, warning
 
 _WRITE = "write it with python -m data_utils.make_dataset, or pass --train_json, --val_json, --test_json"
@@ -52,9 +54,8 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
         remedy = "split the patients again so that this part gets some who have what the model reads"
         yield error(what, remedy) if needed else warning(f"{what}; nothing is evaluated on it", remedy)
         return
-    classes = Counter(p.label for p in used)
     events = sum(p.event for p in used)
-    counts = ", ".join(f"{classes[c]} of class {c}" for c in sorted(classes))
+    counts = ", ".join(f"{count} of {name}" for name, count in _counts(inputs, used).items())
     yield ok(f"{name}: {len(used)} of {len(patients)} patients run ({counts}), {events} deaths")
     twice = [code for code, n in Counter(p.submitter_id for p in patients).items() if n > 1]
     if twice:
@@ -62,9 +63,9 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
             f"{path}: barcodes that belong to several case_id: {listing(twice)}",
             "give every patient one case_id; rows of one case_id are joined as its slides",
         )
-    for site, num_classes in _classes(inputs).items():
+    for site, names in _class_names(inputs).items():
         labels = {p.label for p in used if p.site == site or not site}
-        yield from _check_classes(f"{path}{site and ', site '}{site}", labels, num_classes, name == "train")
+        yield from _check_classes(f"{path}{site and ', site '}{site}", labels, names, name == "train")
     if events < FEW_EVENTS and not all(math.isnan(p.duration) for p in used):
         yield warning(
             f"{path}: {events} deaths among {len(used)} patients; "
@@ -80,6 +81,25 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
             f"{name}: {len(unknown)} patients have no survival time and are left out of the survival evaluation: "
             f"{listing(unknown)}"
         )
+
+
+def _counts(inputs: Inputs, patients: list[Patient]) -> dict[str, int]:
+    """How many patients are of each class, by its name; of each site in a pan-cancer run."""
+    names = _class_names(inputs)
+    counts = Counter((p.site if inputs.config.data.sites else "", p.label) for p in patients)
+    return {_called(names.get(site, []), label, site): counts[site, label] for site, label in sorted(counts)}
+
+
+def _called(names: Sequence[str], label: int, site: str = "") -> str:
+    """Name of a class; its number where it has none."""
+    name = names[label] if 0 <= label < len(names) else f"class {label}"
+    return f"{site} {name}".strip()
+
+
+def _class_names(inputs: Inputs) -> dict[str, Sequence[str]]:
+    """Class names by cancer site; the site is empty where there is but one."""
+    data, counts = inputs.config.data, _classes(inputs)
+    return {site: class_labels(n, class_names_of(site or data.onco, n)) for site, n in counts.items()}
 
 
 def _check_tasks(inputs: Inputs, splits: dict[str, list[Patient]]) -> Iterator[Finding]:
@@ -104,7 +124,10 @@ def _classes(inputs: Inputs) -> dict[str, int]:
     return {"": inputs.config.data.num_classes[0]}
 
 
-def _check_classes(where: str, labels: set[int], num_classes: int, is_training: bool) -> Iterator[Finding]:
+def _check_classes(
+    where: str, labels: set[int], names: Sequence[str], is_training: bool
+) -> Iterator[Finding]:
+    num_classes = len(names)
     too_large = sorted(c for c in labels if c >= num_classes)
     if too_large:
         yield error(
@@ -114,7 +137,7 @@ def _check_classes(where: str, labels: set[int], num_classes: int, is_training: 
     absent = [c for c in range(num_classes) if c not in labels]
     if absent:
         yield warning(
-            f"{where}: nobody of class {', '.join(map(str, absent))}; "
+            f"{where}: nobody of {', '.join(names[c] for c in absent)}; "
             + ("no probe can learn it" if is_training else "its balanced accuracy leaves them out"),
             "split stratified by class (data_utils.make_dataset does), or pass the right --num_classes",
         )

@@ -73,12 +73,15 @@ class SubtypeResult:
 
 @dataclass(frozen=True, eq=False)
 class SubtypeProbe:
-    """A fitted subtype probe; ``model`` is None where ``reason`` says why there is none."""
+    """A fitted subtype probe; ``model`` is None where ``reason`` says why there is none. Classes without names are
+    called by their numbers.
+    """
 
     task: int
     num_classes: int
     model: LogisticRegression | OneVsRestClassifier | None
     reason: str = ""
+    class_names: Sequence[str] = ()
 
     def score(self, cases: Embeddings) -> SubtypeResult:
         """Predicts and scores the cases whose class is known."""
@@ -95,7 +98,7 @@ class SubtypeProbe:
                 reason=self.reason or "no case of known class to score",
             )
         predictions, probabilities = self.predict(cases.task(self.task)[known])
-        return score_subtype(self.task, ids, labels, predictions, probabilities)
+        return score_subtype(self.task, ids, labels, predictions, probabilities, self.class_names)
 
     def predict(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Classes ``[n]`` and probabilities ``[n, num_classes]`` of embeddings ``[n, O]``, whatever is known of them.
@@ -111,7 +114,12 @@ class SubtypeProbe:
 
 
 def score_subtype(
-    task: int, case_ids: list[str], labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray
+    task: int,
+    case_ids: list[str],
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str] = (),
 ) -> SubtypeResult:
     """Scores predicted classes ``[n]`` and probabilities ``[n, num_classes]``, wherever they come from."""
     content: dict[str, Any] = {
@@ -123,7 +131,9 @@ def score_subtype(
     }
     present = np.unique(labels)
     if len(present) < 2:
-        found = f"only class {present[0]} among the scored cases" if len(present) else "no case to score"
+        found = "no case to score"
+        if len(present):
+            found = f"only {_named(present[0], class_names)} among the scored cases"
         return SubtypeResult(**content, reason=found)
     return SubtypeResult(
         **content,
@@ -134,7 +144,13 @@ def score_subtype(
     )
 
 
-def fit_subtype(train: Embeddings, task: int, num_classes: int) -> SubtypeProbe:
+def _named(label: int, class_names: Sequence[str]) -> str:
+    return class_names[label] if len(class_names) else f"class {label}"
+
+
+def fit_subtype(
+    train: Embeddings, task: int, num_classes: int, class_names: Sequence[str] = ()
+) -> SubtypeProbe:
     """Fits the subtype probe of the published evaluation on the cases of known class.
 
     liblinear is a two-class solver; three and more classes are one-versus-rest, which scikit-learn
@@ -148,8 +164,8 @@ def fit_subtype(train: Embeddings, task: int, num_classes: int) -> SubtypeProbe:
     labels = train.labels[known]
     present = np.unique(labels)
     if len(present) < 2:
-        found = f"only class {present[0]}" if len(present) else "no case of known class"
-        return SubtypeProbe(task, num_classes, None, f"{found} among the training cases")
+        found = f"only {_named(present[0], class_names)}" if len(present) else "no case of known class"
+        return SubtypeProbe(task, num_classes, None, f"{found} among the training cases", class_names)
     model = LogisticRegression(solver="liblinear", max_iter=LOGISTIC_MAX_ITER, random_state=0)
     if len(present) > 2:
         model = OneVsRestClassifier(model)
@@ -157,7 +173,7 @@ def fit_subtype(train: Embeddings, task: int, num_classes: int) -> SubtypeProbe:
         warnings.simplefilter("always")
         model.fit(train.task(task)[known], labels)
     _log_warnings("subtype", task, caught)
-    return SubtypeProbe(task, num_classes, model)
+    return SubtypeProbe(task, num_classes, model, class_names=class_names)
 
 
 def subtype_probe(train: Embeddings, test: Embeddings, task: int, num_classes: int) -> SubtypeResult:

@@ -85,7 +85,7 @@ class TokenProbes:
         return cls(
             token,
             names,
-            fit_subtype(_labelled(train, token), index, len(names)) if "subtype" in kinds else None,
+            fit_subtype(_labelled(train, token), index, len(names), names) if "subtype" in kinds else None,
             fit_survival(train, index) if "survival" in kinds else None,
             None if number is None else fit_number(train, index, number.column),
         )

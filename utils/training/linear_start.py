@@ -8,7 +8,7 @@ signal gets no say (stacked regressions, Breiman 1996).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 
@@ -21,8 +21,8 @@ from torch import nn
 from tqdm import tqdm
 
 from data_utils.cases.datasets import CaseDataset
+from data_utils.tables.tasks import published
 from models.layers.linear_readout import LinearReadout
-from utils import constants
 from utils.training.objectives import TextDistillation
 
 logger = logging.getLogger(__name__)
@@ -35,14 +35,21 @@ CONSTANT = 1e-6
 FEWEST = 4 * FOLDS
 
 
-def fit_readout(model: nn.Module, distillation: TextDistillation | None, dataset: CaseDataset) -> None:
+def fit_readout(
+    model: nn.Module,
+    distillation: TextDistillation | None,
+    dataset: CaseDataset,
+    task_names: Sequence[str] | None = None,
+) -> None:
     """Fits the readout of a model that has one on the training patients.
 
     Args:
         model: any.
         distillation: gives the targets; without, the readout stays zero.
         dataset: the training patients with their sentences.
+        task_names: for messages; the published ones if not given.
     """
+    task_names = task_names or published().names
     readout: LinearReadout | None = getattr(model, "readout", None)
     if readout is None:
         return
@@ -53,7 +60,7 @@ def fit_readout(model: nn.Module, distillation: TextDistillation | None, dataset
     scaled, scales = _standardise(readout, vectors)
     for task in range(targets.shape[1]):
         known = np.isfinite(targets[:, task]).all(axis=1)
-        name = constants.TASKS[task]
+        name = task_names[task]
         if known.sum() < FEWEST:
             logger.warning(
                 "linear_readout: %d patients have sentences of task %s, fewer than %d; it stays zero",

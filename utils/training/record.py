@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.tasks import CLASSES, TaskSet
 from models.slide_backbone import SlideBackbone
 from utils import constants
 from utils.files import read_json, write_json
@@ -58,14 +59,17 @@ def trained_how(config: RunConfig, setup: ModelSetup) -> dict[str, str]:
     return {"recipe": f"{config.training.recipe} ({recipe.source})", "scored": scored}
 
 
-def class_names_of_run(config: RunConfig) -> dict[str, str]:
+def class_names_of_run(config: RunConfig, tasks: TaskSet) -> dict[str, str]:
     """What the classes are called, for the result tables."""
     cohorts = config.data.sites or ((config.data.onco,) if config.data.onco else ())
     named = {cohort: load_cohort(cohort).class_names for cohort in cohorts}
     lists = {
         cohort: ", ".join(f"{i} {name}" for i, name in enumerate(names)) for cohort, names in named.items()
     }
-    return {f"classes of {cohort}": text for cohort, text in lists.items() if text}
+    for task in tasks.tokens:
+        if (own := task.target(CLASSES)) is not None:
+            lists[task.name] = ", ".join(f"{i} {name}" for i, name in enumerate(own.names))
+    return {f"classes of {name}": text for name, text in lists.items() if text}
 
 
 def note_kernels(folder: Path, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

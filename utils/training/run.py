@@ -213,7 +213,7 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
     if job.weights is None:
         rows = trainer.resume() if config.training.resume == "auto" else None
         if rows is None:
-            group.on_main(lambda: fit_readout(model, distillation, datasets["fit"]))
+            group.on_main(lambda: fit_readout(model, distillation, datasets["fit"], setup.tokens.names))
         settings = {**setup.plain(), "seed": job.seed}
         mode, silent = config.output.wandb_mode, not group.is_main
         with Tracker(job.folder, mode, settings, rows, silent=silent) as tracker:
@@ -344,7 +344,7 @@ def _header(shared: Run, jobs: Sequence[Job]) -> dict[str, Any]:
     made_from = config.output.eval_weights if config.output.eval_only else config.training.num_epochs
     return {
         "cohort": ", ".join(sorted({p.project_id for p in everyone})),
-        **class_names_of_run(config),
+        **class_names_of_run(config, shared.setup.tokens),
         "model": shared.setup.mil_name,
         "protocol": config.data.protocol,
         **choices_of(shared.config, shared.setup),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from data_utils.tables.cohorts import load_cohort
 from data_utils.tables.genes import PathwayGroups
 from models.aggregators import DataSpec, build_aggregator
 from models.encoders import slide_encoder
@@ -149,7 +150,9 @@ def test_sites_of_a_pan_cancer_run_have_their_own_classes(subject):
     config, own = doctor.parse_args(words)
     assert config.data.num_classes == (2, 3)
     complaints = [f.what for f in doctor.examine(config, own) if f.level != "OK"]
-    assert len(complaints) == 3 and all("site RCC: nobody of class 2" in what for what in complaints)
+    assert len(complaints) == 3 and all(
+        f"site RCC: nobody of {load_cohort('RCC').class_names[2]}" in what for what in complaints
+    )
     config = replace(config, data=replace(config.data, num_classes=(1, 2)))
     complaints = [f.what for f in doctor.examine(config, own) if f.level != "OK"]
     assert len(complaints) == 3 and all("site BRCA: classes [1], but" in what for what in complaints)
