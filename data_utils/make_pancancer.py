@@ -24,8 +24,18 @@ from data_utils import make_clinical
 from data_utils.tables.cohorts import load_cohort
 from data_utils.tables.gdc import read_split_cases, split_paths
 from data_utils.tables.genes import SITE_COLUMN, read_gene_table
+from data_utils.tables.sentence_table import tasks_file
+from data_utils.tables.tasks import TaskSet, read_tasks
 from utils import constants
-from utils.files import atomic_path, read_json, read_tensors, setup_logging, write_json, write_tensors
+from utils.files import (
+    FileError,
+    atomic_path,
+    read_json,
+    read_tensors,
+    setup_logging,
+    write_json,
+    write_tensors,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     genes = join_genes({site: read_gene_table(constants.gene_table(site)) for site in args.sites}, args.genes)
     texts = join_tables({site: constants.text_table(site) for site in args.sites})
     candidates = join_tables({site: constants.candidate_table(site) for site in args.sites})
+    tasks = common_tasks({site: constants.text_table(site) for site in args.sites})
 
     paths = split_paths(args.name, args.features_encoder)
     for split, path in paths.items():
@@ -79,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         (constants.candidate_table(args.name), candidates),
     ):
         write_tensors(path, table)
+    if tasks is not None:
+        write_json(tasks_file(constants.text_table(args.name)), tasks.plain())
     make_clinical.main(
         ["--onco", args.name, "--features_encoder", args.features_encoder, "--protocol", args.protocol]
     )
@@ -133,6 +146,24 @@ def count_patients(paths: Mapping[str, Path]) -> pd.DataFrame:
 
 
 # ---------------------------------------------------------------------------- tables
+def common_tasks(tables: Mapping[str, Path]) -> TaskSet | None:
+    """The tasks that the sentences of all sites were written for; None where no file beside the tables says it.
+
+    Raises:
+        FileError: those of two sites differ.
+    """
+    files = {site: tasks_file(table) for site, table in tables.items()}
+    known = {site: read_tasks(file) for site, file in files.items() if file.is_file()}
+    if not known:
+        return None
+    first, common = next(iter(known.items()))
+    for site, tasks in known.items():
+        if tasks.sentences_differ(common):
+            fault = f"holds the sentences of other tasks than {tables[first]}: {tasks.difference(common)}"
+            raise FileError(tables[site], fault, "write both with the same make_textemb_conch --tasks FILE")
+    return common
+
+
 def join_genes(tables: Mapping[str, pd.DataFrame], genes: str) -> pd.DataFrame:
     """One table, cases x (site, genes); genes in the order of the first site that has them.
 

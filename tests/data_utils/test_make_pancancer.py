@@ -9,8 +9,11 @@ import torch
 
 from data_utils import make_pancancer
 from data_utils.tables.genes import read_gene_sites, read_gene_table
+from data_utils.tables.sentence_table import tasks_file
+from data_utils.tables.tasks import published, read_tasks
 from tests.small_cohort import split_row
 from utils import constants
+from utils.files import FileError
 
 GENES = ["A1", "B2", "C3"]
 SITES = {"BRCA": ("TCGA-BRCA", 0), "RCC": ("TCGA-KIRC", 100)}
@@ -185,6 +188,19 @@ def test_a_missing_table_names_the_site(roots, locate):
 def test_a_text_in_two_tables(roots):
     torch.save({"case-3": torch.zeros(4, 512)}, constants.text_table("RCC"))
     with pytest.raises(ValueError, match=r"repeats entries of another site.*case-3"):
+        join()
+
+
+def test_sentences_of_other_tasks(roots):
+    own = published().plain()
+    files = {site: tasks_file(constants.text_table(site)) for site in SITES}
+    for file in files.values():
+        file.write_text(json.dumps(own))
+    join()
+    assert read_tasks(tasks_file(constants.text_table("PANCANCER"))) == published()
+    own["tasks"][1]["sentence"] = ["Diagnosis: {primary_diagnosis}"]
+    files["RCC"].write_text(json.dumps(own))
+    with pytest.raises(FileError, match=r"text_rcc.*other tasks than .*text_brca.*of Diagnosis"):
         join()
 
 
