@@ -83,11 +83,12 @@ class RunResult:
         for path in sorted(self.folder.rglob(f"{where}/{SPLIT}.csv")):
             table = pd.read_csv(path, dtype={"case_id": str})
             table = table[table.task == measured.task].set_index("case_id").sort_index()
-            stem = f"{measured.prefix}probability_"
-            classes = sorted(int(c.removeprefix(stem)) for c in map(str, table) if c.startswith(stem))
+            # One for each class, in the order of the classes; those of other tasks are empty.
+            shares = [c for c in table if c.startswith(f"{measured.prefix}probability ")]
+            shares = [c for c in shares if table[c].notna().any()] or shares
             columns = {
                 "balanced_accuracy": ["label", f"{measured.prefix}prediction"],
-                "auc": ["label", *(f"{stem}{c}" for c in classes)],
+                "auc": ["label", *shares],
                 "concordance_index": ["duration", "event", f"{measured.prefix}risk"],
             }[metric]
             known = table.loc[:, columns].dropna()

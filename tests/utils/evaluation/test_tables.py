@@ -30,20 +30,23 @@ def write_run(root, model, cohort, accuracies, patients=40, seed=0, heads=False,
         table = table.assign(
             label=labels, prediction=predictions, event=1, duration=1.0 + np.arange(patients)
         )
-        table["probability_1"] = np.clip(
+        # In the order of the classes; another task has classes of its own.
+        table[["probability Luminal", "probability Basal", "probability high"]] = np.nan
+        table["probability Basal"] = np.clip(
             0.5 + 0.3 * (predictions - 0.5) + 0.2 * rng.normal(size=patients), 0, 1
         )
-        table["probability_0"] = 1 - table.probability_1
+        table["probability Luminal"] = 1 - table["probability Basal"]
         table["risk"] = -table.duration + rng.normal(size=patients)
         if heads:  # as good as the probes, with the classes exchanged: worse than chance
             table["head_prediction"], table["head_risk"] = 1 - predictions, -table.risk
-            table["head_probability_1"], table["head_probability_0"] = (
-                table.probability_0,
-                table.probability_1,
-            )
-        table.to_csv(folder / "test.csv", index=False)
+            table["head_probability Luminal"] = table["probability Basal"]
+            table["head_probability Basal"] = table["probability Luminal"]
+        grades = pd.DataFrame(
+            {"task": "Grade", "case_id": table.case_id, "label": 0, "probability high": 0.5}
+        )
+        pd.concat([table, grades]).to_csv(folder / "test.csv", index=False)
         value = np.mean([(predictions[labels == k] == k).mean() for k in (0, 1)])
-        area = roc_auc_score(labels, table.probability_1)
+        area = roc_auc_score(labels, table["probability Basal"])
         found = {"balanced_accuracy": value, "auc": area, "concordance_index": 0.7}
         if heads:
             found |= {f"head_{metric}": 1 - known for metric, known in found.items()}
@@ -85,7 +88,7 @@ def test_means_and_tests_are_those_of_the_runs(runs, tmp_path):
     out = tmp_path / "out"
     tables.main([str(runs), "--output", str(out)])
     table = pd.read_csv(out / "balanced_accuracy.csv").set_index(["method", "cohort"])
-    values = [pd.read_csv(runs / "abmil" / f"seed_{s}" / "predictions" / "test.csv") for s in range(3)]
+    values = predictions(runs / "abmil")
     by_hand = [(t.prediction == t.label).groupby(t.label).mean().mean() for t in values]
     row = table.loc["ABMIL", "BRCA"]
     assert row["mean"] == pytest.approx(np.mean(by_hand)) and row["std"] == pytest.approx(
@@ -99,7 +102,8 @@ def test_means_and_tests_are_those_of_the_runs(runs, tmp_path):
 
 
 def predictions(folder):
-    return [pd.read_csv(path) for path in sorted(folder.rglob("test.csv"))]
+    tables = [pd.read_csv(path) for path in sorted(folder.rglob("test.csv"))]
+    return [table[table.task == "General"] for table in tables]
 
 
 def test_areas_are_compared_by_delong(runs, tmp_path):
@@ -107,11 +111,15 @@ def test_areas_are_compared_by_delong(runs, tmp_path):
     tables.main([str(runs / "modaltune"), str(runs / "abmil"), "--output", str(out)])
     row = pd.read_csv(out / "auc.csv").set_index(["method", "cohort"]).loc["ABMIL", "BRCA"]
     ours, theirs = (predictions(runs / name) for name in ("abmil", "modaltune/BRCA"))
-    shares = [[t[["probability_0", "probability_1"]].to_numpy() for t in part] for part in (ours, theirs)]
+    shares = [
+        [t[["probability Luminal", "probability Basal"]].to_numpy() for t in part] for part in (ours, theirs)
+    ]
     expected = delong(ours[0].label.to_numpy(), *shares)
     assert (row.difference, row.p) == pytest.approx((expected.difference, expected.p))
     assert (row.ci_low, row.ci_high) == pytest.approx((expected.ci_low, expected.ci_high))
-    assert row["mean"] == pytest.approx(np.mean([roc_auc_score(t.label, t.probability_1) for t in ours]))
+    assert row["mean"] == pytest.approx(
+        np.mean([roc_auc_score(t.label, t["probability Basal"]) for t in ours])
+    )
     page = (out / "comparison.md").read_text()
     assert "DeLong's test" in page.split("## Area under")[1].split("## Concordance")[0]
     assert page.count("paired bootstrap") >= 1 and math.isnan(row.published)
