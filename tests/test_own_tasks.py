@@ -19,6 +19,7 @@ from tests.small_cohort import MODEL_CONFIG, write_slide
 from utils import checkpoint, constants, doctor, rescore
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.stored_probes import PROBES, StoredProbes
+from utils.explain.loaded_run import LoadedRun
 from utils.prediction import __main__ as prediction
 from utils.training.checkpoint import TrainedWeights
 
@@ -202,6 +203,24 @@ def test_evaluation_reads_the_tasks_back_and_refuses_others(house: House, tmp_pa
 def rows_of(folder: Path) -> Path:
     """The sentences without the file that says which tasks they are of."""
     return Path(shutil.copy(constants.text_table("HOUSE"), folder / "texts.pt"))
+
+
+def test_explanations_are_of_the_task(house: House) -> None:
+    loaded = LoadedRun.open(house.run, torch.device("cpu"))
+    written = pd.read_csv(house.run / "seed_0" / "predictions" / "test.csv").set_index(["task", "case_id"])
+    (number,) = loaded.targets(["number"], "Ki67")
+    high, near = loaded.targets(["probability:2", "zero_shot:2"], "Grade")
+    assert (high.title, near.title) == ("probability of high", "similarity to the sentences of high")
+    case = loaded.datasets["test"][0]
+    with torch.no_grad():
+        outputs = loaded.model(case)
+    expected = written.loc[("Ki67", case.case_id), "predicted_value"]
+    assert float(number(outputs[4])) == pytest.approx(expected, abs=1e-5)
+    share = written.loc[("Grade", case.case_id), "probability high"]
+    assert float(high(outputs[3])) == pytest.approx(share, abs=1e-5)
+    assert -1 <= float(near(outputs[3])) <= 1
+    with pytest.raises(ValueError, match="no number to explain"):
+        loaded.targets(["number"], "Grade")
 
 
 def test_the_doctor_counts_and_refuses(

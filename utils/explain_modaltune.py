@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--targets",
         nargs="+",
-        default=["class", "risk"],
-        help="class (of two the second, else every one), class:K (its log-odds), probability:K, risk, zero_shot:K, "
-        "zero_shot:risk, 'text:any sentence' (similarity to it)",
+        help="class (of two the second, else every one), class:K (its log-odds), probability:K, risk, number, "
+        "zero_shot:K, zero_shot:risk, 'text:any sentence' (similarity to it); if not given, class, risk and number as "
+        "far as the task is evaluated by them",
     )
     parser.add_argument(
         "--text_vectors",
@@ -89,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     token = args.task or next(iter(run.probes.tasks))
     if token not in run.probes.tasks:
         parser.error(f"--task {token}: the run has {', '.join(run.probes.tasks)}")
-    targets = run.targets(args.targets, token, TextModel(args.text_vectors, args.conch_config))
+    parts = {"class": "subtype", "risk": "survival", "number": "number"}
+    usual = [word for word, part in parts.items() if run.probes.predicts(token, part)]
+    targets = run.targets(args.targets or usual, token, TextModel(args.text_vectors, args.conch_config))
     names = [patient.submitter_id for patient in dataset.patients]
     chosen = list(range(len(names)))
     if args.patients is not None:

@@ -84,7 +84,7 @@ class RunResult:
             table = pd.read_csv(path, dtype={"case_id": str})
             table = table[table.task == measured.task].set_index("case_id").sort_index()
             # One for each class, in the order of the classes; those of other tasks are empty.
-            shares = [c for c in table if c.startswith(f"{measured.prefix}probability ")]
+            shares = [c for c in map(str, table) if c.startswith(f"{measured.prefix}probability ")]
             shares = [c for c in shares if table[c].notna().any()] or shares
             columns = {
                 "balanced_accuracy": ["label", f"{measured.prefix}prediction"],

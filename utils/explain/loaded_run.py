@@ -15,7 +15,14 @@ from data_utils.cases.datasets import CaseDataset
 from utils.evaluation.stored_probes import PROBES, StoredProbes
 from utils.evaluation.zero_shot import read_candidates
 from utils.explain.sentences import TextModel
-from utils.explain.targets import Target, class_target, risk_target, text_target, zero_shot_target
+from utils.explain.targets import (
+    Target,
+    class_target,
+    number_target,
+    risk_target,
+    text_target,
+    zero_shot_target,
+)
 from utils.prediction.models import SITES
 from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
@@ -121,14 +128,14 @@ class LoadedRun:
 
         Args:
             words: ``class`` (with two classes the second, else every one), ``class:K``, ``probability:K``, ``risk``,
-                ``zero_shot:K``, ``zero_shot:risk`` or ``text:`` and any sentence.
+                ``number``, ``zero_shot:K``, ``zero_shot:risk`` or ``text:`` and any sentence.
             token: name of the task token that is read.
             text_model: embeds the sentences; CONCH if not given.
 
         Raises:
             ValueError: a word means nothing here, or the run has no such probe.
         """
-        count = len(self.probes.class_names)
+        count = len(self.probes.classes_of(token))
         plain = [f"class:{c}" for c in ([1] if count == 2 else range(count))]
         wanted = [word for given in words for word in (plain if given == "class" else [given])]
         found: list[Target] = []
@@ -138,14 +145,16 @@ class LoadedRun:
                 found.append(class_target(self.probes, token, int(what), kind == "probability"))
             elif word == "risk":
                 found.append(risk_target(self.probes, token))
+            elif word == "number":
+                found.append(number_target(self.probes, token))
             elif kind == "zero_shot" and what:
                 found.append(self._zero_shot(what, token))
             elif kind == "text" and what.strip():
                 found.append(self._text(what.strip(), token, text_model or TextModel()))
             else:
                 raise ValueError(
-                    f"target {word!r}: should be class, class:K, probability:K, risk, zero_shot:K, zero_shot:risk or "
-                    f"text:SENTENCE, with K from 0 to {count - 1}"
+                    f"target {word!r}: should be class, class:K, probability:K, risk, number, zero_shot:K, "
+                    f"zero_shot:risk or text:SENTENCE, with K from 0 to {count - 1}"
                 )
         return found
 
@@ -164,7 +173,10 @@ class LoadedRun:
                 f"{self.site or 'one cohort'}"
             )
         task = list(self.probes.tasks).index(token)
-        return zero_shot_target(next(iter(candidates.values())), what, task, self.probes.class_names)
+        (own,) = candidates.values()
+        if token in self.probes.own_classes and what != "risk":
+            own = own.of_task(token)
+        return zero_shot_target(own, what, task, self.probes.classes_of(token))
 
     def _text(self, sentence: str, token: str, text_model: TextModel) -> Target:
         distillation = self._distillation("text:SENTENCE")

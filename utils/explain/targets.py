@@ -126,13 +126,25 @@ def class_target(probes: StoredProbes, token: str, index: int, probability: bool
     if index not in classes:
         raise ValueError(
             f"no class {index} to explain: the training patients are of {sorted(classes)} "
-            f"({', '.join(probes.class_names[c] for c in sorted(classes))})"
+            f"({', '.join(probes.classes_of(token)[c] for c in sorted(classes))})"
         )
-    row, title = classes.index(index), probes.class_names[index]
+    row, title = classes.index(index), probes.classes_of(token)[index]
     if probability:
         probe = Linear.plain(weights, bias)
         return ProbabilityTarget(f"probability_{index}", f"probability of {title}", task, probe, row)
     return LinearTarget(f"class_{index}", f"log-odds of {title}", task, Linear.plain(weights[row], bias[row]))
+
+
+def number_target(probes: StoredProbes, token: str) -> LinearTarget:
+    """The number that a task is evaluated by.
+
+    Raises:
+        ValueError: the probe could not be fitted; the message says why.
+    """
+    found, task = _of_token(probes, token)
+    if found.number_weights is None or found.number_bias is None:
+        raise ValueError(f"no number to explain: {probes.reasons.get(f'{token}/number', 'no probe')}")
+    return LinearTarget("number", token, task, Linear.plain(found.number_weights, found.number_bias))
 
 
 def risk_target(probes: StoredProbes, token: str) -> LinearTarget:
