@@ -185,10 +185,10 @@ def test_evaluation_reads_the_tasks_back_and_refuses_others(house: House, tmp_pa
         "output_path": tmp_path / "eval",
     }
     train_modaltune.main(house.flags(**evaluation))
-    ours, theirs = (pd.read_csv(root / "seed_0" / "report.csv") for root in (tmp_path / "eval", house.run))
+    ours, theirs = (report(root) for root in (tmp_path / "eval", house.run))
     pd.testing.assert_frame_equal(ours, theirs)
     rescore.rescore(house.run, tmp_path / "again")
-    again = pd.read_csv(tmp_path / "again" / "seed_0" / "report.csv")
+    again = report(tmp_path / "again")
     probes = ~theirs.metric.str.startswith("zero_shot_")
     pd.testing.assert_frame_equal(again, theirs[probes].reset_index(drop=True))
     other = task_file(tmp_path / "other.json", sentence="Proliferation: {Ki67}")
@@ -198,6 +198,11 @@ def test_evaluation_reads_the_tasks_back_and_refuses_others(house: House, tmp_pa
         train_modaltune.main(house.flags(tasks=other, text_location=rows_of(tmp_path)))
     with pytest.raises(ValueError, match="holds the sentences of other tasks"):
         train_modaltune.main(house.flags(tasks=other, output_path=tmp_path / "new"))
+
+
+def report(root: Path) -> pd.DataFrame:
+    """The numbers of a report, which differ in their last digits at most."""
+    return pd.read_csv(root / "seed_0" / "report.csv").drop(columns="checksum", errors="ignore")
 
 
 def rows_of(folder: Path) -> Path:
