@@ -264,6 +264,11 @@ def _check_sizes(content: Any, path: str | Path, what: str) -> None:
             waiting += value.values()
         elif isinstance(value, (list, tuple)):
             waiting += value
-        elif isinstance(value, torch.Tensor) and value.numel() * value.element_size() > largest:
-            fault = f"is no readable {what}: a tensor in it claims to be {tuple(value.shape)}"
-            raise FileError(path, fault, _AGAIN)
+        elif isinstance(value, torch.Tensor):
+            if value.layout != torch.strided:
+                raise FileError(
+                    path, f"is no readable {what}: a tensor in it is sparse", "store its values densely"
+                )
+            if value.numel() * value.element_size() > largest:
+                fault = f"is no readable {what}: a tensor in it claims to be {tuple(value.shape)}"
+                raise FileError(path, fault, _AGAIN)
