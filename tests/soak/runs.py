@@ -201,6 +201,7 @@ class Tiles(logging.Handler):
         )
         self.said: list[str] = []
         command_line.logger.addHandler(self)
+        command_line.logger.setLevel(logging.ERROR)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keeps what the command says before it returns a status."""
