@@ -169,12 +169,9 @@ class Modality(ABC):
         """
         return None
 
-    def misfit(self, layout: Any, structure: Any) -> str:
-        """What is wrong where parameters of a published layout meet data of another structure, and the remedy.
-
-        Empty where they fit.
-        """
-        return ""
+    def misfit(self, layout: Any, structure: Any) -> tuple[str, str] | None:
+        """Where parameters of a published layout meet data of another structure: what is wrong, and the remedy."""
+        return None
 
     def input_of(self, case: Case) -> Tensor:
         """What the case has of this modality.

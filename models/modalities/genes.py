@@ -358,22 +358,22 @@ class Genes(Modality):
         """Genes of every pathway; side by side, two pathways with one gene too many and one too few would fit."""
         return pathway_sizes(state)
 
-    def misfit(self, layout: Any, structure: Any) -> str:
+    def misfit(self, layout: Any, structure: Any) -> tuple[str, str] | None:
         sizes, names = [len(group) for group in structure["indices"]], structure["names"]
         if list(layout) == sizes:
-            return ""
+            return None
         remedy = (
             "published checkpoints were trained with gene_pathway_processed_v2.csv of the published code: pass it with "
             "--pathway_table, and a gene table that has all of its genes"
         )
         if len(layout) != len(sizes):
-            return f"the weights have {len(layout)} pathways, the tables {len(sizes)}; {remedy}"
+            return f"the weights have {len(layout)} pathways, the tables {len(sizes)}", remedy
         other = [
             f"{name} ({then}, here {now})"
             for name, then, now in zip(names, layout, sizes, strict=True)
             if then != now
         ]
-        return f"{len(other)} pathways have another number of genes: {listing(other)}; {remedy}"
+        return f"{len(other)} pathways have another number of genes: {listing(other)}", remedy
 
     def to_published(self, state: Mapping[str, Tensor], structure: Any) -> dict[str, Tensor]:
         sizes = [len(group) for group in structure["indices"]]

@@ -105,7 +105,8 @@ def check_layouts(content: Mapping[str, Any], structures: Mapping[str, Any], pat
     """
     for name, layout in content.get("layouts", {}).items():
         if name in structures and (wrong := modality(name).misfit(layout, structures[name])):
-            raise FileError(path, f"was trained with other data: {wrong}", _REMEDY)
+            fault, remedy = wrong
+            raise FileError(path, f"was trained with other data: {fault}", remedy)
 
 
 def to_published(state: Mapping[str, Tensor], structures: Mapping[str, Any]) -> dict[str, Tensor]:
