@@ -117,7 +117,7 @@ def scanned_part(slide: OpenSlide, shape: tuple[int, int]) -> np.ndarray:
     size = slide.level_dimensions[level]
     if size[0] * size[1] > _MOST_PIXELS:
         return np.ones(shape, bool)
-    alpha = slide.read_region((0, 0), level, size).getchannel("A")
+    alpha = slide.read_region((0, 0), level, size).convert("RGBA").getchannel("A")
     return np.asarray(alpha.resize(shape[::-1], Image.Resampling.BOX)) == 255
 
 

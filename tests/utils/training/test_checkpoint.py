@@ -245,8 +245,8 @@ def test_missing_unknown_and_misshapen_parameters_are_counted(tiny_config, pathw
     for part in (
         "w.pt does not fit the model",
         "1 parameters missing ['final_norm.weight']",
-        "1 unknown ['other']",
-        "1 of another shape ['gene_pe is (1, 48), should be (5, 48)']",
+        "1 parameters unknown ['other']",
+        "1 parameters of another shape ['gene_pe is (1, 48), should be (5, 48)']",
         "--model_config",
     ):
         assert part in str(caught.value)
