@@ -17,8 +17,8 @@ from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.clinical import AGE, ClinicalCodes, codes_path
 from data_utils.tables.gdc import read_split_cases, split_paths
 from utils import constants
+from utils.configuration.protocol import PROTOCOLS
 from utils.files import atomic_path, read_json, setup_logging, write_json, write_tensors
-from utils.protocol import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 

@@ -38,9 +38,9 @@ from models.conch.open_clip_text import encode_text, load_open_clip
 from models.conch.text_tower import encode_tokens, load_text_tower, read_text_config
 from models.conch.tokenizer import ConchTokenizer
 from utils import constants
+from utils.configuration.protocol import PROTOCOLS
 from utils.devices import pick_device
 from utils.files import FileError, atomic_path, setup_logging, write_json, write_tensors
-from utils.protocol import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 

@@ -37,5 +37,5 @@ flags=(--targets "${targets[@]}" --split "$SPLIT" --steps "$STEPS" --device "$DE
 root="$(run_root)"
 for onco in "${cohorts[@]}"; do
   echo "== $onco"
-  python -m utils.explain_modaltune "$root/$onco" "${flags[@]}" ${extra[@]+"${extra[@]}"}
+  python -m utils.explain "$root/$onco" "${flags[@]}" ${extra[@]+"${extra[@]}"}
 done

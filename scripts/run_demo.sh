@@ -78,7 +78,7 @@ run="$(run_root)/$trained_on"
 if [[ "$EXPLAIN" == 1 ]]; then
   [[ "$PANCANCER" == 1 ]] && run="$run/ood_BLCA" # sites of a pan-cancer model have probes of their own
   step "explain the test patients"
-  python -m utils.explain_modaltune "$run" --device cpu
+  python -m utils.explain "$run" --device cpu
   run="$(run_root)/$trained_on"
 fi
 if [[ "$BASELINES" == 1 && "$PANCANCER" != 1 ]]; then

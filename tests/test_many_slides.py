@@ -18,7 +18,8 @@ from data_utils.cases.case import Case
 from data_utils.features.store import FeatureMeta, read_coords, write_features
 from models.aggregators.modaltune import ModalTune
 from tests.small_cohort import IN_DIM, SmallCohort, make_small_cohort, split_row
-from utils import constants, explain_modaltune
+from utils import constants
+from utils.explain.__main__ import main as explain
 from utils.explain.loaded_run import LoadedRun
 from utils.prediction import __main__ as prediction
 
@@ -119,7 +120,7 @@ def test_slides_keep_their_patches(cohort: SmallCohort, seen: list[Case], tmp_pa
 
     # Explanations: the steps of the path keep the slides, and the table names the slide of every patch.
     seen.clear()
-    explain_modaltune.main([str(run), "--device", "cpu", "--steps", "2"])
+    explain([str(run), "--device", "cpu", "--steps", "2"])
     dataset = LoadedRun.open(run, torch.device("cpu")).datasets["test"]
     cases = {case.submitter_id: case for case in (dataset[k] for k in range(len(dataset)))}
     for case in cases.values():

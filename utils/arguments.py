@@ -18,9 +18,16 @@ from models.aggregators.registry import DISTILL
 from models.encoders import encoder_of
 from models.modalities import all_modalities
 from utils import constants
+from utils.configuration.protocol import PROTOCOLS
+from utils.configuration.run_config import (
+    ComputeConfig,
+    DataConfig,
+    ModelConfig,
+    OutputConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from utils.flags import NONE, build_parser
-from utils.protocol import PROTOCOLS
-from utils.run_config import ComputeConfig, DataConfig, ModelConfig, OutputConfig, RunConfig, TrainingConfig
 from utils.training.objectives import OBJECTIVES
 from utils.training.recipes import FLAGS, GRIDS, Recipe, recipe_of
 
@@ -163,7 +170,7 @@ def _run_config(args: argparse.Namespace) -> RunConfig:
         names = [entry.name for entry in fields(group) if entry.name in values]
         parts.append(group(**{name: values.pop(name) for name in names}))
     if values:
-        raise TypeError(f"flags that belong to no group of utils.run_config: {sorted(values)}")
+        raise TypeError(f"flags that belong to no group of utils.configuration.run_config: {sorted(values)}")
     return RunConfig(*parts)
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.arguments import build_parser, check_arguments, complete_arguments
+from utils.configuration.run_config import RunConfig
 from utils.diagnosis.report import markdown_table, text_table
 from utils.files import atomic_path, setup_logging
 from utils.findings import Finding, error, warning
-from utils.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 

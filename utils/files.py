@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -21,14 +21,14 @@ import torch
 
 # Full disk, exhausted quota, limit on the size of files.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
 # In bytes; common file systems allow 255 for a whole name.
 _LONGEST_STEM = 200
 # So much of what a file holds is quoted in a message.
 _QUOTED = 200
 # No text in a JSON file of ours is longer; one that is was damaged.
 _LONGEST_TEXT = 10_000
+# So much of both ends tells a large file from another one of the same size, in bytes.
+_END_BYTES = 1 << 16
 # A tensor that repeats stored numbers may have this many bytes.
 _MAX_REPEATED = 1 << 26
 _AGAIN = "copy it again from where it came, or write it anew"
@@ -132,6 +132,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def ends_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 of both ends of files, which stand for files that are too large to be read as a whole."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(file.read(_END_BYTES))
+            file.seek(max(0, path.stat().st_size - _END_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -10,7 +10,7 @@ from models.aggregators import MISSING_MODALITIES
 from models.encoders import slide_encoders
 from models.modalities import all_modalities
 from utils import constants
-from utils.protocol import PROTOCOLS
+from utils.configuration.protocol import PROTOCOLS
 from utils.training.objectives import OBJECTIVES
 from utils.training.objectives.survival import ALPHA
 from utils.training.recipes import MODEL_SELECT, ORIGINALS, OURS, RECIPES
@@ -110,7 +110,7 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         default="published",
         help="published: standardise genes over the whole cohort, stack slides as the published code, keep the "
         "latest of equally good epochs; strict: fit on the training split only, stack slides without overlap "
-        "(the whole table: utils/protocol.py)",
+        "(the whole table: utils/configuration/protocol.py)",
     )
     data.add_argument(
         "--num_folds",

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils import constants
+from utils.configuration.run_config import RunConfig
 from utils.evaluation import plots
 from utils.evaluation.embeddings import Embeddings, with_complete_parts
 from utils.evaluation.report_file import write_report
 from utils.evaluation.results import Evaluator, write_results
 from utils.files import read_json, setup_logging
-from utils.run_config import RunConfig
 from utils.test_utils_modaltune import CohortEvaluator
 from utils.test_utils_pancancer import PanCancerEvaluator
 from utils.training.model_setup import ModelSetup

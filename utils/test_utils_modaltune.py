@@ -16,6 +16,7 @@ import pandas as pd
 from data_utils.tables.cohorts import class_names_of
 from data_utils.tables.tasks import CLASSES, Task, TaskSet
 from models.aggregators.registry import DISTILL
+from utils.configuration.run_config import RunConfig
 from utils.evaluation import plots
 from utils.evaluation.embeddings import Embeddings, name_cases, same_split
 from utils.evaluation.heads import Head
@@ -34,7 +35,6 @@ from utils.evaluation.stored_probes import PROBES, store
 from utils.evaluation.token_probes import VALIDATED, TokenProbes, kinds_of, tokens_of
 from utils.evaluation.zero_shot import Candidates
 from utils.files import atomic_path
-from utils.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 

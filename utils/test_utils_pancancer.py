@@ -20,6 +20,7 @@ from sklearn.decomposition import PCA
 
 from data_utils.tables.cohorts import class_names_of
 from data_utils.tables.tasks import SURVIVAL, Task, TaskSet
+from utils.configuration.run_config import RunConfig
 from utils.evaluation import bootstrap, plots
 from utils.evaluation.embeddings import Embeddings, name_cases
 from utils.evaluation.heads import Head
@@ -27,7 +28,6 @@ from utils.evaluation.probes import SurvivalResult, fit_subtype, fit_survival
 from utils.evaluation.results import OVERALL
 from utils.evaluation.rows import ZERO_SHOT, interval_columns
 from utils.evaluation.zero_shot import Candidates
-from utils.run_config import RunConfig
 from utils.test_utils_modaltune import FIGURE_SPLIT, CohortEvaluator
 
 logger = logging.getLogger(__name__)

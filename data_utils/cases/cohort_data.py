@@ -20,8 +20,8 @@ from data_utils.tables.sentence_table import check_sentences, read_sentence_tabl
 from data_utils.tables.tasks import CLASSES, TaskSet, published
 from data_utils.tables.tensor_table import ModalityTable
 from utils import constants
+from utils.configuration.protocol import PROTOCOLS
 from utils.files import FileError
-from utils.protocol import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 

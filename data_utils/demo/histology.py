@@ -10,7 +10,6 @@ colours by Beer-Lambert absorption. What the hidden variables change:
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -198,10 +197,6 @@ def paint_slide(slide: Slide) -> NDArray[np.uint8]:
     return paint_tissue(mask, slide.look, slide.grade, slide.tissue, slide.mpp, rng)
 
 
-# When painted slides claim to be made: feature files record it, and the same demo should give the same files.
-_MADE = 1_577_836_800  # 2020-01-01
-
-
 def write_slide(slide: Slide, path: Path) -> None:
     """Writes a slide as a tiled pyramidal TIFF in Aperio's layout, atomically.
 
@@ -228,7 +223,6 @@ def write_slide(slide: Slide, path: Path) -> None:
         if slide.corrupt:
             with temporary.open("rb+") as handle:
                 handle.truncate(temporary.stat().st_size // 3)
-    os.utime(path, (_MADE, _MADE))
 
 
 def _shrink(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

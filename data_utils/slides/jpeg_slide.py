@@ -19,7 +19,6 @@ import numpy as np
 import simplejpeg
 import tifffile
 from openslide import PROPERTY_NAME_VENDOR, OpenSlide, OpenSlideError
-from PIL import Image
 
 from data_utils.slides.opening import open_slide
 
@@ -63,7 +62,7 @@ class JpegLevel:
 
 
 class JpegSlide(OpenSlide):
-    """A slide some of whose levels are read directly; regions of these are RGB images, all others RGBA.
+    """A slide some of whose levels can be read directly.
 
     Args:
         path: of the slide.
@@ -82,11 +81,6 @@ class JpegSlide(OpenSlide):
         os.close(self._file)
         super().close()
 
-    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        """As :meth:`OpenSlide.read_region`, but RGB where the region was read directly."""
-        region = self._direct(location, level, size)
-        return super().read_region(location, level, size) if region is None else Image.fromarray(region)
-
     def same_pixels(self, level: int) -> bool:
         """Whether samples over a whole level have the pixels that OpenSlide gives.
 
@@ -99,7 +93,7 @@ class JpegSlide(OpenSlide):
         for shares in itertools.product(np.linspace(0, 1, _SAMPLES), repeat=2):
             place = (share * (total - part) for share, total, part in zip(shares, sizes, side, strict=True))
             x, y = (round(round(edge) * self.level_downsamples[level]) for edge in place)
-            found = self._direct((x, y), level, (side[0], side[1]))
+            found = self.decode((x, y), level, (side[0], side[1]))
             if found is None:
                 continue
             read += 1
@@ -108,7 +102,7 @@ class JpegSlide(OpenSlide):
                 return False
         return read > 0
 
-    def _direct(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray | None:
+    def decode(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray | None:
         """Pixels ``[H, W, 3]`` of a region, or ``None`` where OpenSlide has to read it."""
         if (found := self.levels.get(level)) is None:
             return None

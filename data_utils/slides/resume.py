@@ -23,12 +23,11 @@ from data_utils.slides.report import ExtractionReport, SlideResult
 from data_utils.slides.resolution import Resolution, StatedMpp, slide_resolution
 from data_utils.slides.tile_reading import TileRecipe
 from data_utils.slides.tissue import TissueRule
+from utils.files import ends_digest
 from utils.findings import listing
 
 logger = logging.getLogger(__name__)
 
-# So much of both ends of a slide's file tells it from another one of the same size.
-_END_BYTES = 1 << 16
 _PRECISIONS = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -113,16 +112,10 @@ def _identity(slide: Path) -> dict[str, Any]:
     files = [] if slide.is_dir() else [slide]
     files += sorted(path for path in folder.iterdir() if path.is_file()) if folder and folder.is_dir() else []
     states = [path.stat() for path in files]
-    digest = hashlib.sha256()
-    for path, state in zip(files, states, strict=True):
-        with path.open("rb") as file:
-            digest.update(file.read(_END_BYTES))
-            file.seek(max(0, state.st_size - _END_BYTES))
-            digest.update(file.read())
     return {
         "slide_bytes": sum(state.st_size for state in states),
         "slide_mtime": max((state.st_mtime for state in states), default=0.0),
-        "slide_ends": digest.hexdigest(),
+        "slide_ends": ends_digest(files),
     }
 
 

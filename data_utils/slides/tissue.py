@@ -15,7 +15,7 @@ from skimage.measure import label
 from skimage.morphology import closing, disk, footprint_rectangle
 
 from data_utils.slides.levels import true_downsample
-from data_utils.slides.wsi import read_overview
+from data_utils.slides.wsi import read_overview, read_pixels
 
 # Rules and the least share of tissue in a tile that belongs to each.
 MIN_TISSUE = {"auto": 0.1, "published": 0.95}
@@ -117,8 +117,10 @@ def scanned_part(slide: OpenSlide, shape: tuple[int, int]) -> np.ndarray:
     size = slide.level_dimensions[level]
     if size[0] * size[1] > _MOST_PIXELS:
         return np.ones(shape, bool)
-    alpha = slide.read_region((0, 0), level, size).convert("RGBA").getchannel("A")
-    return np.asarray(alpha.resize(shape[::-1], Image.Resampling.BOX)) == 255
+    _, scanned = read_pixels(slide, (0, 0), level, size)
+    if scanned is None:
+        return np.ones(shape, bool)
+    return np.asarray(scanned.resize(shape[::-1], Image.Resampling.BOX)) == 255
 
 
 # ---------------------------------------------------------------------------- auto

@@ -14,6 +14,7 @@ from openslide import OpenSlide
 from PIL import Image, ImageDraw
 from skimage.segmentation import find_boundaries
 
+from data_utils.slides.jpeg_slide import JpegSlide
 from data_utils.slides.levels import best_level, true_downsample
 from data_utils.slides.opening import SlideError
 from utils.files import atomic_path
@@ -71,18 +72,40 @@ def read_region(
         max(1, total - index) for total, index in zip(slide.level_dimensions[level], pixel, strict=True)
     ]
     read = [min(math.ceil(end - 1e-6), left) for end, left in zip(stop, left_in_level, strict=True)]
-    region = slide.read_region(tuple(origin), level, tuple(read))
-    alpha = None if region.mode == "RGB" else region.getchannel("A")
-    if alpha is None or alpha.getextrema() == (255, 255):  # all of it was scanned: quicker than to paste it
-        image = region.convert("RGB")
-    else:
-        image = Image.new("RGB", region.size, WHITE)
-        image.paste(region, mask=alpha)
+    image, _ = read_pixels(slide, (origin[0], origin[1]), level, (read[0], read[1]))
     box = (
         *(max(0.0, first) for first in start),
         *(min(end, width) for end, width in zip(stop, read, strict=True)),
     )
     return image.resize(out, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def read_pixels(
+    slide: OpenSlide, corner: tuple[int, int], level: int, size: tuple[int, int]
+) -> tuple[Image.Image, Image.Image | None]:
+    """Pixels of a level, white where nothing was scanned, by the quickest reader that the slide has.
+
+    Args:
+        slide: an open slide.
+        corner: left and upper edge in level-0 pixels.
+        level: of the pyramid.
+        size: width and height in pixels of the level.
+
+    Returns:
+        RGB image, and how much was scanned ("L", 0 to 255) or ``None`` where all of it was.
+
+    Raises:
+        openslide.OpenSlideError: the slide is damaged here.
+    """
+    if isinstance(slide, JpegSlide) and (pixels := slide.decode(corner, level, size)) is not None:
+        return Image.fromarray(pixels), None
+    region = slide.read_region(corner, level, size)
+    scanned = region.getchannel("A")
+    if scanned.getextrema() == (255, 255):  # quicker than to paste it
+        return region.convert("RGB"), None
+    image = Image.new("RGB", region.size, WHITE)
+    image.paste(region, mask=scanned)
+    return image, scanned
 
 
 def read_tile(slide: OpenSlide, corner: tuple[int, int], size: int, tile_size: int) -> Image.Image:

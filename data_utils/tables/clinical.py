@@ -29,8 +29,8 @@ from data_utils.tables.ajcc import AJCC_COLUMNS, is_category, reduce_text
 from data_utils.tables.tensor_table import read_tensor_table
 from data_utils.tables.text_table import read_own_table
 from data_utils.tables.values import MAX_AGE, is_missing
+from utils.configuration.protocol import PROTOCOLS
 from utils.files import FileError, read_json
-from utils.protocol import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import pytest
 from models.modalities import all_modalities
 from utils import constants
 from utils.arguments import build_parser, parse_args
+from utils.configuration.run_config import RunConfig
 from utils.files import write_json
-from utils.run_config import RunConfig
 
 FILES = ["--train_json", "a", "--val_json", "b", "--test_json", "c", "--genomics_csv_path", "g"]
 COMPLETE = [*FILES, "--text_location", "t", "--output_path", "out"]

@@ -20,8 +20,8 @@ from models.aggregators import aggregator, modalities_of
 from models.modalities import modality
 from models.slide_backbone import SlideBackbone
 from utils import constants
+from utils.configuration.run_config import RunConfig
 from utils.files import content_of
-from utils.run_config import RunConfig
 from utils.training import checkpoint
 from utils.training.jobs import find_weights
 from utils.training.model_setup import ModelSetup, model_setup, tasks_of

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from data_utils.cases.datasets import CaseDataset
+from utils.configuration.run_config import RunConfig
 from utils.evaluation.stored_probes import PROBES, StoredProbes
 from utils.evaluation.zero_shot import read_candidates
 from utils.explain.sentences import TextModel
@@ -24,7 +25,6 @@ from utils.explain.targets import (
     zero_shot_target,
 )
 from utils.prediction.models import SITES
-from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.jobs import Job, Plan
 from utils.training.model_setup import fitted_inputs, patch_options, trained_model

@@ -11,9 +11,9 @@ from typing import Any
 
 from data_utils.tables.tasks import published
 from models.encoders import encoder_of
+from utils.configuration.run_config import RunConfig
 from utils.evaluation.stored_probes import PROBES, StoredProbes
 from utils.files import FileError, content_of, read_json
-from utils.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.jobs import INPUTS
 from utils.training.model_setup import ModelSetup

@@ -9,25 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.cases.splits import Patient
-from utils.run_config import RunConfig
+from data_utils.features.identity import feature_identity
+from utils.configuration.run_config import RunConfig
 
 # Files whose content is recorded elsewhere: in the model, and with the weights.
 _KEPT = {"model.model_config", "output.eval_weights", "data.tasks"}
-# Bytes read at either end of a feature file.
-_END_BYTES = 4096
 
 
 def data_digests(config: RunConfig, patients: Mapping[str, Iterable[Patient]]) -> dict[str, str]:
     """SHA-256 of the content of every file that the configuration names, and of the feature files' identity.
 
-    Feature files are many and large: name, size, beginning and end stand for them. Their folder and
-    their times do not count, so that features may be copied to a faster disk between two jobs.
+    Feature files are many and large: what :func:`feature_identity` reads of them stands for them. Their folder
+    and their times do not count, so that features may be copied to a faster disk between two jobs.
     """
     digests = {
         name: file_digest(path) for name, path in config.paths() if path.is_file() and name not in _KEPT
     }
     slides = {slide for split in patients.values() for p in split for slide in p.slides}
-    digests["features"] = hashlib.sha256(json.dumps(sorted(map(_identity, slides))).encode()).hexdigest()
+    digests["features"] = hashlib.sha256(
+        json.dumps(sorted(map(feature_identity, slides))).encode()
+    ).hexdigest()
     return digests
 
 
@@ -52,18 +53,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _identity(path: Path) -> tuple[str, int, str]:
-    """Name, size and a digest of both ends; a file that is missing is reported where it is needed."""
-    if not path.is_file():
-        return path.name, -1, ""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        ends = file.read(_END_BYTES)
-        file.seek(max(0, size - _END_BYTES))
-        ends += file.read()
-    return path.name, size, hashlib.sha256(ends).hexdigest()
 
 
 def file_digest(path: Path) -> str:

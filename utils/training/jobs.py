@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.cases.cohort_data import CohortData, Splits
-from utils.run_config import RunConfig
+from utils.configuration.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.model_setup import ModelSetup, model_setup, read_modalities
 from utils.training.trainer import BEST_WEIGHTS

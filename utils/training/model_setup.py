@@ -22,9 +22,9 @@ from models.aggregators.registry import DISTILL
 from models.encoders import encoder_of
 from models.modalities import Modality, modality, read_tables
 from models.modalities.genes import ALL
+from utils.configuration.protocol import PROTOCOLS
+from utils.configuration.run_config import DataConfig, RunConfig
 from utils.files import content_of, read_json
-from utils.protocol import PROTOCOLS
-from utils.run_config import DataConfig, RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.objectives import Objective, ObjectiveConfig, build_objective
 from utils.training.objectives.distillation import TEXT_DIM

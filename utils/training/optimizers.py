@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from utils.run_config import TrainingConfig
+from utils.configuration.run_config import TrainingConfig
 from utils.training.recipes import COMMON, Recipe
 
 # Of Lookahead: steps between two looks back, and how far the slow weights follow.

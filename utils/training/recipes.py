@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from utils.run_config import TrainingConfig
+from utils.configuration.run_config import TrainingConfig
 
 OURS, ORIGINAL = "ours", "original"
 RECIPES = (OURS, ORIGINAL)

@@ -15,9 +15,9 @@ from data_utils.tables.cohorts import load_cohort
 from data_utils.tables.tasks import CLASSES, TaskSet
 from models.slide_backbone import SlideBackbone
 from utils import constants
+from utils.configuration.protocol import PROTOCOLS
+from utils.configuration.run_config import RunConfig
 from utils.files import read_json, write_json
-from utils.protocol import PROTOCOLS
-from utils.run_config import RunConfig
 from utils.training.model_setup import ModelSetup
 from utils.training.recipes import recipe_of
 

@@ -27,6 +27,8 @@ from data_utils.tables.sentence_table import text_width
 from data_utils.tables.tasks import TaskSet, parse_tasks, published
 from models.compilation import compile_parts
 from utils import constants
+from utils.configuration.protocol import PROTOCOLS
+from utils.configuration.run_config import RunConfig
 from utils.devices import pick_device
 from utils.evaluation import plots
 from utils.evaluation.embeddings import with_complete_parts
@@ -34,8 +36,6 @@ from utils.evaluation.report_file import read_report, write_report
 from utils.evaluation.results import Evaluator, write_results
 from utils.evaluation.zero_shot import Candidates, read_candidates
 from utils.files import FileError, content_of, read_json, setup_logging, write_json
-from utils.protocol import PROTOCOLS
-from utils.run_config import RunConfig
 from utils.training.distributed import Group, process_group
 from utils.training.fingerprint import data_digests, differences, file_digest, patients_digest
 from utils.training.jobs import INPUTS, Job, Plan

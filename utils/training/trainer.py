@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from data_utils.cases.case import Case
 from data_utils.cases.datasets import CaseDataset
+from utils.configuration.run_config import TrainingConfig
 from utils.devices import copied_to_host
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.results import Evaluator
-from utils.run_config import TrainingConfig
 from utils.training import checkpoint
 from utils.training.distributed import Group
 from utils.training.fingerprint import differences

@@ -9,7 +9,7 @@ from models.encoders import slide_encoders
 from tests.small_cohort import IN_DIM, MODEL_CONFIG, PATHWAYS
 from tests.small_runs import TITAN_CONFIG
 from tests.structures import structures
-from utils.run_config import TrainingConfig
+from utils.configuration.run_config import TrainingConfig
 from utils.training.optimizers import build_optimizer
 from utils.training.schedule import WarmupCosine
 

@@ -16,11 +16,11 @@ from tests.small_runs import quick_evaluation
 from tests.utils.explain.html_page import check_page
 from utils.evaluation import plots
 from utils.explain import patients
+from utils.explain.__main__ import main
 from utils.explain.attribution import PATCHES, Attribution
 from utils.explain.loaded_run import LoadedRun
 from utils.explain.maps import draw_map
 from utils.explain.targets import Linear, LinearTarget
-from utils.explain_modaltune import main
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,9 +12,9 @@ import train_modaltune_pancancer
 from tests.small_cohort import make_small_cohort
 from tests.small_runs import TITAN_CONFIG
 from tests.test_train_modaltune_pancancer import flags, union  # noqa: F401 - a fixture
+from utils.explain.__main__ import main
 from utils.explain.loaded_run import LoadedRun
 from utils.explain.sentences import TextModel
-from utils.explain_modaltune import main
 from utils.files import write_json
 
 pytestmark = pytest.mark.usefixtures("quick_runs")

@@ -4,9 +4,13 @@ import dataclasses
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_utils.cases.splits import read_split
+from data_utils.features.identity import feature_identity
+from data_utils.features.making import Making
+from data_utils.features.store import FeatureMeta, write_features
 from tests.small_cohort import make_small_cohort, write_slide
 from utils.arguments import parse_args
 from utils.training.fingerprint import data_digests, differences, patients_digest
@@ -53,6 +57,44 @@ def test_features_count_by_what_they_are_not_by_time_or_folder(cohort, tmp_path)
     assert digests(cohort)["features"] != before
     slide.unlink()
     assert digests(cohort)["features"] != before
+
+
+def test_how_a_feature_file_was_made_does_not_count_but_every_patch_does(tmp_path):
+    coords = np.arange(400).reshape(200, 2)
+    features = np.random.default_rng(0).normal(size=(200, 8))
+
+    def identity(features=features, coords=coords, size=256, **making):
+        fields = {
+            "slide_bytes": 9,
+            "slide_mtime": 1.0,
+            "slide_ends": "ab",
+            "tissue": "auto",
+            "min_tissue": 0.1,
+        }
+        fields |= {"recipe": "r", "weights": "w", "precision": "fp32"} | making
+        meta = FeatureMeta(patch_size_level0=size, making=Making(**fields))
+        write_features(tmp_path / "a.h5", features, coords, meta)
+        return feature_identity(tmp_path / "a.h5")
+
+    before = identity()
+    assert identity(slide_mtime=2.0, weights="other") == before
+    moved = coords.copy()
+    moved[100] += 1
+    assert identity(coords=moved) != before
+    assert identity(size=512) != before
+    assert identity(features=features[:199], coords=coords[:199]) != before
+    assert identity(features=features + 0.01) != before
+
+
+def test_files_without_a_record_and_damaged_ones_count_by_their_bytes(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.ones((3, 4)))
+    before = feature_identity(path)
+    np.save(path, np.zeros((3, 4)))
+    assert feature_identity(path) != before
+    (tmp_path / "b.h5").write_bytes(b"no HDF5")
+    assert feature_identity(tmp_path / "b.h5")[1].startswith("7 bytes")
+    assert feature_identity(tmp_path / "missing.h5") == ("missing.h5", "")
 
 
 def test_who_is_in_which_split_counts(cohort):

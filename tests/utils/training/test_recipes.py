@@ -15,8 +15,8 @@ import train_modaltune
 from data_utils.cases.datasets import PatchOptions
 from tests.small_cohort import IN_DIM, make_small_cohort
 from utils.arguments import parse_args
+from utils.configuration.run_config import TrainingConfig
 from utils.evaluation.embeddings import Embeddings
-from utils.run_config import TrainingConfig
 from utils.training import checkpoint, trainer
 from utils.training.objectives import MultiTask, SubtypeObjective, SurvivalObjective
 from utils.training.optimizers import build_optimizer

@@ -16,8 +16,8 @@ from tests.small_cohort import MODEL_CONFIG, PATHWAYS, make_small_cohort
 from tests.small_runs import save_as_published, small_model
 from utils import checkpoint as weights_command
 from utils import constants
+from utils.configuration.run_config import RunConfig
 from utils.evaluation.embeddings import Embeddings
-from utils.run_config import RunConfig
 from utils.training import checkpoint
 from utils.training import run as run_module
 from utils.training.jobs import find_weights

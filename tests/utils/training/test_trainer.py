@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.run_config import TrainingConfig
+from utils.configuration.run_config import TrainingConfig
 from utils.training import checkpoint
 from utils.training.objectives import TextDistillation
 from utils.training.precision import Precision

@@ -1,6 +1,6 @@
 """Explains what a trained model says of patients: attributions, maps, pathways and a report.
 
-    python -m utils.explain_modaltune RUN
+    python -m utils.explain RUN
 
 Writes ``RUN/report``: ``index.html`` for the run, a folder for every patient, and tables of everything. Started
 again, it explains only patients who are missing. docs/explain.md says what the numbers mean.
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; see ``--help``."""
     parser = argparse.ArgumentParser(
+        prog="python -m utils.explain",
         description="Explain what a trained model says of patients.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from utils.protocol import PROTOCOLS
+from utils.configuration.protocol import PROTOCOLS
 
 LOW, HIGH, NONE = 0.5, 0.7, -math.inf
 
