@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,10 @@ IN_DIM = 10
 PATHWAYS = {"A": (0, 3, 5), "B": (1,), "C": (2, 3, 4, 6, 7, 8, 9), "D": (5, 0)}
 NUM_GENES = 10
 
-MODEL_CONFIG = {
-    "slide_encoder": {
+
+def small_longnet(**changes: Any) -> dict[str, Any]:
+    """Arguments of a slide encoder of two blocks and two dilated branches, with ``changes``."""
+    return {
         "in_dim": IN_DIM,
         "embed_dim": 24,
         "depth": 2,
@@ -25,9 +28,12 @@ MODEL_CONFIG = {
         "ffn_dim": 20,
         "segment_lengths": [8, 64],
         "dilated_ratios": [1, 2],
-        "dropout": 0.25,
-        "drop_path_rate": 0.1,
-    },
+        **changes,
+    }
+
+
+MODEL_CONFIG = {
+    "slide_encoder": small_longnet(dropout=0.25, drop_path_rate=0.1),
     "interaction_indexes": [[0, 0], [1, 1]],
     "num_heads": 3,
     "output_dim": 6,

@@ -10,16 +10,10 @@ from models.encoders import slide_encoder
 from models.prov_gigapath.longnet import LongNetViT
 from models.titan.vision_encoder import TitanVisionEncoder
 from tests.benchmarks import flops
+from tests.small_cohort import small_longnet
 from utils.files import read_json
 
-LONGNET = {
-    "embed_dim": 16,
-    "depth": 2,
-    "num_heads": 4,
-    "ffn_dim": 24,
-    "segment_lengths": [8, 40],
-    "dilated_ratios": [1, 2],
-}
+LONGNET = small_longnet(embed_dim=16, num_heads=4, segment_lengths=[8, 40])
 TITAN = {"embed_dim": 16, "depth": 3, "num_heads": 4, "mlp_ratio": 2.0, "pooler_heads": 2}
 
 
@@ -29,7 +23,7 @@ def test_products(encoder):
     tokens = torch.randn(1, 33, 16)
     with FlopCounterMode(display=False) as counter:
         if encoder == "gigapath":
-            for block in LongNetViT(in_dim=8, grid_size=4, **LONGNET).eval().encoder.layers:
+            for block in LongNetViT(grid_size=4, **LONGNET).eval().encoder.layers:
                 block(tokens)
         else:
             vit = TitanVisionEncoder(in_dim=8, **TITAN)

@@ -7,17 +7,12 @@ from data_utils.cases.case import Case
 from models.aggregators import DataSpec, build_aggregator
 from tests.benchmarks.straightforward import Straightforward
 from tests.benchmarks.training_step import MODELS, PATCH_SIZE
-from tests.small_cohort import IN_DIM, MODEL_CONFIG, PATHWAYS
+from tests.small_cohort import IN_DIM, MODEL_CONFIG, PATHWAYS, small_longnet
 from tests.small_runs import TITAN_CONFIG
 from tests.structures import structures
 
 # Heads that the dilated ratios divide, as the published ones do.
-LONGNET = {
-    **MODEL_CONFIG["slide_encoder"],
-    "num_heads": 4,
-    "segment_lengths": [4, 16],
-    "dilated_ratios": [1, 2],
-}
+LONGNET = small_longnet(num_heads=4, segment_lengths=[4, 16])
 CONFIGS = {
     **{name: {**MODEL_CONFIG, "slide_encoder": LONGNET} for name in ("gigapath", "gigapath_flash")},
     "titan": TITAN_CONFIG,

@@ -11,19 +11,14 @@ from models.prov_gigapath.backbone import GigaPathBackbone
 from models.slide_backbone import build_backbone
 from tests import oracle
 from tests.models.prov_gigapath.test_dilated_attention import oracle as dilated_oracle
+from tests.small_cohort import small_longnet
 from utils.files import read_json
 
 FLASH = slide_encoder("gigapath_flash")
 # 16 heads of 24, as published, on every ratio; the rest is small.
-CONFIG = {
-    "in_dim": 10,
-    "embed_dim": 384,
-    "depth": 2,
-    "num_heads": 16,
-    "ffn_dim": 48,
-    "segment_lengths": [8, 12, 40],
-    "dilated_ratios": [1, 2, 16],
-}
+CONFIG = small_longnet(
+    embed_dim=384, num_heads=16, ffn_dim=48, segment_lengths=[8, 12, 40], dilated_ratios=[1, 2, 16]
+)
 
 
 def published(name):

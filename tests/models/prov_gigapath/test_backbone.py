@@ -6,17 +6,9 @@ import pytest
 import torch
 
 from models.prov_gigapath.backbone import GigaPathBackbone
+from tests.small_cohort import small_longnet
 
-CONFIG = {
-    "in_dim": 10,
-    "embed_dim": 24,
-    "depth": 2,
-    "num_heads": 3,
-    "ffn_dim": 20,
-    "segment_lengths": [8, 64],
-    "dilated_ratios": [1, 2],
-    "grid_size": 200,
-}
+CONFIG = small_longnet(grid_size=200)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from models.prov_gigapath.longnet import LongNetLayer, LongNetViT, axis_position_table
 from tests import oracle
 from tests.models.prov_gigapath.test_dilated_attention import oracle as dilated_oracle
+from tests.small_cohort import small_longnet
 
 GRID, WIDTH = 7, 16
 
@@ -30,9 +31,8 @@ def dense_position_table(grid, width):
 
 
 def small_vit(**changes):
-    sizes = {"in_dim": 5, "embed_dim": WIDTH, "depth": 3, "num_heads": 2, "ffn_dim": 12}
-    branches = {"segment_lengths": [4, 16], "dilated_ratios": [1, 2]}
-    return LongNetViT(**{**sizes, **branches, "grid_size": GRID, **changes})
+    sizes = {"embed_dim": WIDTH, "depth": 3, "num_heads": 2, "segment_lengths": [4, 16], "grid_size": GRID}
+    return LongNetViT(**small_longnet(**{**sizes, **changes}))
 
 
 # ---------------------------------------------------------------------------- positions

@@ -18,6 +18,7 @@ from torch import nn
 
 from data_utils.cases.case import Case
 from models.aggregators import DataSpec, build_aggregator
+from tests.small_cohort import small_longnet
 from tests.structures import structures
 from utils.explain.targets import Linear, LinearTarget
 
@@ -29,17 +30,9 @@ STRUCTURES = structures(GROUPS)
 OUTPUT = 16
 # The balanced gene encoder: with the published one the genes are next to ignored (docs/modality_balance.md).
 CONFIG = {
-    "slide_encoder": {
-        "in_dim": WIDTH,
-        "embed_dim": 48,
-        "depth": 1,
-        "num_heads": 3,
-        "ffn_dim": 48,
-        "segment_lengths": [8, 64],
-        "dilated_ratios": [1, 2],
-        "dropout": 0.0,
-        "drop_path_rate": 0.0,
-    },
+    "slide_encoder": small_longnet(
+        in_dim=WIDTH, embed_dim=48, depth=1, ffn_dim=48, dropout=0.0, drop_path_rate=0.0
+    ),
     "interaction_indexes": [[0, 0]],
     "num_heads": 3,
     "output_dim": OUTPUT,
