@@ -63,12 +63,15 @@ def caption(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+def figure(
+    path: str | Path, width: float, height: float, style: dict[Any, Any] | None = None
+) -> Iterator[Figure]:
     """A figure (inches) in the style of the repository, written atomically when the block succeeds.
 
-    Drawn without pyplot: nothing is left open, and no display or global state is needed.
+    Drawn without pyplot: nothing is left open, and no display or global state is needed. ``style`` goes before
+    :data:`STYLE`.
     """
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context({**STYLE, **(style or {})}):
         drawing = Figure(figsize=(width, height))
         FigureCanvasAgg(drawing)
         yield drawing

@@ -20,6 +20,7 @@ from utils.devices import pick_device
 from utils.explain.baselines import PATCH_BASELINES, baselines
 from utils.explain.cohort import write_cohort
 from utils.explain.loaded_run import LoadedRun
+from utils.explain.maps import slides_below
 from utils.explain.patients import Settings, explain_patient, is_done
 from utils.explain.sentences import TextModel
 from utils.files import setup_logging
@@ -119,9 +120,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [k for k in chosen if not is_done(folders[k], settings)]
     if len(missing) < len(chosen):
         logger.info("%d of %d patients are explained already", len(chosen) - len(missing), len(chosen))
+    pictures = slides_below(slides_dir)
     starts = baselines(run.datasets["train"], args.patch_baseline) if missing else {}
     for k in tqdm(missing, desc="patients explained", disable=None):
-        explain_patient(run, dataset, k, targets, starts, settings, folders[k], slides_dir)
+        explain_patient(run, dataset, k, targets, starts, settings, folders[k], pictures)
     write_cohort(output, [names[k] for k in chosen], targets, args.run, run.job.folder, run.site)
     logger.info("report: %s", output / "index.html")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +29,8 @@ PATCHES = "patches"
 # Steps are added until the gap is below this share of the change.
 TOLERANCE = 0.01
 MAX_STEPS = 320
+# A change that is below this share of the absolute attributions has cancelled out; the gap is taken of the share then.
+CANCELLED = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,8 @@ class Integrated:
         value: the target of the case.
         baseline_value: the target of the baseline.
         steps: gradients that were taken.
-        gap: ``|sum of attributions - change of the target| / |change of the target|``.
+        gap: ``|sum of attributions - change of the target|``, as a share of ``|change of the target|`` or, where this
+            is more, of :data:`CANCELLED` times the absolute attributions (of patches and other rows, summed).
     """
 
     attributions: Mapping[str, Tensor]
@@ -77,7 +80,8 @@ def integrated_gradients(
     change = line.value(1.0) - line.value(0.0)
     while True:
         missing = abs(sum(piece.missing for piece in pieces))
-        gap = missing / abs(change) if change else (0.0 if not missing else math.inf)
+        scale = max(abs(change), CANCELLED * sum(map(_size, _total(pieces).values())))
+        gap = missing / scale if scale else (0.0 if not missing else math.inf)
         if gap < tolerance or used + 2 * size > max_steps:
             break
         pieces.sort(key=lambda piece: abs(piece.missing))
@@ -85,8 +89,7 @@ def integrated_gradients(
         middle = (worst.start + worst.end) / 2
         pieces += [line.piece(worst.start, middle, size), line.piece(middle, worst.end, size)]
         used += 2 * size
-    total = {name: torch.stack([piece.attributions[name] for piece in pieces]).sum(dim=0) for name in inputs}
-    return Integrated(total, line.value(1.0), line.value(0.0), used, gap)
+    return Integrated(_total(pieces), line.value(1.0), line.value(0.0), used, gap)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +100,19 @@ class _Piece:
     end: float
     attributions: Mapping[str, Tensor]
     missing: float
+
+
+def _total(pieces: Sequence[_Piece]) -> dict[str, Tensor]:
+    return {
+        name: torch.stack([p.attributions[name] for p in pieces]).sum(dim=0)
+        for name in pieces[0].attributions
+    }
+
+
+def _size(attributions: Tensor) -> float:
+    """Absolute sum of numbers, or of rows such as patches."""
+    rows = attributions.flatten(start_dim=1).sum(dim=1) if attributions.dim() > 1 else attributions
+    return float(rows.abs().sum())
 
 
 class _Line:

@@ -7,14 +7,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import PatchCollection
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import CenteredNorm, Normalize
-from matplotlib.patches import Rectangle
+from matplotlib.figure import Figure
 from openslide import OpenSlide
 
 from data_utils.cases.datasets import SlidePatches
@@ -29,12 +30,18 @@ from utils.files import atomic_path
 logger = logging.getLogger(__name__)
 
 OPACITY = 0.6
+# Many figures are drawn: margins are given, because finding them takes longer than drawing.
+QUICK: dict[Any, Any] = {"savefig.dpi": 120, "figure.constrained_layout.use": False}
 # Side of the thumbnail below an overlay, in pixels.
-THUMBNAIL = 1000
+THUMBNAIL = 600
 # And of the small ones side by side.
-SMALL = 400
+SMALL = 240
+# Side of a patch of the gallery, in pixels.
+TILE, TILE_DPI = 160, 130
 # The colours end at this quantile of the absolute values: one patch must not hide all others.
 BRIGHTEST = 0.98
+# Corners of a patch beside the first one, in units of its side.
+SQUARE = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
 # Columns of a table of patches besides its values.
 PLACE = ("slide", "x", "y", "size")
 # Side of a patch where the feature file does not state it, in level-0 pixels.
@@ -49,14 +56,18 @@ def size_of(meta: FeatureMeta, coords: np.ndarray) -> int:
     return int(steps.min()) if len(steps) else UNKNOWN_SIZE
 
 
-def find_slide(folder: Path | None, name: str) -> Path | None:
-    """The slide of a feature file below a folder, by the rule of :mod:`data_utils.features.slide_names`."""
+def slides_below(folder: Path | None) -> dict[str, Path]:
+    """The slides of a folder by their names; none where there is no folder, or no slide in it."""
     if folder is None or not folder.is_dir():
-        return None
+        return {}
     try:
-        slides = {slide_name(path): path for path in find_slides(folder).slides}
+        return {slide_name(path): path for path in find_slides(folder).slides}
     except FileNotFoundError:
-        return None
+        return {}
+
+
+def find_slide(slides: Mapping[str, Path], name: str) -> Path | None:
+    """The slide of a feature file, by the rule of :mod:`data_utils.features.slide_names`."""
     found = SlideFiles(Path(f"{slide}.h5") for slide in slides).candidates(name)
     return slides[stem_of(found[0].name)] if found else None
 
@@ -147,11 +158,13 @@ class Ground:
         image: the thumbnail, or None.
         extent: left, right, bottom and top of what is shown, in level-0 pixels.
         mpp: micrometres per level-0 pixel, for the scale bar; None draws none.
+        slide: the open slide, or None.
     """
 
     image: np.ndarray | None
     extent: tuple[float, float, float, float]
     mpp: float | None
+    slide: OpenSlide | None = None
 
     @classmethod
     def of(cls, patches: pd.DataFrame, slide: Path | None, mpp: float | None) -> Ground:
@@ -161,9 +174,9 @@ class Ground:
                 opened = open_slide(slide)
                 width, height = opened.dimensions
                 image = read_overview(opened, 1.0, max(1.0, max(width, height) / THUMBNAIL))
-                return cls(np.asarray(image), (0, width, height, 0), mpp)
+                return cls(np.asarray(image), (0, width, height, 0), mpp, opened)
             except SlideError as error:
-                logger.warning("%s: %s; its maps have no background", slide, error)
+                logger.warning("%s: %s; its maps have no background, and there is no gallery", slide, error)
         corner, size = patches[["x", "y"]].to_numpy(), int(patches["size"].iloc[0])
         low, high = corner.min(axis=0) - size, corner.max(axis=0) + 2 * size
         return cls(None, (float(low[0]), float(high[0]), float(high[1]), float(low[1])), mpp)
@@ -180,15 +193,13 @@ def draw_map(patches: pd.DataFrame, name: str, path: Path, title: str, ground: G
         ground: of the slide.
         scale: of the values.
     """
-    with figure(path, 6.0, 5.0) as drawing:
-        axes = drawing.subplots()
-        _panel(axes, patches, patches[name].to_numpy(), ground, scale)
+    inner = 5.0, 5.0 * _ratio(ground.extent)
+    width, height = inner[0] + 1.1, inner[1] + 0.6
+    with figure(path, width, height, QUICK) as drawing:
+        axes = drawing.add_axes((0.1 / width, 0.3 / height, inner[0] / width, inner[1] / height))
+        _panels(axes, patches, [[patches[name].to_numpy()]], ground, scale)
         axes.set_title(title)
-        # The bar of solid colours: the transparent ones depend on what lies below.
-        bar = drawing.colorbar(ScalarMappable(scale.norm, scale.colours), ax=axes, shrink=0.8)
-        bar.set_label(scale.label)
-        if ground.mpp:
-            _scale_bar(axes, ground.extent, ground.mpp)
+        _colour_bar(drawing, 1 - 0.9 / width, 0.12 / width, scale)
 
 
 def draw_attention(
@@ -206,38 +217,68 @@ def draw_attention(
         path, ground, scale: as for :func:`draw_map`.
     """
     layers, groups = (list(dict.fromkeys(key[k] for key in values)) for k in (0, 1))
-    left, right, bottom, top = ground.extent
+    middle = (ground.extent[2] - ground.extent[3]) / 2
     if ground.image is not None:  # a small map needs few pixels
         step = -(-max(ground.image.shape) // SMALL)
         ground = replace(ground, image=ground.image[::step, ::step])
-    height = 1.7 * min(max((bottom - top) / (right - left), 0.4), 1.6)
-    with figure(path, 1.9 * len(layers) + 1.0, (height + 0.25) * len(groups) + 0.4) as drawing:
-        grid = drawing.subplots(len(groups), len(layers), squeeze=False)
-        for line, group in zip(grid, groups, strict=True):
-            line[0].set_ylabel(group)
-            for axes, layer in zip(line, layers, strict=True):
-                _panel(axes, patches, values[layer, group], ground, scale)
-        for axes, layer in zip(grid[0], layers, strict=True):
-            axes.set_title(layer)
-        bar = drawing.colorbar(ScalarMappable(scale.norm, scale.colours), ax=grid, shrink=0.8)
-        bar.set_label(scale.label)
-        if ground.mpp:
-            _scale_bar(grid[-1][0], ground.extent, ground.mpp)
+    # Inches: the maps between a column of names, a row of titles and the colour bar.
+    inner = 1.8 * len(layers), max(1.8 * _ratio(ground.extent) * len(groups), 2.0)
+    width, height = inner[0] + 1.3, inner[1] + 0.6
+    with figure(path, width, height, QUICK) as drawing:
+        axes = drawing.add_axes((0.3 / width, 0.3 / height, inner[0] / width, inner[1] / height))
+        corners = _panels(
+            axes, patches, [[values[layer, group] for layer in layers] for group in groups], ground, scale
+        )
+        for group, (x, y) in zip(groups, corners[:, 0], strict=True):
+            axes.text(x, y + middle, f"{group}  ", ha="right", va="center", rotation=90)
+        for layer, (x, y) in zip(layers, corners[0], strict=True):
+            axes.text(x, y, layer, va="bottom", fontweight="bold")
+        _colour_bar(drawing, 1 - 0.9 / width, 0.12 / width, scale)
 
 
-def _panel(axes: Axes, patches: pd.DataFrame, values: np.ndarray, ground: Ground, scale: Scale) -> None:
-    if ground.image is not None:
-        axes.imshow(ground.image, extent=ground.extent)
-    size = int(patches["size"].iloc[0])
-    squares = [Rectangle(tuple(xy), size, size) for xy in patches[["x", "y"]].to_numpy().tolist()]
+def _ratio(extent: tuple[float, float, float, float]) -> float:
+    """Height of a map beside its width; the longest and the widest leave some space empty."""
+    left, right, bottom, top = extent
+    return min(max((bottom - top) / (right - left), 0.4), 1.6)
+
+
+def _panels(
+    axes: Axes, patches: pd.DataFrame, rows: Sequence[Sequence[np.ndarray]], ground: Ground, scale: Scale
+) -> np.ndarray:
+    """Draws maps in rows and columns on one axes, which takes a fraction of the time of an axes for each.
+
+    Returns:
+        Upper left corners ``[rows, columns, 2]`` of the maps, in the units of the axes (those of the first map).
+    """
+    left, right, bottom, top = ground.extent
+    gap = 0.06 * (right - left)
+    steps = np.array([right - left + gap, bottom - top + gap])
+    grid = np.stack(np.meshgrid(np.arange(len(rows[0])), np.arange(len(rows))), axis=-1) * steps
+    size, places = int(patches["size"].iloc[0]), patches[["x", "y"]].to_numpy()
+    squares = []
+    for x, y in grid.reshape(-1, 2):
+        if ground.image is not None:
+            axes.imshow(ground.image, extent=(left + x, right + x, bottom + y, top + y))
+        squares.append((places + np.array([x, y]))[:, None] + size * SQUARE)
     opacity = OPACITY if ground.image is not None else 1.0
-    cover = PatchCollection(squares, cmap=scale.colours, norm=scale.norm, linewidths=0, alpha=opacity)
-    cover.set_array(values)
+    cover = PolyCollection(
+        list(np.concatenate(squares)), cmap=scale.colours, norm=scale.norm, linewidths=0, alpha=opacity
+    )
+    cover.set_array(np.concatenate([values for row in rows for values in row]))
     axes.add_collection(cover)
-    axes.set(xlim=ground.extent[:2], ylim=ground.extent[2:], aspect="equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
+    end = grid[-1, -1]
+    axes.set(xlim=(left, right + end[0]), ylim=(bottom + end[1], top), aspect="equal")
+    axes.set_axis_off()
+    if ground.mpp:
+        _scale_bar(axes, (left, right, bottom + end[1], top + end[1]), ground.mpp)
+    return grid + np.array([left, top])
+
+
+def _colour_bar(drawing: Figure, left: float, width: float, scale: Scale) -> None:
+    """The bar of solid colours: the transparent ones depend on what lies below."""
+    beside = drawing.add_axes((left, 0.14, width, 0.7))
+    bar = drawing.colorbar(ScalarMappable(scale.norm, scale.colours), cax=beside)
+    bar.set_label(scale.label)
 
 
 def _scale_bar(axes: Axes, extent: tuple[float, float, float, float], mpp: float) -> None:
@@ -252,29 +293,26 @@ def _scale_bar(axes: Axes, extent: tuple[float, float, float, float], mpp: float
     axes.text(left + length / mpp, y, f"  {text}", va="center", fontsize=8, clip_on=False)
 
 
-def draw_gallery(patches: pd.DataFrame, name: str, slide: Path, path: Path, count: int = 6) -> bool:
-    """The patches of a slide with the highest (first row) and the lowest attributions.
-
-    Returns:
-        Whether the slide could be read.
-    """
-    try:
-        opened: OpenSlide = open_slide(slide)
-    except SlideError as error:
-        logger.warning("%s: %s; no gallery", slide, error)
-        return False
+def draw_gallery(patches: pd.DataFrame, name: str, slide: OpenSlide, path: Path, count: int = 6) -> None:
+    """The patches of a slide with the highest (first row) and the lowest attributions."""
     order = patches.sort_values(name, ascending=False)
     rows = (("highest", order.head(count)), ("lowest", order.tail(count)[::-1]))
-    with figure(path, 1.35 * count, 3.6) as drawing:
-        grid = drawing.subplots(2, count, squeeze=False)
-        for line, (word, chosen) in zip(grid, rows, strict=True):
-            line[0].set_ylabel(word)
-            for axes in line:
-                axes.set_xticks([])
-                axes.set_yticks([])
-                axes.spines[:].set_visible(False)
+    across, down = TILE + 16, TILE + 48  # of a picture and the space about it, in pixels
+    with figure(
+        path, 0.2 + count * across / TILE_DPI, 2 * down / TILE_DPI, {**QUICK, "savefig.dpi": TILE_DPI}
+    ) as drawing:
+        axes = drawing.add_axes((0, 0, 1, 1))
+        for line, (word, chosen) in enumerate(rows):
+            y = line * down + 40
+            axes.text(-4, y + TILE / 2, word, rotation=90, ha="right", va="center")
             corners = chosen[["x", "y", "size"]].astype(int).to_numpy().tolist()
-            for axes, (x, y, size), value in zip(line, corners, chosen[name].to_numpy(), strict=False):
-                axes.imshow(read_tile(opened, (x, y), size, 192))
-                axes.set_title(f"{value:.3g}\n({x}, {y})", fontsize=7, fontweight="normal")
-    return True
+            for place, ((left, top, size), value) in enumerate(
+                zip(corners, chosen[name].to_numpy(), strict=True)
+            ):
+                x = place * across
+                axes.imshow(read_tile(slide, (left, top), size, TILE), extent=(x, x + TILE, y + TILE, y))
+                axes.text(
+                    x + TILE / 2, y - 3, f"{value:.3g}\n({left}, {top})", fontsize=7, ha="center", va="bottom"
+                )
+        axes.set(xlim=(-0.2 * TILE_DPI, count * across), ylim=(2 * down, 0), aspect="equal")
+        axes.set_axis_off()

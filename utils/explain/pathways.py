@@ -12,6 +12,7 @@ from scipy.stats import false_discovery_control, mannwhitneyu
 
 from models.modalities import Entries
 from utils.evaluation.plots import COLORS, GREY, figure
+from utils.explain.report import Bars
 
 # So many bars a figure has.
 SHOWN = 20
@@ -108,16 +109,20 @@ def cohort_members(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 # ---------------------------------------------------------------------------- figures
-def draw_patient(sums: pd.Series, path: Path, title: str) -> None:
-    """Bars of the groups with the greatest attributions of one patient."""
-    shown = sums[sums.abs().sort_values(ascending=False).index[:SHOWN]][::-1]
-    with figure(path, 6.0, 1.0 + 0.22 * len(shown)) as drawing:
-        axes = drawing.subplots()
-        colours = [COLORS[4] if value >= 0 else COLORS[0] for value in shown]
-        axes.barh(range(len(shown)), shown.to_numpy(), color=colours)
-        axes.set_yticks(range(len(shown)), [str(name)[:48] for name in shown.index])
-        axes.axvline(0, color=GREY, linewidth=0.8)
-        axes.set(title=title, xlabel="attribution")
+def patient_bars(sums: pd.Series) -> Bars:
+    """The groups with the greatest attributions of one patient, from the highest to the lowest."""
+    order = np.argsort(-sums.abs().to_numpy(), kind="stable")[:SHOWN]
+    shown = sums.iloc[order].rename(lambda name: str(name)[:48]).sort_values(ascending=False, kind="stable")
+    return Bars({"attribution": shown}, "Inputs besides the slides, the greatest")
+
+
+def member_bars(inside: Mapping[str, pd.Series], caption: str) -> Bars:
+    """The numbers (genes) inside each group (pathway), as :func:`members` gives them."""
+    panels = {}
+    for group, values in inside.items():
+        rest = f" ({NUMBERS_SHOWN} of {len(values)})" if len(values) > NUMBERS_SHOWN else ""
+        panels[f"{group[:40]}{rest}"] = values.head(NUMBERS_SHOWN).rename(lambda name: str(name)[:18])
+    return Bars(panels, caption)
 
 
 def draw_cohort(table: pd.DataFrame, groups: pd.DataFrame, path: Path, title: str) -> None:

@@ -32,7 +32,7 @@ from utils.explain.maps import (
     patch_table,
     write_geojson,
 )
-from utils.explain.pathways import draw_members, draw_patient, entry_table, group_sums, members
+from utils.explain.pathways import entry_table, group_sums, member_bars, members, patient_bars
 from utils.explain.report import Picture, Section, Table, write_page
 from utils.explain.targets import Target
 from utils.files import atomic_path, read_json, write_json
@@ -81,7 +81,7 @@ def explain_patient(
     baselines: Mapping[str, Tensor],
     settings: Settings,
     folder: Path,
-    slides_dir: Path | None,
+    pictures: Mapping[str, Path],
 ) -> None:
     """Explains one patient and writes everything below ``folder``.
 
@@ -93,7 +93,7 @@ def explain_patient(
         baselines: see :func:`utils.explain.baselines.baselines`.
         settings: what is noted in the summary.
         folder: of the patient.
-        slides_dir: where slides are searched; None draws maps without them.
+        pictures: whole slides, see :func:`utils.explain.maps.slides_below`; maps of others are drawn without.
     """
     case = dataset[index]
     found = {
@@ -123,7 +123,7 @@ def explain_patient(
         summary["targets"][target.name] = content
     if attention is not None:
         sections.append(attention_section(attention))
-    absent = _slides(slides, patches, targets, attention, sections, folder, slides_dir)
+    absent = _slides(slides, patches, targets, attention, sections, folder, pictures)
     about = [
         f"{case.project_id} · {len(case.features)} patches of {len(case.slides)} slides · {settings.job}",
         f"Attributions are integrated gradients from the mean training patient (patches: {settings.patch_baseline}); "
@@ -171,16 +171,11 @@ def _target(target: Target, found: Attribution, folder: Path) -> tuple[Section, 
         )
     )
     if len(sums):
-        picture = folder / f"inputs_{target.name}.png"
-        draw_patient(sums, picture, target.title)
-        section.pictures.append(Picture(picture, "Inputs besides the slides, the greatest first"))
+        section.charts.append(patient_bars(sums))
     order = [str(name) for name in sums.index[np.argsort(-sums.abs().to_numpy(), kind="stable")]]
     if inside := members(entries, order, "attribution"):
-        picture = folder / f"members_{target.name}.png"
-        draw_members(inside, picture, f"attribution to the {target.title}")
-        section.pictures.append(
-            Picture(picture, "Inside the groups (pathways) with the greatest attributions")
-        )
+        caption = "Inside the groups (pathways) with the greatest attributions"
+        section.charts.append(member_bars(inside, caption))
     content = {
         "title": target.title,
         "value": found.value,
@@ -198,17 +193,10 @@ def _target(target: Target, found: Attribution, folder: Path) -> tuple[Section, 
 def _rough(found: Attribution) -> str:
     """What is wrong with attributions that miss the change of the target."""
     change = abs(found.value - found.baseline_value)
-    text = (
+    return (
         f"the attributions miss the change of the target by {found.gap:.1%} ({found.missing:.2g} of {change:.2g}) "
-        f"after {found.steps} steps (at most {MAX_STEPS})"
+        f"after {found.steps} steps (at most {MAX_STEPS}); read them as approximate"
     )
-    largest = max(float(np.abs(value).sum()) for value in (found.patches, *found.inputs.values()))
-    if found.missing < TOLERANCE * largest:
-        return (
-            f"{text}: the patient is as near to the baseline as that; beside the attributions themselves "
-            f"(absolute sum of the largest modality: {largest:.2g}) it is little"
-        )
-    return f"{text}; read them as approximate"
 
 
 def _slides(
@@ -218,7 +206,7 @@ def _slides(
     attention: Attention | None,
     sections: Sequence[Section],
     folder: Path,
-    slides_dir: Path | None,
+    pictures: Mapping[str, Path],
 ) -> list[str]:
     """Draws the maps and writes the GeoJSON of every slide; returns the slides that were not found.
 
@@ -234,7 +222,7 @@ def _slides(
         if not len(own):
             continue
         write_geojson(own, values, folder / f"{name}.geojson")
-        picture = find_slide(slides_dir, name)
+        picture = find_slide(pictures, name)
         if picture is None:
             absent.append(name)
         ground = Ground.of(own, picture, slide.meta.level0_mpp)
@@ -242,8 +230,9 @@ def _slides(
             path = folder / f"{name}_{target.name}.png"
             draw_map(own, target.name, path, target.title, ground, scale)
             section.pictures.append(Picture(path, f"Patches of {name}"))
-            gallery = folder / f"{name}_{target.name}_patches.png"
-            if picture is not None and draw_gallery(own, target.name, picture, gallery):
+            if ground.slide is not None:
+                gallery = folder / f"{name}_{target.name}_patches.png"
+                draw_gallery(own, target.name, ground.slide, gallery)
                 section.pictures.append(
                     Picture(gallery, f"Patches of {name} with their corners in level-0 pixels")
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,27 @@ class Picture:
         return base64.b64encode(self.path.read_bytes()).decode()
 
 
+@dataclass(frozen=True)
+class Bars:
+    """Bar charts side by side on one scale, drawn by the browser.
+
+    Attributes:
+        panels: values by name, by title of the chart; bars have the order of the values.
+        caption: what stands below them.
+    """
+
+    panels: Mapping[str, pd.Series]
+    caption: str
+
+    @property
+    def limit(self) -> float:
+        """The greatest absolute value."""
+        return (
+            max((float(values.abs().max()) for values in self.panels.values() if len(values)), default=0)
+            or 1.0
+        )
+
+
 @dataclass
 class Section:
     """A part of a page under a heading."""
@@ -51,6 +72,7 @@ class Section:
     pictures: list[Picture] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    charts: list[Bars] = field(default_factory=list)
 
 
 def write_page(path: Path, title: str, about: Sequence[str], sections: Sequence[Section]) -> None:

@@ -20,13 +20,14 @@ class Page(HTMLParser):
         captions: their ``alt``.
         links: where it leads.
         tables: cells of every row, of every table.
+        charts: how many bars each chart has.
         tags: all that occur.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.texts: dict[str, list[str]] = {}
-        self.images, self.captions, self.links, self.tables = [], [], [], []
+        self.images, self.captions, self.links, self.tables, self.charts = [], [], [], [], []
         self.tags, self._open = set(), []
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
@@ -45,6 +46,11 @@ class Page(HTMLParser):
             self.captions.append(named["alt"])
         elif "src" in named:
             raise AssertionError(f"{tag} loads {named['src']}")
+        elif tag == "svg":
+            self.charts.append(0)
+        elif tag == "rect":
+            assert min(float(named["x"]), float(named["width"])) >= 0
+            self.charts[-1] += 1
         if "href" in named:
             self.links.append(named["href"])
         if tag == "table":
@@ -79,7 +85,8 @@ def check_page(path: Path) -> Page:
         assert (path.parent / link).is_file(), link
     for table in page.tables:
         assert len(table) > 1 and len({len(row) for row in table}) == 1
-    assert all(page.captions) and len(page.images) == len(page.texts.get("figcaption", []))
+    assert all(page.captions) and len(page.images) <= len(page.texts.get("figcaption", []))
+    assert all(page.charts)
     for picture in page.images:
         assert min(picture.size) > 50
         assert len(picture.convert("RGB").resize((64, 64)).getcolors(4096)) > 1  # not empty

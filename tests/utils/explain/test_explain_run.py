@@ -118,7 +118,7 @@ def test_a_page_shows_attention_and_what_lies_inside_pathways(report):
     slide = next(folder.glob("*.geojson")).stem
     assert "Where the tokens look" in page.texts["h2"]
     assert f"Attention of the tokens to the patches of {slide}" in page.captions
-    assert page.captions.count("Inside the groups (pathways) with the greatest attributions") == 2
+    assert page.texts["figcaption"].count("Inside the groups (pathways) with the greatest attributions") == 2
     (origin,) = [table for table in page.tables if table[0][0] == "rollout: comes from"]
     for _, *shares in origin[1:]:
         assert sum(float(share.rstrip("%")) for share in shares) == pytest.approx(100, abs=0.3)
@@ -174,7 +174,7 @@ def explain(run, tmp_path, monkeypatch):
         index = next(k for k, patient in enumerate(dataset.patients) if len(patient.slides) == 2)
         target = LinearTarget("risk", "risk", 0, Linear.plain(np.zeros(6), np.zeros(())))
         settings = patients.Settings(1, "mean", "General", ("risk",), "seed_0")
-        patients.explain_patient(loaded, dataset, index, [target], {}, settings, tmp_path, None)
+        patients.explain_patient(loaded, dataset, index, [target], {}, settings, tmp_path, {})
         return tmp_path, dataset.patients[index].slides
 
     return explained

@@ -6,7 +6,15 @@ import pytest
 from PIL import Image
 
 from models.modalities import Entries
-from utils.explain.pathways import cohort_members, draw_members, entry_table, group_sums, members
+from utils.explain.pathways import (
+    cohort_members,
+    draw_members,
+    entry_table,
+    group_sums,
+    member_bars,
+    members,
+    patient_bars,
+)
 
 ENTRIES = {
     "genes": Entries(("G1", "G2", "G2", "G3"), ("A", "A", "B", "B")),
@@ -38,9 +46,15 @@ def test_over_patients(tmp_path):
     assert found["patients"].tolist() == [2, 2, 2, 2]
 
 
-def test_the_figure_shows_every_group(tmp_path):
+def test_the_figures_show_every_group(tmp_path):
     inside = {f"P{k}": pd.Series({f"G{g}": g - 3.0 for g in range(2 + 5 * k)}) for k in range(4)}
     draw_members(inside, tmp_path / "all.png", "attribution")
     draw_members({"P3": inside["P3"]}, tmp_path / "one.png", "attribution")
     widths = [Image.open(tmp_path / name).size[0] for name in ("all.png", "one.png")]
     assert widths[0] == 3 * widths[1]
+    bars = member_bars(inside, "genes")
+    assert list(bars.panels) == ["P0", "P1", "P2 (10 of 12)", "P3 (10 of 17)"] and bars.limit == 6
+    (greatest,) = patient_bars(pd.Series({f"P{k}": k - 30.0 for k in range(51)})).panels.values()
+    assert (
+        greatest.iloc[[0, 1, -1]].to_dict() == {"P50": 20.0, "P49": 19.0, "P0": -30.0} and len(greatest) == 20
+    )

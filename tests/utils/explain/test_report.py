@@ -5,7 +5,7 @@ import pytest
 
 from tests.utils.explain.html_page import check_page
 from utils.evaluation.plots import figure
-from utils.explain.report import Picture, Section, Table, write_page
+from utils.explain.report import Bars, Picture, Section, Table, write_page
 
 
 @pytest.fixture
@@ -20,12 +20,17 @@ def test_a_page_shows_what_it_is_given(tmp_path, picture):
     link = {"href": "b.html", "text": "<TCGA>"}
     section = Section("Numbers", [Table(["name", "<value>"], [[link, 0.123456], ["x", 7]])], [picture])
     section.warnings.append("look <here>")
+    values = pd.Series([2.0, -1.0, 0.5], index=["<gene>", "b", "b"])
+    section.charts.append(Bars({"one & all": values, "other": values[:1]}, "charts"))
     section.notes.append("and <there>")
     write_page(tmp_path / "page.html", "<b>Title</b>", ["about & about"], [section])
     page = check_page(tmp_path / "page.html")
     assert page.texts["h1"] == ["<b>Title</b>"]
     assert page.tables == [[["name", "<value>"], ["<TCGA>", "0.1235"], ["x", "7"]]]
     assert page.texts["p"] == ["about & about", "look <here>", "and <there>"]
+    assert page.charts == [3, 1]
+    assert page.texts["text"] == ["one & all", "<gene>", "2", "b", "-1", "b", "0.5", "other", "<gene>", "2"]
+    assert page.texts["figcaption"] == ["charts", picture.caption]
     assert page.captions == ['a "figure" & more'] and page.links == ["b.html"]
     assert "b" not in page.tags
 
