@@ -76,18 +76,21 @@ def ridge(x, y, penalty):
 
 
 def one_task(parts, targets):
-    """Maps, means, shares and bias by the definition: one patient left out after the other decides the penalty."""
+    """Maps, means, shares and bias by the definition: the largest penalty within one standard error of the best
+    for patients who are left out one after the other."""
     mean = targets.mean(axis=0)
     y, maps, left_out = targets - mean, {}, []
     for name, x in parts.items():
         x = (x - x.mean(axis=0)) / x.std(axis=0)
         errors = []
         for penalty in PENALTIES:
-            errors.append(0.0)
+            errors.append([])
             for i in range(len(x)):
                 weight, intercept = ridge(np.delete(x, i, axis=0), np.delete(y, i, axis=0), penalty)
-                errors[-1] += ((y[i] - x[i] @ weight - intercept) ** 2).sum()
-        penalty = PENALTIES[int(np.argmin(errors))]
+                errors[-1].append(((y[i] - x[i] @ weight - intercept) ** 2).sum())
+        best = min(errors, key=sum)
+        bound = np.mean(best) + np.std(best, ddof=1) / len(x) ** 0.5
+        penalty = max(p for p, e in zip(PENALTIES, errors, strict=True) if np.mean(e) <= bound)
         maps[name] = ridge(x, y, penalty)[0]
         predicted = np.empty_like(y)
         for inside, outside in KFold(FOLDS, shuffle=True, random_state=0).split(x):
