@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from data_utils.tables.cohorts import cohort_name
 from utils import constants
 from utils.arguments import parse_args
 from utils.test_utils_pancancer import PanCancerEvaluator
@@ -27,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sites",
         nargs="+",
-        type=str.upper,
+        type=cohort_name,
         default=list(constants.PANCANCER_SITES),
         help="cancer sites (cohorts) of the union, in the order of the result table",
     )

@@ -15,6 +15,7 @@ import torch
 
 from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.clinical import AGE, ClinicalCodes, codes_path
+from data_utils.tables.cohorts import cohort_name
 from data_utils.tables.gdc import read_split_cases, split_paths
 from utils import constants
 from utils.configuration.protocol import PROTOCOLS
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--onco", required=True, type=str.upper, help="cohort, such as BRCA")
+    parser.add_argument("--onco", required=True, type=cohort_name, help="cohort, such as BRCA")
     parser.add_argument("--features_encoder", default="gigapath", help="which split files to read")
     parser.add_argument("--splits_dir", type=Path, help="folder of the split files (default: constants)")
     parser.add_argument("--output", type=Path, help="{case_id: [5]} (default: constants)")

@@ -7,6 +7,7 @@ without expression, are in the training split only. What was left out and why is
 
 ``--table cohort.csv`` takes the table of a user's own cohort instead (CSV, TSV, XLSX, parquet). Its columns are named
 in the cohort file ``dataset/cohorts/{onco}.json``, or by --columns; where there is no cohort file, one is written.
+``--further`` and ``--tasks`` keep columns of either table for tasks of your own.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from data_utils.cases.splitting import Dropped, split_cases, split_rows, write_d
 from data_utils.features.slide_names import slide_of
 from data_utils.features.usable import find_features
 from data_utils.tables.ajcc import AJCC_COLUMNS
-from data_utils.tables.cohort_table import ALIVE, DEAD, ROLES, SPLIT_FIELDS, UNITS
-from data_utils.tables.cohorts import Cohort, load_cohort, read_cohort
+from data_utils.tables.cohort_table import ALIVE, DEAD, ROLES, SPLIT_FIELDS, UNITS, check_further
+from data_utils.tables.cohorts import Cohort, cohort_name, load_cohort, read_cohort
 from data_utils.tables.gdc import clean_cases, read_clinical, read_slides, split_paths, strange_texts
 from data_utils.tables.genes import read_gene_table
 from data_utils.tables.tasks import read_tasks
@@ -53,7 +54,7 @@ _CASE_FIELDS = (
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--onco", required=True, type=str.upper, help="cohort, such as BRCA")
+    parser.add_argument("--onco", required=True, type=cohort_name, help="cohort, such as BRCA")
     parser.add_argument("--features_encoder", default="gigapath", help="patch encoder the features come from")
     parser.add_argument("--cohort_json", type=Path, help="cohort definition (default: constants)")
     parser.add_argument("--clinical", type=Path, help="GDC clinical.tsv (default: constants)")
@@ -76,6 +77,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="slides of TCGA to take: diagnostic (dx), frozen sections, or all as published (default)",
     )
     parser.add_argument("--splits_dir", type=Path, help="where the split files go (default: constants)")
+    parser.add_argument(
+        "--further",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="further columns of the clinical table (or of --table) to keep, for tasks of your own",
+    )
+    parser.add_argument("--tasks", type=Path, help="task file, whose columns are kept, too")
     own = parser.add_argument_group("own cohort")
     own.add_argument("--table", type=Path, help="one row a patient or a slide: .csv, .tsv, .xlsx, .parquet")
     own.add_argument(
@@ -98,14 +107,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="VALUE",
         help=f"values of the event column that mean alive (default: {', '.join(ALIVE)})",
     )
-    own.add_argument(
-        "--further",
-        nargs="+",
-        default=[],
-        metavar="COLUMN",
-        help="further columns to keep, for tasks of your own",
-    )
-    own.add_argument("--tasks", type=Path, help="task file, whose columns are kept, too")
     own.add_argument("--site", help="words after 'Cancer location:' of a cohort file that is written")
     own.add_argument(
         "--slide_pattern",
@@ -128,8 +129,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "time_unit",
         "dead",
         "alive",
-        "further",
-        "tasks",
         "site",
         "slide_pattern",
         "split",
@@ -156,7 +155,9 @@ def main(argv: list[str] | None = None) -> None:
     genes_path = args.genomics_csv_path or constants.gene_table(args.onco)
     outputs = split_paths(args.onco, args.features_encoder, args.splits_dir)
 
-    export = read_clinical(clinical_path)
+    further = _further(args)
+    check_further(further, str(clinical_path))
+    export = read_clinical(clinical_path, further)
     cases, left_out = clean_cases(export.cases, cohort, clinical_path)
     strange = [("", case, reason) for case, reason in strange_texts(cases, clinical_path)]
     listed = read_slides(slides_path)
@@ -174,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
     _check_classes(cases, cohort, definition)
 
     split_of = split_cases(cases, without_genes or args.split_without_genes)
-    write_splits(split_rows(cases, slides, split_of, _CASE_FIELDS), outputs)
+    write_splits(split_rows(cases, slides, split_of, (*_CASE_FIELDS, *further)), outputs)
     folder = outputs["train"].parent
     write_dropped([*dropped, *strange], folder / dropped_file(args.onco, args.features_encoder))
     notes = folder / dropped_file(args.onco, args.features_encoder).replace("dropped", "contradictions", 1)
@@ -270,9 +271,12 @@ def _gene_availability(cases: pd.DataFrame, path: Path) -> list[int]:
     known = set(read_gene_table(path).index)
     available = cases["case_submitter_id"].isin(known).astype(int).tolist()
     if not any(available):
-        raise ValueError(
-            f"no case has a row in {path}: cases such as {cases['case_submitter_id'].head(3).tolist()}, "
-            f"rows such as {sorted(known)[:3]}"
+        fault = (
+            f"has a row for no case: cases such as {cases['case_submitter_id'].head(3).tolist()}, rows such as "
+            f"{sorted(known)[:3]}"
+        )
+        raise FileError(
+            path, fault, "its rows should be the cases, by the same identifiers, and its columns the genes"
         )
     logger.info("%d of %d cases have expression", sum(available), len(available))
     return available

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from data_utils.tables.cohorts import cohort_name
 from data_utils.tables.excel_dates import undo_dates
 from data_utils.tables.expression import build_gene_table, constant_genes, read_expression
 from data_utils.tables.gene_aliases import load_gene_aliases
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--onco", required=True, type=str.upper, help="cohort, such as BRCA")
+    parser.add_argument("--onco", required=True, type=cohort_name, help="cohort, such as BRCA")
     parser.add_argument("--expression", type=Path, help="matrix of the cohort (default: constants)")
     parser.add_argument("--pancan_expression", type=Path, help="pan-cancer matrix (default: constants)")
     parser.add_argument("--pathways", type=Path, help="gene x pathway table (default: constants)")

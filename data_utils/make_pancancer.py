@@ -21,7 +21,7 @@ import pandas as pd
 from torch import Tensor
 
 from data_utils import make_clinical
-from data_utils.tables.cohorts import load_cohort
+from data_utils.tables.cohorts import cohort_name, load_cohort
 from data_utils.tables.gdc import read_split_cases, split_paths
 from data_utils.tables.genes import SITE_COLUMN, read_gene_table
 from data_utils.tables.sentence_table import tasks_file
@@ -44,10 +44,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of the entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "--sites", nargs="+", type=str.upper, default=list(constants.PANCANCER_SITES), help="cohorts to join"
+        "--sites",
+        nargs="+",
+        type=cohort_name,
+        default=list(constants.PANCANCER_SITES),
+        help="cohorts to join",
     )
     parser.add_argument(
-        "--name", type=str.upper, default=constants.PANCANCER, help="name of the union, in file names"
+        "--name", type=cohort_name, default=constants.PANCANCER, help="name of the union, in file names"
     )
     parser.add_argument("--features_encoder", default="gigapath", help="which split files to read")
     parser.add_argument(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data_utils.tables.ajcc import AJCC_COLUMNS
-from data_utils.tables.cohorts import load_cohort, read_cohort
+from data_utils.tables.cohorts import cohort_name, load_cohort, read_cohort
 from data_utils.tables.gdc import read_split_cases, split_paths
 from data_utils.tables.label_sentences import (
     build_sentences,
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--onco", required=True, type=str.upper, help="cohort, such as BRCA")
+    parser.add_argument("--onco", required=True, type=cohort_name, help="cohort, such as BRCA")
     parser.add_argument("--features_encoder", default="gigapath", help="which split files to read")
     parser.add_argument("--cohort_json", type=Path, help="cohort definition (default: constants)")
     parser.add_argument("--splits_dir", type=Path, help="folder of the split files (default: constants)")
@@ -175,7 +175,14 @@ def _check_columns(tasks: TaskSet, cases: pd.DataFrame, path: Path) -> None:
         raise FileError(
             path,
             f"uses {unknown}, which the split files lack; they hold {sorted(cases.columns)}",
-            f"keep the columns (make_dataset --table ... --tasks FILE), or use one of {', '.join(MADE_FIELDS)}",
+            f"keep the columns (make_dataset --tasks FILE), or use one of {', '.join(MADE_FIELDS)}",
+        )
+    used = {name for task in tasks.entries for name in task.fields}
+    if double := sorted(used & set(MADE_FIELDS) & set(cases.columns) - {"site"}):
+        raise FileError(
+            path,
+            f"uses {double}, which the split files hold and which are words made from others (survival, AJCC columns)",
+            "rename the columns of your table",
         )
 
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import train_modaltune
+import train_modaltune_pancancer
 from data_utils import make_textemb_conch
 from data_utils.tables.tasks import published
+from tests.forked import run_ranks
 from tests.own_cohort import HospitalCohort, patient
 from tests.small_cohort import MODEL_CONFIG, write_slide
 from utils import checkpoint, constants, doctor, rescore
@@ -23,7 +25,7 @@ from utils.explain.loaded_run import LoadedRun
 from utils.prediction import __main__ as prediction
 from utils.training.checkpoint import TrainedWeights
 
-pytestmark = pytest.mark.usefixtures("quick_runs")
+pytestmark = [pytest.mark.usefixtures("quick_runs"), pytest.mark.filterwarnings("ignore:.*fork.*")]
 GRADES = ("low", "middle", "high")
 TOKENS = ["General", "Diagnosis", "Survival", "Grade", "Ki67"]
 
@@ -198,6 +200,34 @@ def test_evaluation_reads_the_tasks_back_and_refuses_others(house: House, tmp_pa
         train_modaltune.main(house.flags(tasks=other, text_location=rows_of(tmp_path)))
     with pytest.raises(ValueError, match="holds the sentences of other tasks"):
         train_modaltune.main(house.flags(tasks=other, output_path=tmp_path / "new"))
+    with pytest.raises(ValueError, match=r"holds the sentences of other tasks.*pass the --tasks"):
+        train_modaltune.main(house.flags(output_path=tmp_path / "new"))
+
+
+def test_processes_share_what_tasks_are_evaluated_by(house: House, tmp_path: Path) -> None:
+    flags = house.flags(eval_only=1, eval_weights=house.run, num_epochs=None, output_path=tmp_path)
+    assert run_ranks(2, lambda: train_modaltune.main(flags)) == [0, 0]
+    pd.testing.assert_frame_equal(report(tmp_path), report(house.run))
+
+
+def test_sites_are_evaluated_by_the_tasks(house: House, tmp_path: Path) -> None:
+    """Nobody of the second site has the number: its line says so, and the others stand."""
+    changes: dict[str, object] = {"tasks": house.tasks, "output_path": tmp_path / "run"}
+    shutil.copy(house.hospital.cohort_file, house.hospital.cohort_file.with_stem("clinic"))
+    for split, rows in house.rows.items():
+        sites = [{**row, "site": ("HOUSE", "CLINIC")[n % 2]} for n, row in enumerate(rows)]
+        sites = [row if row["site"] == "HOUSE" else {**row, "Ki67": None} for row in sites]
+        changes[f"{split}_json"] = tmp_path / f"{split}.json"
+        (tmp_path / f"{split}.json").write_text(json.dumps({"data": sites}))
+    train_modaltune_pancancer.main([*house.flags(**changes), "--sites", "HOUSE", "CLINIC"])
+    table = pd.read_csv(tmp_path / "run" / "seed_0" / "report.csv")
+    assert table.task.unique().tolist() == TOKENS
+    table = table[table.split == "test"].set_index(["task", "metric", "site"]).sort_index()
+    assert table.loc[("Grade", "balanced_accuracy"), "value"].notna().all()
+    numbers = table.loc[("Ki67", "r2")]
+    assert numbers["value"].isna().to_dict() == {"HOUSE": False, "CLINIC": True, "overall": False}
+    assert numbers.loc["CLINIC", "reason"] == "no case of known Ki67 among the training cases"
+    assert numbers.loc["overall", "reason"] == "mean of 1 sites, not evaluable: CLINIC"
 
 
 def report(root: Path) -> pd.DataFrame:

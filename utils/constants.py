@@ -73,13 +73,6 @@ CONFIGS_ROOT = REPO_ROOT / "model_configs"
 
 # ---------------------------------------------------------------------------- mappings
 SPLITS = ("train", "val", "test")
-# Rows of a case's text embeddings [4, 512], in the order make_textemb_conch writes them.
-TEXT_ROWS = ("general", "diagnosis", "stage", "survival")
-# Tasks of the model and the text row each learns from. The stage row is not trained on.
-TASK_TEXT_ROW = {"General": 0, "Diagnosis": 1, "Survival": 3}
-TASKS = tuple(TASK_TEXT_ROW)
-
-
 # Cancer sites of the published pan-cancer model, and the name its union of cohorts goes by.
 PANCANCER_SITES = ("BRCA", "GBMLGG", "NSCLC", "RCC")
 PANCANCER = "PANCANCER"

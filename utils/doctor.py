@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_utils.tables.cohorts import cohort_name
 from utils.arguments import build_parser, check_arguments, complete_arguments
 from utils.configuration.run_config import RunConfig
 from utils.diagnosis.report import markdown_table, text_table
@@ -62,7 +63,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[RunConfig, DoctorOpti
     doctor = parser.add_argument_group("doctor")
     doctor.add_argument("--config", dest="model_config", type=Path, help="the same as --model_config")
     doctor.add_argument(
-        "--sites", nargs="+", type=str.upper, help="pan-cancer: as for train_modaltune_pancancer.py"
+        "--sites", nargs="+", type=cohort_name, help="pan-cancer: as for train_modaltune_pancancer.py"
     )
     doctor.add_argument(
         "--stratified_cox", action="store_true", help="accepted for convenience, changes nothing here"

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from data_utils.features.source import CACHES
+from data_utils.tables.cohorts import cohort_name
 from models.aggregators import MISSING_MODALITIES
 from models.encoders import slide_encoders
 from models.modalities import all_modalities
@@ -59,7 +60,7 @@ def build_parser(description: str, output_required: bool = True) -> argparse.Arg
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     data = parser.add_argument_group("data", "files not given are those of --onco (see utils/constants.py)")
-    data.add_argument("--onco", help="cohort, such as BRCA")
+    data.add_argument("--onco", type=cohort_name, help="cohort, such as BRCA")
     data.add_argument("--train_json", type=Path, help="split file of the training patients")
     data.add_argument("--val_json", type=Path, help="split file of the validation patients")
     data.add_argument("--test_json", type=Path, help="split file of the test patients")

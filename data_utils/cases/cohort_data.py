@@ -85,8 +85,8 @@ class CohortData:
         texts = None
         if text_location is not None:
             remedy = "write it with python -m data_utils.make_textemb_conch"
-            texts = read_sentence_table(text_location, len(tasks.rows), remedy)
             check_sentences(text_location, tasks)
+            texts = read_sentence_table(text_location, len(tasks.rows), remedy)
         check_columns(patients, tasks, split_files["train"], texts is not None)
         for table in tables.values():
             _check_overlap(table, patients)
@@ -180,7 +180,7 @@ def check_columns(patients: Splits, tasks: TaskSet, path: Path, training: bool) 
         fault = f"tells of no patient what the task file evaluates by {column!r}"
         if training:
             remedy = (
-                f"keep the column (make_dataset --table ... --tasks FILE), or correct its name"
+                f"keep the column (make_dataset --tasks FILE), or correct its name"
                 f"{' or the values of its classes' if target.kind == CLASSES else ''} in the task file"
             )
             raise FileError(path, fault, remedy)

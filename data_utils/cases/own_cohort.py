@@ -13,7 +13,7 @@ import pandas as pd
 
 from data_utils.cases.splitting import Dropped, split_cases, split_sites
 from data_utils.features.folder import FeatureFolder
-from data_utils.features.slide_names import slide_of
+from data_utils.features.slide_names import slide_in_table, slide_of
 from data_utils.features.usable import find_features
 from data_utils.tables.cohort_table import TableLayout, read_own_cohort
 from data_utils.tables.cohorts import Cohort, read_cohort
@@ -36,6 +36,8 @@ SPLIT_NAMES = {
 }
 # More values than this are no classes but texts.
 MAX_CLASSES = 20
+# Months; when nobody was followed as long, the unit of the times is rather a wrong one.
+IMPLAUSIBLY_SHORT = 3
 # Between the patient and the rest of a slide's name.
 _AFTER_PATIENT = re.compile(r"[^0-9A-Za-z]|$")
 
@@ -89,7 +91,10 @@ class Definition:
 
     def join(self, features_dir: Path) -> tuple[pd.DataFrame, list[tuple[str, str, Path]], Dropped]:
         """Cases that have a slide with features, those slides (slide, patient, file), and what was left out."""
-        own = read_own_cohort(self.table, self.layout, self.cohort, self.path)
+        table, column = self.table, self.layout.columns.get("slide")
+        if column is not None:
+            table = table.assign(**{column: table[column].map(lambda cell: cell and slide_in_table(cell))})
+        own = read_own_cohort(table, self.layout, self.cohort, self.path)
         if own.slides is None:
             owner, strays = _slides_by_name(features_dir, own.cases["case_id"], self.layout.slide_pattern)
         else:
@@ -111,12 +116,23 @@ class Definition:
         if slides := [slide for slide, patient, _ in dropped if not patient]:
             logger.warning("%d feature files are of nobody in %s: %s", len(slides), self.path, slides[:5])
         if not matched:
+            with_slides = "" if own.slides is None else f" with slides such as {list(own.slides)[:3]}"
             raise ValueError(
-                f"no slide is left: patients such as {own.cases['case_id'].head(3).tolist()} in {self.path}, feature "
-                f"files such as {[s for s, _, _ in dropped if s][:3]} in {features_dir}; name the column of slides "
-                "(slide=COLUMN), or pass --slide_pattern"
+                f"no slide is left: patients such as {own.cases['case_id'].head(3).tolist()}{with_slides} in "
+                f"{self.path}, feature files such as {[*slides, *faults.values()][:3]} in {features_dir}; name "
+                "the column of slides (slide=COLUMN), or pass --slide_pattern"
             )
         cases = own.cases[own.cases["case_id"].isin(list(with_slide))].reset_index(drop=True)
+        if (months := cases["durations"].dropna().astype(float)).size:
+            logger.info(
+                "survival of %d patients is known, %d died; %.1f to %.1f months, median %.1f",
+                *(len(months), cases["vital_status"].sum(), months.min(), months.max(), months.median()),
+            )
+            if months.max() < IMPLAUSIBLY_SHORT:
+                unit = self.layout.time_unit
+                logger.warning(
+                    "nobody was followed for %d months; are the times really %s?", IMPLAUSIBLY_SHORT, unit
+                )
         return cases, matched, dropped
 
     def write_if_new(self) -> None:
@@ -131,6 +147,8 @@ class Definition:
             "class_names": list(cohort.class_names),
             "table": self.layout.to_plain(),
         }
+        if cohort.projects != (cohort.name,):
+            content["projects"] = list(cohort.projects)
         if not cohort.classes:
             del content["classes"], content["class_names"]
         write_json(self.new_file, content)
@@ -171,7 +189,10 @@ def read_definition(
             f"there is no cohort file {file}; pass --site, the words after 'Cancer location:', and it is written"
         )
     values = sorted(set(table[layout.columns["class"]].dropna())) if "class" in layout.columns else []
-    cohort = Cohort(onco, (onco,), flags.site, ())
+    projects = (
+        {text or onco for text in table[layout.columns["project"]]} if "project" in layout.columns else {onco}
+    )
+    cohort = Cohort(onco, tuple(sorted(projects)), flags.site, ())
     by_class: dict[str, str] = {}
     for value in values:
         by_class.setdefault(str(cohort.clean_diagnosis(value, onco)), value)
@@ -241,7 +262,11 @@ def split_own_cohort(
             raise FileError(path, fault, "it should be train, val or test")
         dropped += [("", p, f"{flags.split} is empty") for p in cases.loc[cases["split"].isna(), "case_id"]]
         given = cases[cases["split"].notna()]
-        return dict(zip(given["case_id"], given["split"].str.lower().map(SPLIT_NAMES), strict=True))
+        split_of = dict(zip(given["case_id"], given["split"].str.lower().map(SPLIT_NAMES), strict=True))
+        if lacking := [name for name in constants.SPLITS if name not in split_of.values()]:
+            fault = f": {flags.split} puts nobody with a slide into {' and '.join(lacking)}"
+            raise FileError(path, fault, "all three are needed; leave out --split, and they are drawn")
+        return split_of
     strata = cases[["case_id", "gene_availability", "primary_class"]].copy()
     if (strata["primary_class"] < 0).all():
         logger.info("nobody has a class: the splits are stratified by event")

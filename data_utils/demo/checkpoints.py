@@ -27,6 +27,7 @@ from data_utils.demo.weights import calibrate, demo_config, fill, fill_trunk, pa
 from data_utils.slides.tile_reading import TileRecipe
 from data_utils.tables.cohorts import load_cohort
 from data_utils.tables.label_sentences import build_sentences
+from data_utils.tables.tasks import published
 from models.encoders import DEFAULT, SlideEncoder, slide_encoder, slide_encoders
 from models.prov_gigapath.backbone import GigaPathBackbone
 from models.prov_gigapath.longnet import LongNetViT
@@ -115,7 +116,7 @@ def titan_state(seed: int) -> dict[str, Tensor]:
 
 # ---------------------------------------------------------------------------- text tower
 def label_sentences(seed: int) -> dict[str, list[str]]:
-    """Sentences of every shipped cohort, four for a case in the order of ``constants.TEXT_ROWS``."""
+    """Sentences of every shipped cohort, those of a case one after the other in the order of the published tasks."""
     rng = stream(seed, "sentences")
     sentences: dict[str, list[str]] = {}
     for file in sorted(constants.COHORTS_ROOT.glob("*.json")):
@@ -196,7 +197,7 @@ def _telling(ids: dict[str, list[list[int]]], vocab_size: int) -> np.ndarray:
     """
     shares = []
     for rows in ids.values():
-        general = rows[:: len(constants.TEXT_ROWS)]  # only these have all parts
+        general = rows[:: len(published().rows)]  # only these have all parts
         counts = np.bincount(np.concatenate([np.unique(row) for row in general]), minlength=vocab_size)
         shares.append(counts / len(general))
     telling = 4 * np.clip(-np.log(np.mean(shares, axis=0) + 1e-6) / 4, 0, 1) - 2

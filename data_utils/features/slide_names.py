@@ -2,23 +2,40 @@
 
 A file is that of a slide when its name without a known suffix is the slide's identifier. Failing that, what other
 tools append is taken off: ``<slide>.<uuid>`` (GDC) and ``<slide>_featvec``. A name is never cut at a dot: ``S1`` and
-``S1.2`` are two slides. Identifiers are texts, compared after trimming.
+``S1.2`` are two slides. Identifiers are texts, compared after trimming; ``ü`` is one letter, however a file system
+writes it (Unicode NFC).
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 from data_utils.features.store import FEATURE_SUFFIXES
 
+# Suffixes of slides, but for DICOM.
+IMAGE_SUFFIXES = (
+    ".svs",
+    ".tif",
+    ".tiff",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".vms",
+    ".vmu",
+    ".bif",
+    ".svslide",
+    ".czi",
+)
 _APPENDED = re.compile(r"(\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|_featvec)$", re.IGNORECASE)
 
 
 def stem_of(name: str) -> str:
     """A file name without its suffix, where that is one of feature files; any other dot belongs to the name."""
+    name = unicodedata.normalize("NFC", name)
     for suffix in FEATURE_SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
@@ -28,6 +45,15 @@ def stem_of(name: str) -> str:
 def slide_of(name: str) -> str:
     """A file name without its suffix and without what tools append to the slide's identifier."""
     return _APPENDED.sub("", stem_of(name))
+
+
+def slide_in_table(cell: str) -> str:
+    """The slide that a cell of a table names: by its identifier, or by its image or feature file, path or name."""
+    suffix = next((s for s in (*IMAGE_SUFFIXES, *FEATURE_SUFFIXES) if cell.lower().endswith(s)), None)
+    if suffix is None:
+        return cell
+    name = cell.replace("\\", "/").rpartition("/")[2]
+    return slide_of(name[: -len(suffix)]).strip()
 
 
 class SlideFiles:
@@ -48,7 +74,7 @@ class SlideFiles:
         Raises:
             ValueError: no file fits but for upper and lower case; both names are shown.
         """
-        slide, name = slide.strip(), Path(stated or "").name
+        slide, name = unicodedata.normalize("NFC", slide).strip(), Path(stated or "").name
         for files in (
             self._by_stem.get(stem_of(name).strip()) if name else None,
             self._by_stem.get(slide),

@@ -22,6 +22,7 @@ from data_utils.slides.resolution import PLAUSIBLE_MPP, StatedMpp, plausible
 from data_utils.slides.sharing import Shard, gpu_devices, report_name, run_parts, slurm_shard
 from data_utils.slides.tile_reading import TileRecipe
 from data_utils.slides.tissue import MIN_TISSUE
+from data_utils.tables.cohorts import cohort_name
 from utils import constants
 from utils.devices import pick_device
 from utils.files import check_writable, content_of, read_json
@@ -62,7 +63,9 @@ def extraction_parser(
     parser = argparse.ArgumentParser(description=description, epilog=EXIT_STATUS, parents=[*parents])
     parser.set_defaults(encoder=encoder)
     add = parser.add_argument
-    add("--onco", required=True, help="cohort, such as BRCA; names the folders of slides and features")
+    add(
+        "--onco", required=True, type=cohort_name, help="cohort, such as BRCA; its folders are named after it"
+    )
     add("--slides_dir", type=Path, help="folder of slides, searched recursively (default: of the cohort)")
     add("--output_dir", type=Path, help="folder of feature files and report (default: of the cohort)")
     add("--encoder_config", type=Path, default=config, help="default: %(default)s")

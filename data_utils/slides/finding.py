@@ -9,15 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_utils.features.slide_names import IMAGE_SUFFIXES
 from data_utils.features.store import FEATURE_SUFFIXES
 from data_utils.slides.dicom import DICOM_SUFFIX, series_of
 from data_utils.slides.opening import CONVERT, NOT_ALLOWED, NOT_THERE, mirax_folder
 
 # What OpenSlide opens.
-SLIDE_SUFFIXES = (
-    *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi"),
-    DICOM_SUFFIX,
-)
+SLIDE_SUFFIXES = (*IMAGE_SUFFIXES, DICOM_SUFFIX)
 # What scanners write and OpenSlide does not open.
 UNSUPPORTED_SUFFIXES = {
     ".isyntax": "Philips iSyntax",

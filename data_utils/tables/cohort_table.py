@@ -16,7 +16,7 @@ Only ``patient`` is needed. What is wrong is named with file and patient, before
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,14 @@ SPLIT_FIELDS = {
 }
 
 
+def check_further(columns: Iterable[str], where: str) -> None:
+    """Raises ValueError where a column to keep would hide a field of the split files."""
+    if taken := sorted(set(columns) & SPLIT_FIELDS):
+        raise ValueError(
+            f"{where}: further columns {taken} would hide fields of the split files; rename them"
+        )
+
+
 @dataclass(frozen=True)
 class TableLayout:
     """Which column of a cohort's table is what; see the module.
@@ -92,10 +100,7 @@ class TableLayout:
             )
         if both := sorted(set(map(_plain, self.dead)) & set(map(_plain, self.alive))):
             raise ValueError(f"{self.where}: {both} mean dead as well as alive")
-        if taken := sorted(set(self.further) & SPLIT_FIELDS):
-            raise ValueError(
-                f"{self.where}: further columns {taken} would hide fields of the split files; rename them"
-            )
+        check_further(self.further, self.where)
         if self.slide_pattern is not None:
             try:
                 groups = re.compile(self.slide_pattern).groups

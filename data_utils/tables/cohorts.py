@@ -19,6 +19,7 @@ groups (intestinal with the WHO types tubular and papillary; diffuse with signet
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,6 +75,23 @@ class Cohort:
         return -1
 
 
+def cohort_name(text: str) -> str:
+    """The name of a cohort on a command line, in capitals; files and folders are called after it.
+
+    Raises:
+        argparse.ArgumentTypeError: it could not be that of a file.
+    """
+    if fault := _name_fault(text):
+        raise argparse.ArgumentTypeError(fault)
+    return text.upper()
+
+
+def _name_fault(name: str) -> str | None:
+    if re.fullmatch(r"\w[\w.+-]*", name):
+        return None
+    return f"{name!r} is no name of a cohort: letters, digits and _ . + - make one"
+
+
 def load_cohort(onco: str) -> Cohort:
     """Cohort ``onco`` from ``constants.COHORTS_ROOT``.
 
@@ -81,8 +99,8 @@ def load_cohort(onco: str) -> Cohort:
         FileNotFoundError: there is no such definition; the message lists those that exist.
         ValueError: the name could not be that of a file, or the definition is wrong.
     """
-    if not re.fullmatch(r"\w[\w.+-]*", onco):
-        raise ValueError(f"{onco!r} is no name of a cohort: letters, digits and _ . + - make one")
+    if fault := _name_fault(onco):
+        raise ValueError(fault)
     path = constants.cohort_file(onco)
     if not path.is_file():
         known = sorted(file.stem.upper() for file in path.parent.glob("*.json"))

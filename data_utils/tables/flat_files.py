@@ -10,6 +10,7 @@ import datetime
 import importlib.util
 import math
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -48,7 +49,7 @@ def read_texts(path: str | Path) -> pd.DataFrame:
     if not rows:
         raise FileError(path, "is empty", _AGAIN)
     header, *body = rows
-    names = ["" if is_blank(cell) else str(cell).strip() for cell in header]
+    names = ["" if is_blank(cell) else _text(cell) for cell in header]
     while names and not names[-1] and all(len(r) < len(names) or is_blank(r[len(names) - 1]) for r in body):
         names.pop()  # a separator too many at the end of every row
     if not all(names):
@@ -62,12 +63,17 @@ def read_texts(path: str | Path) -> pd.DataFrame:
     body = [row[: len(names)] + [None] * (len(names) - len(row)) for row in body]
     table = pd.DataFrame(body, columns=names, dtype=object)
     for name in names:
-        texts = table[name].map(lambda cell: None if is_blank(cell) else str(cell).strip()).astype(object)
+        texts = table[name].map(lambda cell: None if is_blank(cell) else _text(cell)).astype(object)
         table[name] = texts.mask(is_missing(texts), None)
     table = table[table.notna().any(axis=1)].reset_index(drop=True)
     if table.empty:
         raise FileError(path, "has no rows", _AGAIN)
     return table
+
+
+def _text(cell: Any) -> str:
+    """Without blanks around it; an umlaut is one letter, as in the names of files and columns it is compared with."""
+    return unicodedata.normalize("NFC", str(cell)).strip()
 
 
 def is_blank(cell: Any) -> bool:

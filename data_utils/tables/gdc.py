@@ -6,7 +6,7 @@ Nothing in here depends on the cohort: that is data, see ``data_utils.tables.coh
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,19 +68,28 @@ class ClinicalExport:
 
 
 # ---------------------------------------------------------------------------- GDC exports
-def read_clinical(path: str | Path) -> ClinicalExport:
+def read_clinical(path: str | Path, further: Sequence[str] = ()) -> ClinicalExport:
     """One row per case of ``clinical.tsv``, with the times of ``follow_up.tsv`` beside it where it has none.
 
     GDC writes a row for every treatment and every diagnosis. Rows about the primary tumour count where a column
     says which they are. Where they still contradict each other, all fields of the diagnosis come from the first
     row that has most of them. Of several times the latest counts, and one row that says dead is enough.
 
+    Args:
+        path: the table.
+        further: columns to keep besides those that every cohort has, by their names in the table; of several values
+            of a case the first counts.
+
     Raises:
         FileNotFoundError: the file does not exist.
         FileError: it is no table, a column is missing, there are no rows, or a number is impossible.
     """
     path = Path(path)
-    rows = _read_gdc_table(path, _CASE_COLUMNS, _OPTIONAL_CASE_COLUMNS, _TUMOUR_COLUMNS)
+    if taken := [name for name in further if name in _FATE_COLUMNS]:
+        raise FileError(
+            path, f": survival is made of {taken}", "take durations and vital_status of the split files"
+        )
+    rows = _read_gdc_table(path, (*_CASE_COLUMNS, *further), _OPTIONAL_CASE_COLUMNS, _TUMOUR_COLUMNS)
     rows = rows[rows["case_submitter_id"].notna() & rows["case_id"].notna()].reset_index(drop=True)
     if rows.empty:
         raise FileError(path, "names no case: case_id and case_submitter_id are empty", _REMEDY)
@@ -98,7 +107,10 @@ def read_clinical(path: str | Path) -> ClinicalExport:
     fates = pd.DataFrame([_fate(path, group) for _, group in every], index=list(every.groups))
     cases = cases.join(fates)
     disagree = (
-        rows.groupby("case_submitter_id")[[*_DIAGNOSIS_COLUMNS, *_FATE_COLUMNS, "age_at_index"]].nunique() > 1
+        rows.groupby("case_submitter_id")[
+            [*_DIAGNOSIS_COLUMNS, *_FATE_COLUMNS, "age_at_index", *further]
+        ].nunique()
+        > 1
     )
     for name in disagree:
         for case in disagree.index[disagree[name]]:
@@ -108,7 +120,7 @@ def read_clinical(path: str | Path) -> ClinicalExport:
             count = int(disagree[name].sum())
             logger.warning("%s: the rows of %d cases have several values of %s", path, count, name)
     cases = cases.rename_axis("case_submitter_id").reset_index()
-    cases = _later_follow_ups(path, cases)[[*_CASE_COLUMNS, *_OPTIONAL_CASE_COLUMNS]]
+    cases = _later_follow_ups(path, cases)[[*_CASE_COLUMNS, *_OPTIONAL_CASE_COLUMNS, *further]]
     logger.info("%s: %d cases in %d rows", path, len(cases), len(rows))
     return ClinicalExport(
         cases.astype(object).mask(cases.isna(), None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ def read_gene_sites(path: str | Path) -> pd.Series | None:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
+        return table.set_axis([unicodedata.normalize("NFC", str(name)) for name in table.index])
     # What a damaged file ends in depends on where it is damaged.
     except Exception as error:
         raise FileError(path, f"is no readable parquet table: {error}", _GENES_REMEDY) from error

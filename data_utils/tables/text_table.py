@@ -2,8 +2,9 @@
 
 What cannot be misunderstood is read: gzip (known by its first bytes, not by the name), UTF-8 and UTF-16 with a byte
 order mark, tabs, commas or semicolons, quotes, any line ends, R's header without a name for the row names, a
-separator too many at every row end, decimal commas. Everything else is one error: the file, what is wrong and what to
-do. Rows of another length than the header are errors, because a file that was cut off looks like that.
+separator too many at every row end, decimal commas, umlauts of one letter or two (they become one). Everything else
+is one error: the file, what is wrong and what to do. Rows of another length than the header are errors, because a
+file that was cut off looks like that.
 
 Tables that this project writes itself are read by :func:`read_own_table`, which takes what it wrote and no other
 layout.
@@ -16,6 +17,7 @@ import gzip
 import io
 import logging
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -194,6 +196,8 @@ class Rows(io.TextIOBase):
         for number, line in enumerate(iter(text.readline, ""), start=1):
             if not line.strip(blank):
                 continue
+            if not line.isascii():
+                line = unicodedata.normalize("NFC", line)
             if header:
                 header = False
                 continue
@@ -274,7 +278,7 @@ def inspect_layout(path: Path, what: str) -> Layout:
         with _open_text(path, gzipped, encoding) as text:
             sample = text.read(_SAMPLE_BYTES)
             # A long line is taken to its end: the header of a wide table.
-            sample += text.readline()
+            sample = unicodedata.normalize("NFC", sample + text.readline())
             complete = not text.read(1)
     except UnicodeDecodeError as error:
         raise _no_utf8(path, error) from error

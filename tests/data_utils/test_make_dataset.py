@@ -124,6 +124,25 @@ def test_rows_and_types(cohort: RawCohort) -> None:
         None,
         None,
     )
+    grade = {
+        "name": "Grade",
+        "sentence": "Grade: {grade}",
+        "evaluate": [{"kind": "number", "column": "age_at_index"}],
+    }
+    (cohort.root / "tasks.json").write_text(json.dumps({"tasks": [grade]}))
+    for number, row in enumerate(cohort.clinical):
+        row |= {"grade": f"G{number % 3}", "demographic.gender": NONE if number == 1 else "female"}
+    flags = ("--tasks", str(cohort.root / "tasks.json"), "--further", "demographic.gender")
+    further = {row["case_id"]: row for part in cohort.run(*flags).values() for row in part}
+    assert further["id-001"] == {**rows["id-001"], "grade": "G1", "demographic.gender": None}
+    assert further["id-002"]["demographic.gender"] == "female"
+    for flag, words in (
+        ("durations", "would hide fields"),
+        ("days_to_death", "survival is made of"),
+        ("sex", "'sex'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            cohort.run("--further", flag)
     integers = ("primary_class", "vital_status", "gene_availability", "age_at_index")
     assert all(type(rows["id-001"][key]) is int for key in integers)
     assert type(rows["id-001"]["durations"]) is float
@@ -241,7 +260,7 @@ def test_no_slide_matches(cohort: RawCohort) -> None:
 
 def test_no_expression_matches(cohort: RawCohort) -> None:
     cohort.with_rna = ["TCGA-ZZ-0000"]
-    with pytest.raises(ValueError, match=r"no case has a row in .*TCGA-AA-0000.*TCGA-ZZ-0000"):
+    with pytest.raises(ValueError, match=r"has a row for no case.*TCGA-AA-0000.*TCGA-ZZ-0000"):
         cohort.run()
 
 

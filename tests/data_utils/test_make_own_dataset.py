@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 
+from data_utils.tables.cohorts import read_cohort
 from tests.own_cohort import COLUMNS, HospitalCohort, patient
 from tests.small_cohort import write_slide
 from utils import constants
@@ -68,6 +70,21 @@ def test_identifiers_keep_their_zeros(tmp_path: Path, monkeypatch: pytest.Monkey
         assert "0037" in {row["case_id"] for row in everyone(cohort.make(suffix=suffix)).values()}
 
 
+def test_a_letter_in_one_character_or_two_is_the_same(cohort: HospitalCohort) -> None:
+    """Other systems write names of files and tables otherwise (Unicode NFC and NFD)."""
+    for number, row in enumerate(cohort.rows):
+        one, two = (unicodedata.normalize(form, f"Mü-{number:03d}") for form in ("NFC", "NFD"))
+        row["Pat-ID"], row["Subtype"] = (
+            one,
+            unicodedata.normalize(("NFC", "NFD")[number // 2 % 2], "äö"[number % 2]),
+        )
+        (cohort.features / f"{patient(number)}_S1.h5").rename(cohort.features / f"{two}_S1.h5")
+    for suffix in ("csv", "xlsx"):
+        rows = everyone(cohort.make(suffix=suffix))
+        assert len(rows) == 30 and rows["Mü-007_S1"]["primary_diagnosis"] == "ö"
+    assert json.loads(cohort.cohort_file.read_text())["class_names"] == ["ä", "ö"]
+
+
 def test_slides_by_the_longest_patient_whose_name_they_begin_with(cohort: HospitalCohort) -> None:
     write_slide(cohort.features / "H-0001-B.h5", 4, 90)
     write_slide(cohort.features / "H-00012.h5", 4, 91)
@@ -89,7 +106,7 @@ def test_slides_by_a_pattern(cohort: HospitalCohort) -> None:
 
 def test_one_row_a_slide(cohort: HospitalCohort) -> None:
     for row in cohort.rows:
-        row["Slide"] = f"{row['Pat-ID']}_S1"
+        row["Slide"] = f"archive/{row['Pat-ID']}_S1.svs"
     write_slide(cohort.features / "second.h5", 4, 90)
     cohort.rows.append(cohort.rows[4] | {"Slide": "second"})
     cohort.rows.append(cohort.rows[5] | {"Slide": "third"})
@@ -114,6 +131,10 @@ def test_a_given_split(cohort: HospitalCohort) -> None:
     rows = cohort.make("--split", "Set")
     assert {r["case_id"] for r in rows["val"]} == {patient(n) for n in range(1, 30, 3)}
     assert cohort.dropped() == {("", "H-0009"): "Set is empty"}
+    for row in cohort.rows:
+        row["Two sets"] = "test" if row["Set"] == "TEST" else "train"
+    with pytest.raises(ValueError, match="Two sets puts nobody with a slide into val; all three are needed"):
+        cohort.make("--split", "Two sets")
     cohort.rows[3]["Set"] = "holdout"
     with pytest.raises(ValueError, match="Set is 'holdout' for patient H-0003"):
         cohort.make("--split", "Set")
@@ -146,6 +167,19 @@ def test_survival_and_class_may_be_missing(cohort: HospitalCohort) -> None:
         ("", "H-0003"): "kept without survival: no OS",
         ("", "H-0004"): "kept without survival: no Status",
     }
+
+
+def test_a_table_names_its_projects(cohort: HospitalCohort, caplog: pytest.LogCaptureFixture) -> None:
+    """The union of cohorts refuses patients of projects that the cohort file does not list."""
+    for row in cohort.rows:
+        row |= {"Study": "North", "OS": row["OS"] / 365}
+    cohort.rows[4]["Study"] = None
+    with caplog.at_level("INFO"):
+        rows = everyone(cohort.make(columns=(*COLUMNS, "project=Study")))
+    assert (rows["H-0004_S1"]["project_id"], rows["H-0005_S1"]["project_id"]) == ("HOUSE", "North")
+    assert read_cohort(cohort.cohort_file).projects == ("HOUSE", "North")
+    assert "survival of 30 patients is known, 16 died; 0.0 to 0.1 months" in caplog.text
+    assert "nobody was followed for 3 months; are the times really days?" in caplog.text
 
 
 def test_a_cohort_without_survival_or_class(cohort: HospitalCohort) -> None:
@@ -184,7 +218,7 @@ def test_impossible_cells_are_named_before_anything_is_written(
 def test_a_slide_of_two_patients(cohort: HospitalCohort) -> None:
     for row in cohort.rows:
         row["Slide"] = f"{row['Pat-ID']}_S1"
-    cohort.rows[2]["Slide"] = "H-0003_S1"
+    cohort.rows[2]["Slide"] = "scans/H-0003_S1.svs"
     with pytest.raises(ValueError, match="slide H-0003_S1 belongs to the patients H-0002 and H-0003"):
         cohort.make(columns=(*COLUMNS, "slide=Slide"))
 
@@ -227,3 +261,6 @@ def test_flags_without_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         make_dataset.parse_args(["--onco=HOUSE", "--dead", "1"])
     assert "--dead: these are for --table" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        make_dataset.parse_args(["--onco=St. Mary/1"])
+    assert "'St. Mary/1' is no name of a cohort" in capsys.readouterr().err

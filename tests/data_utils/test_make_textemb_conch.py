@@ -13,10 +13,10 @@ from data_utils import make_textemb_conch
 from data_utils.tables.cohorts import load_cohort
 from data_utils.tables.gdc import split_paths
 from data_utils.tables.label_sentences import candidate_sentences
+from data_utils.tables.tasks import published
 from models.conch.text_tower import build_text_tower, encode_tokens, read_text_config
 from models.conch.tokenizer import ConchTokenizer
 from tests.models.conch.test_text_tower import write_tokenizer
-from utils import constants
 
 CONFIG = {"context_length": 160, "vocab_size": 300, "width": 16, "heads": 2, "layers": 1, "output_dim": 512}
 
@@ -84,13 +84,13 @@ def test_embeddings_belong_to_their_sentences(
     for case, embedding in table.items():
         assert embedding.shape == (4, 512)
         assert embedding.dtype == torch.float32
-        sentences = readable.loc[case, list(constants.TEXT_ROWS)].tolist()
+        sentences = readable.loc[case, list(published().rows)].tolist()
         torch.testing.assert_close(
             embedding, encode_tokens(towers[0], tokenizer(sentences)), atol=1e-6, rtol=1e-5
         )
     # 5 cases share one diagnosis and one stage sentence; of their fates a and e agree, and c and d: a time on an
     # edge belongs to the upper interval.
-    different = set(readable[list(constants.TEXT_ROWS)].to_numpy().ravel())
+    different = set(readable[list(published().rows)].to_numpy().ravel())
     assert len(different) == 8
     assert max(sizes) == 2
 
@@ -142,6 +142,19 @@ def test_vectors_of_any_text_model(tmp_path: Path, flags: list[str]) -> None:
     torch.save(vectors, tmp_path / "vectors.pt")
     with pytest.raises(ValueError, match=f"lacks 1 of {len(sentences)} sentences.*list_sentences"):
         make_textemb_conch.main([*flags, f"--text_vectors={tmp_path / 'vectors.pt'}"])
+
+
+def test_a_column_of_the_name_of_made_words_is_refused(tmp_path: Path, flags: list[str]) -> None:
+    """``{stage}`` are the words of the AJCC stage; a table's own column would silently not be said."""
+    task = {"name": "Stage", "sentence": "Stage: {stage}", "evaluate": ["class"]}
+    (tmp_path / "tasks.json").write_text(json.dumps({"tasks": [task]}))
+    words = [*flags, f"--tasks={tmp_path / 'tasks.json'}", f"--list_sentences={tmp_path / 'list.json'}"]
+    make_textemb_conch.main(words)
+    for path in split_paths("BRCA", folder=tmp_path).values():
+        rows = json.loads(path.read_text())["data"]
+        path.write_text(json.dumps({"data": [{**row, "stage": "early"} for row in rows]}))
+    with pytest.raises(ValueError, match=r"uses \['stage'\], which the split files hold"):
+        make_textemb_conch.main(words)
 
 
 def test_another_text_model_by_path(

@@ -26,8 +26,8 @@ def check_texts(inputs: Inputs) -> Iterator[Finding]:
         return
     remedy = "write it with python -m data_utils.make_textemb_conch"
     try:
-        table = read_sentence_table(path, len(inputs.tokens.rows), remedy)
         check_sentences(path, inputs.tokens)
+        table = read_sentence_table(path, len(inputs.tokens.rows), remedy)
     except (OSError, ValueError) as reason:
         yield error(str(reason), remedy)
         return

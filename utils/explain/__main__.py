@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_utils.tables.cohorts import cohort_name
 from utils import constants
 from utils.devices import pick_device
 from utils.explain.baselines import PATCH_BASELINES, baselines
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--job", help="which training of the run, such as seed_1 or fold_0/seed_1; if not given, the first"
     )
-    parser.add_argument("--site", type=str.upper, help="pan-cancer runs: whose patients and probes")
+    parser.add_argument("--site", type=cohort_name, help="pan-cancer runs: whose patients and probes")
     parser.add_argument(
         "--split", choices=constants.SPLITS, default="test", help="split whose patients are explained"
     )

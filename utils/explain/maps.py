@@ -61,7 +61,7 @@ def slides_below(folder: Path | None) -> dict[str, Path]:
     if folder is None or not folder.is_dir():
         return {}
     try:
-        return {slide_name(path): path for path in find_slides(folder).slides}
+        return {stem_of(f"{slide_name(path)}.h5"): path for path in find_slides(folder).slides}
     except FileNotFoundError:
         return {}
 

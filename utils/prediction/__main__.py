@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_utils.tables.cohorts import cohort_name
 from models.modalities import all_modalities
 from utils.devices import pick_device
 from utils.files import atomic_path, setup_logging
@@ -53,7 +54,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, list[str]]]:
         "--task",
         help="task token whose classes and risk are written; if not given, the first that predicts each",
     )
-    add("--site", type=str.upper, help="pan-cancer runs: the cancer site of the patients")
+    add("--site", type=cohort_name, help="pan-cancer runs: the cancer site of the patients")
     add("--months", nargs="+", type=float, default=MONTHS, help="when to give survival probabilities")
     add(
         "--candidate_location",

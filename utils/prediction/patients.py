@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_utils.cases.splits import Patient
 from data_utils.features.folder import FeatureFolder
-from data_utils.features.slide_names import slide_of
+from data_utils.features.slide_names import slide_in_table, slide_of
 from data_utils.tables.flat_files import read_texts
 from data_utils.tables.tensor_table import ModalityTable
 from utils.barcodes import is_normal_tissue, patient_of
@@ -55,6 +55,8 @@ def read_patients(features_dir: Path, table: Path | None = None) -> Requested:
     requested = Requested()
     for patient, slide in wanted if table is None else _rows(table):
         own = slides.setdefault(patient, [])
+        if slide is None:
+            continue
         try:
             own.append((slide, folder.find(None, slide)))
         except ValueError as error:  # several files, or another spelling: the other patients go on
@@ -68,7 +70,7 @@ def read_patients(features_dir: Path, table: Path | None = None) -> Requested:
         left_out = [f"no feature file for slide {slide}" for slide in absent]
         left_out += [f"slide {slide} is of normal tissue" for slide in normal]
         if not kept:
-            requested.errors[patient] = "; ".join(left_out)
+            requested.errors[patient] = "; ".join(left_out) or "no slide"
             continue
         if left_out:
             requested.notes[patient] = "; ".join(left_out)
@@ -105,15 +107,16 @@ def _patient(name: str, slides: list[tuple[str, Path]]) -> Patient:
     return Patient(name, name, "", tuple(paths), -1, float("nan"), 0, slide_ids=tuple(names))
 
 
-def _rows(path: Path) -> list[tuple[str, str]]:
+def _rows(path: Path) -> list[tuple[str, str | None]]:
     table = read_texts(path)
     if lacking := [name for name in ("patient", "slide") if name not in table]:
         raise FileError(path, f"lacks the columns {lacking}; it has {list(table.columns)[:10]}", _REMEDY)
     table = table[["patient", "slide"]]
-    if (empty := table.isna().any(axis=1)).any():
-        row = table[empty].iloc[0].dropna().to_dict()
-        fault = f": {empty.sum()} rows have an empty cell, the first is {row or 'empty'}"
+    if (nobody := table["patient"].isna()).any():
+        row = table[nobody].iloc[0].dropna().to_dict()
+        fault = f": {nobody.sum()} rows have no patient, the first is {row or 'empty'}"
         raise FileError(path, fault, "fill it in, or remove the row")
+    table = table.assign(slide=table["slide"].map(lambda cell: cell and slide_in_table(cell)))
     owners = table.drop_duplicates().groupby("slide")["patient"].agg(list)
     if (shared := owners[owners.map(len) > 1]).size:
         fault = f": slide {shared.index[0]} is of several patients: {shared.iloc[0]}"

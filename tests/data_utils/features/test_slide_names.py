@@ -1,12 +1,13 @@
 """Which file belongs to which slide: never another patient's."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.features.slide_names import SlideFiles, slide_of, stem_of
+from data_utils.features.slide_names import SlideFiles, slide_in_table, slide_of, stem_of
 
 UUID = "0123abcd-0123-4567-89ab-0123456789ab"
 
@@ -26,6 +27,27 @@ UUID = "0123abcd-0123-4567-89ab-0123456789ab"
 )
 def test_only_known_endings_are_taken_off(name, stem, slide):
     assert stem_of(name) == stem and slide_of(name) == slide
+
+
+@pytest.mark.parametrize(
+    ("cell", "slide"),
+    [
+        ("S1.2", "S1.2"),
+        ("3/2024", "3/2024"),
+        ("S1.svs", "S1"),
+        ("/archive/3/S1.2.NDPI", "S1.2"),
+        (r"D:\scans\S1.tif", "S1"),
+        ("S1_featvec.pt", "S1"),
+        (f"TCGA-AA-0001-01Z-00-DX1.{UUID}.svs", "TCGA-AA-0001-01Z-00-DX1"),
+    ],
+)
+def test_a_table_may_name_a_slide_by_its_file(cell, slide):
+    assert slide_in_table(cell) == slide
+
+
+def test_a_letter_is_the_same_in_one_character_or_two():
+    name = unicodedata.normalize("NFD", "Mü-1.h5")
+    assert found(files(name), "Mü-1") == [name] and slide_of(name) == "Mü-1"
 
 
 def files(*names):

@@ -15,7 +15,7 @@ from data_utils.tables.label_sentences import (
     survival_edges,
     survival_interval,
 )
-from utils import constants
+from data_utils.tables.tasks import published
 
 EDGES = (0.0, 11.6, 24.2, 48.5, 120.4)
 ROW = {
@@ -39,7 +39,7 @@ FATE = "Survival status: The patient died between 24 and 48 months"
 
 def test_full_sentences() -> None:
     sentences = build_sentences(ROW, "breast", EDGES)
-    assert tuple(sentences) == constants.TEXT_ROWS
+    assert tuple(sentences) == published().rows
     assert sentences == {
         "general": f"{LOCATION} Cancer diagnosis: lobular carcinoma; {SPREAD} {FATE}",
         "diagnosis": f"{LOCATION} Cancer diagnosis: lobular carcinoma;",

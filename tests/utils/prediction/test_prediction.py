@@ -117,13 +117,15 @@ def test_one_bad_patient_does_not_stop_the_others(trained, cohort, new, tmp_path
     table = pd.read_csv(folder / "patients.csv", dtype=str)
     first, second, *_ = table["patient"].unique()
     (folder / "features" / f"{table.loc[table.patient == first, 'slide'].iloc[0]}.h5").write_bytes(b"damaged")
-    extra = pd.DataFrame({"patient": ["H-0042", "H-0043", second], "slide": ["nowhere", "slide-x", "gone"]})
+    extra = {"H-0042": "nowhere", "H-0043": "scans/slide-x.svs", second: "gone", "H-0044": None}
+    extra = pd.DataFrame({"patient": list(extra), "slide": list(extra.values())})
     shutil.copy(next((new / "features").glob("*.h5")), folder / "features" / "slide-x.h5")
     pd.concat([table, extra]).to_csv(folder / "patients.csv", index=False)
     status, found = predict(folder, cohort, tmp_path / "p.csv", trained)
     found = found.set_index("patient")
-    assert status == 0 and found["error"].notna().sum() == 3
+    assert status == 0 and found["error"].notna().sum() == 4
     assert found.loc["H-0042", "error"] == "no feature file for slide nowhere"
+    assert found.loc["H-0044", "error"] == "no slide"
     assert "no RNA, which longnetvit_gene_adapter needs" in found.loc["H-0043", "error"]
     assert ".h5" in found.loc[first, "error"] and np.isnan(found.loc[first, "risk"])
     assert found.loc[second, "note"] == "no feature file for slide gone" and found.loc[
@@ -208,7 +210,7 @@ def test_what_is_no_run_is_said(trained, cohort, new, tmp_path):
     with pytest.raises(ValueError, match=r"slide s is of several patients: \['a', 'b'\]"):
         predict(new, cohort, tmp_path / "p.csv", trained, patients="shared.csv")
     pd.DataFrame({"patient": ["a", None], "slide": ["s", "t"]}).to_csv(new / "empty.csv", index=False)
-    with pytest.raises(ValueError, match=r"1 rows have an empty cell, the first is {'slide': 't'}"):
+    with pytest.raises(ValueError, match=r"1 rows have no patient, the first is {'slide': 't'}"):
         predict(new, cohort, tmp_path / "p.csv", trained, patients="empty.csv")
     pd.DataFrame({"Patient": ["a"], "slide": ["s"]}).to_csv(new / "columns.csv", index=False)
     with pytest.raises(ValueError, match=r"lacks the columns \['patient'\]; it has \['Patient', 'slide'\]"):
