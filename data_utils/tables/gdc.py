@@ -74,11 +74,7 @@ def read_clinical(path: str | Path, further: Sequence[str] = ()) -> ClinicalExpo
     GDC writes a row for every treatment and every diagnosis. Rows about the primary tumour count where a column
     says which they are. Where they still contradict each other, all fields of the diagnosis come from the first
     row that has most of them. Of several times the latest counts, and one row that says dead is enough.
-
-    Args:
-        path: the table.
-        further: columns to keep besides those that every cohort has, by their names in the table; of several values
-            of a case the first counts.
+    ``further`` columns are kept, too, by their names in the table; of several values of a case the first counts.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -106,12 +102,8 @@ def read_clinical(path: str | Path, further: Sequence[str] = ()) -> ClinicalExpo
     every = rows.groupby("case_submitter_id", sort=True)
     fates = pd.DataFrame([_fate(path, group) for _, group in every], index=list(every.groups))
     cases = cases.join(fates)
-    disagree = (
-        rows.groupby("case_submitter_id")[
-            [*_DIAGNOSIS_COLUMNS, *_FATE_COLUMNS, "age_at_index", *further]
-        ].nunique()
-        > 1
-    )
+    compared = [*_DIAGNOSIS_COLUMNS, *_FATE_COLUMNS, "age_at_index", *further]
+    disagree = rows.groupby("case_submitter_id")[compared].nunique() > 1
     for name in disagree:
         for case in disagree.index[disagree[name]]:
             values = dict.fromkeys(map(str, every.get_group(case)[name].dropna()))

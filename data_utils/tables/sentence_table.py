@@ -70,13 +70,13 @@ def read_sentence_vectors(path: str | Path, sentences: Sequence[str]) -> Tensor:
     """
     path, remedy = (
         Path(path),
-        "embed the sentences that --list_sentences writes, and torch.save {sentence: vector}",
+        "embed the sentences that --list_sentences writes, and torch.save {sentence: torch.as_tensor(vector)}",
     )
     if not path.is_file():
         raise FileNotFoundError(f"--text_vectors {path} does not exist; {remedy}")
-    table = read_tensors(path, "table {sentence: vector}")
+    table = read_tensors(path, "table {sentence: tensor}")
     if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
-        raise FileError(path, "does not hold {sentence: vector}", remedy)
+        raise FileError(path, "does not hold {sentence: tensor}", remedy)
     if missing := [sentence for sentence in sentences if sentence not in table]:
         raise FileError(
             path, f"lacks {len(missing)} of {len(sentences)} sentences, such as {missing[0]!r}", remedy

@@ -77,6 +77,13 @@ def embed_patients(
     network, objective = trained_model(config, setup, model.weights, structures, model.seed)
     network = network.to(device).eval()
 
+    for name, table in tables.items():
+        if patients and all(input_of(patient, inputs[name]) is None for patient in patients):
+            logger.warning(
+                "nobody, such as %s, is in the table of %s, with rows such as %s; --patients says whose a slide is",
+                *(patients[0].case_id, setup.modalities[name].noun, next(iter(table.ids), "")),
+            )
+
     found = Embedded()
     modalities = setup.options()
     usable = usable_patients(patients, inputs, modalities)
