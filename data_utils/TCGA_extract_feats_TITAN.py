@@ -27,7 +27,7 @@ from models.titan.conch_v1_5 import load_conch_v1_5
 from utils import constants
 from utils.barcodes import patient_of
 from utils.devices import pick_device
-from utils.files import read_json, setup_logging, write_tensors
+from utils.files import FileError, read_json, setup_logging, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def load_slide_encoder(config_path: Path, checkpoint: Path) -> SlideBackbone:
     """
     config = read_json(config_path)
     if "slide_encoder" not in config:
-        raise ValueError(f"{config_path}: entry 'slide_encoder' is missing")
+        raise FileError(config_path, ": entry 'slide_encoder' is missing", "pass a config of TITAN")
     backbone = build_backbone("titan", config["slide_encoder"])
     backbone.load_pretrained(checkpoint)
     return freeze(backbone).eval()

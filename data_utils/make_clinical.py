@@ -19,7 +19,7 @@ from data_utils.tables.cohorts import cohort_name
 from data_utils.tables.gdc import read_split_cases, split_paths
 from utils import constants
 from utils.configuration.protocol import PROTOCOLS
-from utils.files import atomic_path, read_json, setup_logging, write_json, write_tensors
+from utils.files import FileError, atomic_path, read_json, setup_logging, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,10 @@ def main(argv: list[str] | None = None) -> None:
         codes = ClinicalCodes.fit(learned_from, args.protocol)
     features = codes.transform(cases)
     if not torch.isfinite(features).all():
-        raise ValueError(f"clinical features of {args.onco} are not finite")
+        folder = split_paths(args.onco, args.features_encoder, args.splits_dir)["train"].parent
+        raise FileError(
+            folder, ": clinical features of its cases are not finite", "correct the ages in the splits"
+        )
     with atomic_path(output.with_suffix(".csv")) as temporary:
         cases[["case_id", AGE, *AJCC_COLUMNS]].to_csv(temporary, index=False)
     write_tensors(output, {case: row.clone() for case, row in zip(cases["case_id"], features, strict=True)})

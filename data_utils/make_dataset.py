@@ -27,7 +27,14 @@ from data_utils.features.usable import find_features
 from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.cohort_table import ALIVE, DEAD, ROLES, SPLIT_FIELDS, UNITS, check_further
 from data_utils.tables.cohorts import Cohort, cohort_name, load_cohort, read_cohort
-from data_utils.tables.gdc import clean_cases, read_clinical, read_slides, split_paths, strange_texts
+from data_utils.tables.gdc import (
+    CONTRADICTIONS,
+    clean_cases,
+    read_clinical,
+    read_slides,
+    split_paths,
+    strange_texts,
+)
 from data_utils.tables.genes import read_gene_table
 from data_utils.tables.tasks import read_tasks
 from utils import constants
@@ -168,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
     if not slides:
         sources = (clinical_path, slides_path, features_dir, definition)
         names = {*features, *unusable, *(slide_of(file.name) for file in strays)}
-        raise ValueError(_nothing_matches(cases, names, dropped, sources))
+        raise _nothing_matches(cases, names, dropped, sources)
     cases = cases[cases["case_submitter_id"].isin({case for _, case, _ in slides})].copy()
     without_genes = genes_path == WITHOUT
     cases["gene_availability"] = 0 if without_genes else _gene_availability(cases, genes_path)
@@ -178,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     write_splits(split_rows(cases, slides, split_of, (*_CASE_FIELDS, *further)), outputs)
     folder = outputs["train"].parent
     write_dropped([*dropped, *strange], folder / dropped_file(args.onco, args.features_encoder))
-    notes = folder / dropped_file(args.onco, args.features_encoder).replace("dropped", "contradictions", 1)
+    notes = folder / dropped_file(args.onco, args.features_encoder).replace("dropped", CONTRADICTIONS, 1)
     with atomic_path(notes) as temporary:
         export.notes.to_csv(temporary, index=False)
     if count := export.notes["case_submitter_id"].nunique():
@@ -208,7 +215,7 @@ def write_own_cohort(args: argparse.Namespace) -> None:
     slides, other_kind = choose_slides(slides, args.slide_kind)
     dropped += other_kind
     if not slides:
-        raise ValueError(f"no slide in {features_dir} is of --slide_kind {args.slide_kind}")
+        raise FileError(features_dir, f"holds no slide of --slide_kind {args.slide_kind}", "pass another")
     cases = cases[cases["case_id"].isin([case for _, case, _ in slides])].reset_index(drop=True)
     cases["gene_availability"] = 0 if genes_path == WITHOUT else _gene_availability(cases, genes_path)
     if definition.cohort.classes:
@@ -296,14 +303,15 @@ def _check_classes(cases: pd.DataFrame, cohort: Cohort, definition: Path) -> Non
 
 def _nothing_matches(
     cases: pd.DataFrame, features: set[str], dropped: Dropped, sources: tuple[Path, ...]
-) -> str:
+) -> FileError:
     clinical_path, slides_path, features_dir, definition = sources
     reasons = pd.Series([reason for _, _, reason in dropped]).value_counts().head(5).to_dict()
-    return (
-        f"no slide is left: {len(cases)} usable cases in {clinical_path} such as "
-        f"{cases['case_submitter_id'].head(3).tolist()}; feature files of {len(features)} slides in "
-        f"{features_dir} such as {sorted(features)[:3]}; slides of {slides_path} fail by {reasons}; "
-        f"the projects are those of {definition}"
+    return FileError(
+        slides_path,
+        f": no slide is left; slides fail by {reasons}",
+        f"there are {len(cases)} usable cases in {clinical_path} such as "
+        f"{cases['case_submitter_id'].head(3).tolist()}, feature files of {len(features)} slides in "
+        f"{features_dir} such as {sorted(features)[:3]}; the projects are those of {definition}",
     )
 
 

@@ -19,7 +19,7 @@ from data_utils.tables.gene_aliases import load_gene_aliases
 from data_utils.tables.genes import PathwayGroups
 from data_utils.tables.pathway_table import read_pathway_table
 from utils import constants
-from utils.files import atomic_path, setup_logging
+from utils.files import atomic_path, content_of, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +65,15 @@ def main(argv: list[str] | None = None) -> None:
     else:
         logger.warning("%s does not exist: constant genes are looked for in the cohort alone", pancan_path)
         constant = constant_genes(expression_path)
-    table = build_gene_table(
-        expression,
-        pathways.index.tolist(),
-        constant,
-        aliases,
-        clip=args.clip,
-        tumor_only=args.tumor_only,
-    )
+    with content_of(expression_path, "pass the matrix of this cohort (--expression, genes in rows)"):
+        table = build_gene_table(
+            expression,
+            pathways.index.tolist(),
+            constant,
+            aliases,
+            clip=args.clip,
+            tumor_only=args.tumor_only,
+        )
     kept = PathwayGroups.from_table(pathways, table.columns).names
     write_gene_table(table, output)
     logger.info("wrote %s", output)

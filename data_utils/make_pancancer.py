@@ -124,14 +124,14 @@ def join_splits(paths: Mapping[str, Mapping[str, Path]]) -> dict[str, list[dict[
         cases = read_split_cases(files)  # also refuses patients in two splits of the site
         strangers = sorted(set(cases["project_id"]) - set(load_cohort(site).projects))
         if strangers:
-            raise ValueError(
-                f"the splits of {site} ({files['train'].parent}) hold patients of {strangers}, which "
-                f"{constants.cohort_file(site)} does not list"
-            )
+            fault = f": the splits of {site} hold patients of {strangers}"
+            remedy = f"{constants.cohort_file(site)} does not list them: correct one of the two"
+            raise FileError(files["train"].parent, fault, remedy)
         ids = [*cases["case_id"], *cases["case_submitter_id"]]
         shared = sorted(case for case in ids if case in owner)
         if shared:
-            raise ValueError(f"patients of {site} that {owner[shared[0]]} has too: {shared[:10]}")
+            fault = f": patients of {site} that {owner[shared[0]]} has too: {shared[:10]}"
+            raise FileError(files["train"].parent, fault, "leave every patient in one site")
         owner |= dict.fromkeys(ids, site)
         for split, file in files.items():
             joined[split] += [{**row, "site": site} for row in read_json(file)["data"]]
@@ -181,7 +181,9 @@ def join_genes(tables: Mapping[str, pd.DataFrame], genes: str) -> pd.DataFrame:
     times = Counter(case for table in tables.values() for case in table.index)
     repeated = sorted(case for case, count in times.items() if count > 1)
     if repeated:
-        raise ValueError(f"cases in the gene tables of several sites: {repeated[:10]}")
+        where = next(site for site, table in tables.items() if repeated[0] in table.index)
+        fault = f"holds cases of other sites, too: {repeated[:10]}"
+        raise FileError(constants.gene_table(where), fault, "leave every patient in one site")
     union = list(dict.fromkeys(gene for table in tables.values() for gene in table.columns))
     common = [gene for gene in union if all(gene in table.columns for table in tables.values())]
     if len(common) < len(union):
@@ -190,13 +192,17 @@ def join_genes(tables: Mapping[str, pd.DataFrame], genes: str) -> pd.DataFrame:
             f"{site} lacks {len(names)}: {', '.join(names[:5])}" for site, names in lacking.items() if names
         )
         if genes == "equal":
-            raise ValueError(
-                f"the gene tables of the sites differ ({difference}). Make them from the same pan-cancer matrix, "
-                "or pass --genes union or --genes intersection"
+            raise FileError(
+                constants.gene_table(next(iter(tables))),
+                f"and those of the other sites differ ({difference})",
+                "make them from the same pan-cancer matrix, or pass --genes union or --genes intersection",
             )
         logger.warning("%s of the genes, %d of %d: %s", genes, len(common), len(union), difference)
     if not common:
-        raise ValueError("the gene tables of the sites have no gene in common")
+        first = constants.gene_table(next(iter(tables)))
+        raise FileError(
+            first, "and those of the other sites have no gene in common", "make them from one matrix"
+        )
     chosen = common if genes == "intersection" else union
     values = np.concatenate([table.reindex(columns=chosen).to_numpy() for table in tables.values()])
     cases = [case for table in tables.values() for case in table.index]
@@ -221,7 +227,9 @@ def join_tables(paths: Mapping[str, Path]) -> dict[str, Tensor]:
         table = read_tensors(path, "table of tensors")
         shared = sorted(table.keys() & joined.keys())
         if shared:
-            raise ValueError(f"{path} repeats entries of another site: {shared[:10]}")
+            raise FileError(
+                path, f"repeats entries of another site: {shared[:10]}", "write it again for its site"
+            )
         joined |= table
     return joined
 

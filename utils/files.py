@@ -46,6 +46,10 @@ class FileError(ValueError):
     def __init__(self, path: str | Path, fault: str, remedy: str) -> None:
         joint = "" if fault.startswith(":") else " "
         super().__init__(f"{path}{joint}{quoted(' '.join(fault.split()))}; {remedy}")
+        self.path, self.fault, self.remedy = path, fault, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:  # crosses processes
+        return type(self), (self.path, self.fault, self.remedy)
 
 
 @contextmanager

@@ -39,12 +39,14 @@ class CohortData:
         tables: of the modalities that the model reads and the cohort has, by name.
         texts: label sentences ``{case_id: [4, 512]}``, where given.
         protocol: ``published`` or ``strict``.
+        text_location: file of the sentences, for messages.
     """
 
     patients: Splits
     tables: Mapping[str, ModalityTable]
     texts: Mapping[str, Tensor] | None
     protocol: str
+    text_location: Path | None = None
 
     @classmethod
     def read(
@@ -90,7 +92,7 @@ class CohortData:
         check_columns(patients, tasks, split_files["train"], texts is not None)
         for table in tables.values():
             _check_overlap(table, patients)
-        return cls(patients, tables, texts, protocol)
+        return cls(patients, tables, texts, protocol, text_location)
 
     @property
     def structures(self) -> dict[str, Any]:
@@ -119,7 +121,9 @@ class CohortData:
         if fold_json is not None:
             folds = read_folds(fold_json, everyone, eligible, seed, draw_validation)
             if num_folds > len(folds):
-                raise ValueError(f"{fold_json} holds {len(folds)} folds, fewer than --num_folds {num_folds}")
+                raise FileError(
+                    fold_json, f"holds {len(folds)} folds", f"--num_folds is {num_folds}: lower it"
+                )
             return folds[:num_folds]
         return make_folds(everyone, eligible, num_folds, seed)
 
@@ -164,10 +168,23 @@ class CohortData:
                 nouns = " and ".join(modalities.nouns.values()) or "a slide"
                 logger.warning("no patient of the %s split has %s: nothing is evaluated on it", split, nouns)
         if trained_on:
+            self._check_texts(usable_patients(trained_on, inputs, modalities))
             datasets["fit"] = CaseDataset(
                 trained_on, inputs, self.texts, patches.for_training(), name="train", modalities=modalities
             )
         return datasets
+
+    def _check_texts(self, patients: Sequence[Patient]) -> None:
+        if self.texts is None:
+            return
+        if missing := [p.case_id for p in patients if p.case_id not in self.texts]:
+            fault = (
+                f": {len(missing)} patients of the train split have no label sentences, such as {missing[:3]}"
+            )
+            such = f"there are some for {list(self.texts)[:3]}"
+            raise FileError(
+                self.text_location or "texts", fault, f"{such}; was the table made for this cohort?"
+            )
 
 
 def check_columns(patients: Splits, tasks: TaskSet, path: Path, training: bool) -> None:
@@ -190,10 +207,9 @@ def check_columns(patients: Splits, tasks: TaskSet, path: Path, training: bool) 
 def _check_overlap(table: ModalityTable, patients: Splits) -> None:
     everyone, ids = [p for split in patients.values() for p in split], set(table.ids)
     if ids and not any(p.submitter_id in ids or p.case_id in ids for p in everyone):
-        raise ValueError(
-            f"no patient of the split files is in {table.path}: the splits hold such as "
-            f"{[p.submitter_id for p in everyone[:3]]}, the table such as {sorted(ids)[:3]}"
-        )
+        such = f"{[p.submitter_id for p in everyone[:3]]}, it holds such as {sorted(ids)[:3]}"
+        fault = f"holds no patient of the split files: they hold such as {such}"
+        raise FileError(table.path, fault, "pass the table of this cohort")
 
 
 def name_sites(patients: Splits, sites: Sequence[str]) -> Splits:

@@ -18,6 +18,7 @@ from data_utils.cases.splits import Patient
 from data_utils.cases.stacking import fits, repack_slides, stack_slides
 from data_utils.features.source import FeatureSource
 from data_utils.features.store import FeatureMeta
+from utils.files import FileError
 
 logger = logging.getLogger(__name__)
 
@@ -161,17 +162,8 @@ class CaseDataset(Dataset):
             logger.info("%s: %d of %d patients are left out: %s", name, left_out, len(patients), what)
         elif what:
             logger.info("%s: of %d patients %s; learned tokens stand in", name, len(patients), what)
-        self._check_texts()
         self._check_files()
         options.source.load(slide for p in self.patients for slide in p.slides)
-
-    def _check_texts(self) -> None:
-        missing = [p.case_id for p in self.patients if self.texts is not None and p.case_id not in self.texts]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} patients of the {self.name} split have no label sentences, such as {missing[:3]}; "
-                f"there are some for {list(self.texts)[:3]}. Was the table made for this cohort?"
-            )
 
     def _check_files(self) -> None:
         missing = [(p.case_id, slide) for p in self.patients for slide in p.slides if not slide.is_file()]
@@ -265,10 +257,8 @@ class CaseDataset(Dataset):
         if len(kept) == 1:
             return features[0], coords[0], sizes[0], slide_of_patch
         if len(widths := {part.shape[1] for part in features}) > 1:
-            raise ValueError(
-                f"case {patient.case_id}: the features of its slides are {sorted(widths)} wide; extract them "
-                "with one encoder"
-            )
+            fault = f": case {patient.case_id} has slides with features {sorted(widths)} wide"
+            raise FileError(patient.slides[kept[0]], fault, "extract them with one encoder")
         return np.concatenate(features), np.concatenate(coords), sizes[0], slide_of_patch
 
     def slide_patches(self, index: int) -> list[SlidePatches]:

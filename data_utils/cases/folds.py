@@ -127,14 +127,16 @@ def read_folds(
     path, eligible = Path(path), set(eligible)
     if path.suffix != ".csv" and not path.is_dir():
         if not draw_validation:
-            raise ValueError(f"{path}: --survpath_protocol reads SurvPath's splits_<k>.csv or their folder")
+            raise FileError(
+                path, "is no CSV", "--survpath_protocol reads SurvPath's splits_<k>.csv or their folder"
+            )
         return _read_json_folds(path, patients)
     folds = []
     for file in split_csvs(path):
         fold = _members(file, "", _read_csv_fold(file), patients, may_lack=True)
         if not draw_validation:
             if "test" in fold:
-                raise ValueError(f"{file} has a test column; --survpath_protocol is for train and val alone")
+                raise FileError(file, "has a test column", "--survpath_protocol is for train and val alone")
             fold |= {"test": fold["val"], "val": []}
         elif "test" not in fold:
             fold["test"] = fold["val"]

@@ -117,10 +117,12 @@ class Definition:
             logger.warning("%d feature files are of nobody in %s: %s", len(slides), self.path, slides[:5])
         if not matched:
             with_slides = "" if own.slides is None else f" with slides such as {list(own.slides)[:3]}"
-            raise ValueError(
-                f"no slide is left: patients such as {own.cases['case_id'].head(3).tolist()}{with_slides} in "
-                f"{self.path}, feature files such as {[*slides, *faults.values()][:3]} in {features_dir}; name "
-                "the column of slides (slide=COLUMN), or pass --slide_pattern"
+            such = f"patients such as {own.cases['case_id'].head(3).tolist()}{with_slides}"
+            files = [*slides, *faults.values()][:3]
+            raise FileError(
+                self.path,
+                f": none of its patients has a slide; {such}, feature files {files}",
+                f"they are of {features_dir}: name the column of slides (slide=COLUMN), or pass --slide_pattern",
             )
         cases = own.cases[own.cases["case_id"].isin(list(with_slide))].reset_index(drop=True)
         if (months := cases["durations"].dropna().astype(float)).size:
@@ -176,9 +178,8 @@ def read_definition(
             layout = flags.layout(cohort.table, str(file))
         layout.check(table, table_path)
         if "class" in layout.columns and not cohort.classes:
-            raise ValueError(
-                f"{file}: the class column {layout.columns['class']!r} needs 'classes'; name them"
-            )
+            fault = f": the class column {layout.columns['class']!r} needs 'classes'"
+            raise FileError(file, fault, "name them")
         if flags.site is not None and flags.site != cohort.site:
             raise ValueError(f"--site {flags.site!r}: {file} says {cohort.site!r}; edit it there")
         return Definition(cohort, layout, table, table_path, None)
@@ -197,9 +198,9 @@ def read_definition(
     for value in values:
         by_class.setdefault(str(cohort.clean_diagnosis(value, onco)), value)
     if values and not 2 <= len(by_class) <= MAX_CLASSES:
-        raise ValueError(
-            f"{table_path}: {layout.columns['class']} holds {len(by_class)} different values, such as {values[:5]}; "
-            f"classes are made of 2 to {MAX_CLASSES}. Name them in {file}"
+        such = f"{layout.columns['class']} holds {len(by_class)} different values, such as {values[:5]}"
+        raise FileError(
+            table_path, f": {such}", f"classes are made of 2 to {MAX_CLASSES}: name them in {file}"
         )
     cohort = replace(
         cohort, classes=tuple((member,) for member in by_class), class_names=tuple(by_class.values())

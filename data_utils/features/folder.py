@@ -11,6 +11,7 @@ from pathlib import Path
 from data_utils.features.plain_arrays import COORDS_ENDING
 from data_utils.features.slide_names import SlideFiles, stem_of
 from data_utils.features.store import FEATURE_SUFFIXES
+from utils.files import FileError
 
 
 class FeatureFolder:
@@ -33,8 +34,9 @@ class FeatureFolder:
             and not path.name.startswith(".")
         )
         if not self.files:
-            raise ValueError(
-                f"--features_dir {self.root} holds no feature file ({', '.join(FEATURE_SUFFIXES)})"
+            fault = f"holds no feature file ({', '.join(FEATURE_SUFFIXES)})"
+            raise FileError(
+                self.root, fault, "extract the features of the slides, or pass another --features_dir"
             )
         self.slides = SlideFiles(self.files)
 
@@ -46,11 +48,10 @@ class FeatureFolder:
             slide: ``slide_submitter_id``.
 
         Raises:
-            ValueError: several files fit, or one but for upper and lower case; the message names them.
+            FileError: several files fit, or one but for upper and lower case; the message names them.
         """
         found = self.slides.candidates(slide, features_path)
         if len(found) > 1:
-            raise ValueError(
-                f"--features_dir {self.root}: slide {slide} could be {[file.name for file in found]}; keep one"
-            )
+            fault = f": slide {slide} could be {[file.name for file in found]}"
+            raise FileError(self.root, fault, "keep one")
         return found[0] if found else None

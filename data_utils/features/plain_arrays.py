@@ -25,6 +25,7 @@ class FeatureFileError(FileError):
 
     def __init__(self, path: str | Path, fault: str, remedy: str = "extract it again") -> None:
         super().__init__(f"feature file {path}:", fault, remedy)
+        self.path = path
 
 
 def read_plain(path: Path) -> dict[str, np.ndarray]:
@@ -63,6 +64,8 @@ def _read(path: Path) -> object:
             stat = path.stat()
             _check_archive(path, stat.st_size, stat.st_mtime_ns)
         return read_tensors(path, "file of tensors", mmap=True)
+    except FileError as error:
+        raise FeatureFileError(path, error.fault, error.remedy) from error
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise FeatureFileError(path, f"damaged ({error})") from error
 

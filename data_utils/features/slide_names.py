@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_utils.features.store import FEATURE_SUFFIXES
+from utils.files import FileError
 
 # Suffixes of slides, but for DICOM.
 IMAGE_SUFFIXES = (
@@ -72,7 +73,7 @@ class SlideFiles:
         """The files of a slide, those that fit best only; a name that ``stated`` gives goes first.
 
         Raises:
-            ValueError: no file fits but for upper and lower case; both names are shown.
+            FileError: no file fits but for upper and lower case; both names are shown.
         """
         slide, name = unicodedata.normalize("NFC", slide).strip(), Path(stated or "").name
         for files in (
@@ -84,7 +85,5 @@ class SlideFiles:
                 return [file for file in files if file.name == name] or list(files)
         other = self._spelling.get(slide.casefold())
         if other is not None:
-            raise ValueError(
-                f"slide {slide!r} and the file {other} differ in upper and lower case; write them alike"
-            )
+            raise FileError(other, f"and slide {slide!r} differ in upper and lower case", "write them alike")
         return []

@@ -72,7 +72,10 @@ def extraction_parser(
     add("--checkpoint", type=Path, default=checkpoint, help="weights of the encoder (default: %(default)s)")
     add("--batch_size", type=_count(1), default=64, help="tiles encoded at once (default: %(default)s)")
     add(
-        "--workers", type=_count(0), default=_cpus(), help="reading processes; 0: none (default: %(default)s)"
+        "--workers",
+        type=_count(0),
+        default=_cpus(),
+        help="reading processes (default: %(default)s); 0 reads in this one, which a damaged slide may then end",
     )
     add("--device", default="auto", help="auto, cpu, cuda or the number of a GPU (default: %(default)s)")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default: bf16 on GPU")
@@ -168,6 +171,10 @@ def run_extraction(
     logger.info(
         "%s: %d of %d slides, %s on %s", config.onco, len(slides), found.total, recipe.encoder, device
     )
+    if not config.workers:
+        logger.info(
+            "--workers 0: a slide at which reading ends the process ends the extraction; 1 loses it alone"
+        )
     report = extract_cohort(
         slides,
         encoder,

@@ -24,9 +24,10 @@ from data_utils.features.store import (
     FeatureMeta,
     FeatureWriter,
 )
+from data_utils.slides import tile_reading
 from data_utils.slides.encoding_stage import EncodingStage
 from data_utils.slides.finding import Fault, printable, slide_name
-from data_utils.slides.isolation import ENDED, Isolated
+from data_utils.slides.isolation import ENDED, Isolated, too_long
 from data_utils.slides.opening import SlideError, describe
 from data_utils.slides.report import ExtractionReport, SlideResult
 from data_utils.slides.resolution import NOTHING_STATED, StatedMpp
@@ -153,6 +154,7 @@ def extract_cohort(
     rule = TissueRule.of(tissue, min_tissue)
     work = Work(recipe, run.dim, weights, dtype, rule, stated)
     report = ExtractionReport(report_path or out_dir / "extraction_report.csv")
+    report.slides = [printable(path.name) for path in slides]
     for fault in faults:
         report.add(SlideResult(printable(fault.path.name), fault.status, reason=fault.reason))
     try:
@@ -215,13 +217,16 @@ def _extract_all(
         if not (group := groups.popleft()):
             continue
         batches = BatchList(group, plan, batch_size, fail)
+        begun_at = time.monotonic()
         try:
             _extract(batches, run, out_dir, report, workers if len(group) > 1 else min(workers, 1))
         except RuntimeError as error:
             if not reader_ended(error):
                 raise
             if len(group) == 1:
-                fail(group[0], f"{ENDED}: {' '.join(str(error).split())}")
+                said = " ".join(str(error).split())
+                late = time.monotonic() - begun_at >= tile_reading.READ_LIMIT
+                fail(group[0], too_long(tile_reading.READ_LIMIT) if late else f"{ENDED}: {said}")
                 continue
             begun = [group[n] for n in range(batches.reached) if n not in batches.finished]
             logger.warning(

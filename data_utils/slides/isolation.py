@@ -22,6 +22,8 @@ from typing import Generic, TypeVar
 from data_utils.slides.opening import SlideError
 
 Answer = TypeVar("Answer")
+# Planning a slide, or looking at it, takes seconds; of a whole-slide image without pyramid some minutes.
+LIMIT = 1800
 ENDED = (
     "reading it ended the process; the file is damaged or the memory too small (download or copy it again, give the "
     "job more memory)"
@@ -32,13 +34,17 @@ class Isolated(Generic[Answer]):
     """``function``, called in a process of its own each time; its log is passed on.
 
     Raises:
-        SlideError: on calling, the process ended without an answer; else what the function raises.
+        SlideError: on calling, the process ended without an answer, or took longer than allowed; else what the
+            function raises.
     """
 
-    def __init__(self, function: Callable[..., Answer]) -> None:
+    def __init__(self, function: Callable[..., Answer], limit: int = LIMIT) -> None:
+        """``limit``: seconds that a call may take."""
         fork = multiprocessing.get_context("fork")
         self._connection, theirs = fork.Pipe()
-        self._helper = fork.Process(target=_serve, args=(function, theirs, self._connection), daemon=True)
+        self._helper = fork.Process(
+            target=_serve, args=(function, limit, theirs, self._connection), daemon=True
+        )
         self._helper.start()
         theirs.close()
 
@@ -61,7 +67,9 @@ class Isolated(Generic[Answer]):
         return answer
 
 
-def _serve(function: Callable[..., object], connection: Connection, callers_end: Connection) -> None:
+def _serve(
+    function: Callable[..., object], limit: int, connection: Connection, callers_end: Connection
+) -> None:
     """Answers calls until the caller closes its end."""
     callers_end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the whole group; the caller ends this process
@@ -74,13 +82,14 @@ def _serve(function: Callable[..., object], connection: Connection, callers_end:
         if child == 0:
             status = 1
             try:
+                end_after(limit)
                 connection.send_bytes(_answer(function, args))
                 status = 0
             finally:
                 os._exit(status)
         _, status = os.waitpid(child, 0)
         if status:
-            connection.send((None, SlideError(_why_ended(status)), []))
+            connection.send((None, SlideError(_why_ended(status, limit)), []))
 
 
 def _answer(function: Callable[..., object], args: tuple[object, ...]) -> bytes:
@@ -118,6 +127,22 @@ class _Collector(QueueHandler):
         self.queue.append(record)
 
 
-def _why_ended(status: int) -> str:
+def too_long(seconds: int) -> str:
+    """Why a slide is given up that kept its process busy for so long."""
+    return (
+        f"reading it takes more than {seconds / 60:g} minutes; the file is damaged, has no pyramid, or its disk does "
+        "not answer (see whether other programs open it, or convert it to a tiled TIFF with a pyramid)"
+    )
+
+
+def end_after(seconds: int) -> None:
+    """This process ends when so many seconds have passed, whatever it is doing; 0: not any more."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+
+
+def _why_ended(status: int, limit: int) -> str:
     number = os.waitstatus_to_exitcode(status)
+    if number == -signal.SIGALRM:
+        return too_long(limit)
     return f"{ENDED}: {signal.Signals(-number).name if number < 0 else f'status {number}'}"

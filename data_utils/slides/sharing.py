@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing
 import os
@@ -14,7 +15,8 @@ import pandas as pd
 import torch
 
 from data_utils.slides.report import write_report
-from utils.files import setup_logging
+from utils.checked_table import checked_text
+from utils.files import FileError, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -101,17 +103,24 @@ def run_parts(run: Callable[[str, Shard], int], devices: list[str], shard: Shard
             "above, then start again: what is finished is skipped"
         )
     if len(parts) > 1:
-        tables = [pd.read_csv(out_dir / report_name(part), keep_default_na=False) for part in parts]
+        tables = [_read_report(out_dir / report_name(part)) for part in parts]
         joined = pd.concat(tables)
         write_report(joined, out_dir / report_name(shard))
         for part in parts:
             (out_dir / report_name(part)).unlink()
     else:
-        joined = pd.read_csv(out_dir / report_name(shard), keep_default_na=False)
+        joined = _read_report(out_dir / report_name(shard))
     counts: Mapping[Any, int] = joined["status"].value_counts()
     summary = ", ".join(f"{number} {status}" for status, number in counts.items())
     logger.info("all %d processes: %s; see %s", len(parts), summary, out_dir / report_name(shard))
     return int(counts.get("failed", 0))
+
+
+def _read_report(path: Path) -> pd.DataFrame:
+    text = checked_text(path.read_bytes())
+    if text is None:
+        raise FileError(path, "is cut off or was changed", "start again: what is finished is skipped")
+    return pd.read_csv(io.StringIO(text), keep_default_na=False)
 
 
 def _run_part(run: Callable[[str, Shard], int], device: str, part: Shard) -> None:

@@ -19,11 +19,12 @@ import torch
 from openslide import OpenSlide
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data_utils.features.making import Making
 from data_utils.slides import wsi
 from data_utils.slides.finding import slide_name
+from data_utils.slides.isolation import end_after
 from data_utils.slides.jpeg_slide import OPENSLIDE, fastest, reader_name
 from data_utils.slides.levels import odd_levels
 from data_utils.slides.opening import describe
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 PREFETCH = 4
 # Pixels of a side; no encoder takes more.
 MAX_TILE = 65_536
+# A batch is read in seconds; a process that needs longer than this for one, in seconds, is ended.
+READ_LIMIT = 600
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,15 @@ class TileReader(Dataset):
         self._opened: tuple[Path, OpenSlide] | None = None
 
     def __getitem__(self, job: BatchJob) -> TileBatch:
+        if get_worker_info() is None:
+            return self._read(job)
+        end_after(READ_LIMIT)
+        try:
+            return self._read(job)
+        finally:
+            end_after(0)
+
+    def _read(self, job: BatchJob) -> TileBatch:
         try:
             slide = self._slide(job.path)
             tiles = (

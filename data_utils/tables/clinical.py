@@ -132,16 +132,16 @@ class ClinicalCodes:
             max_age, median_age = float(value["max_age"]), float(value["median_age"])
             missing, reduced = value.get("missing", UNKNOWN), bool(value.get("reduced", False))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{where} holds no clinical codes ({error!r}); {_REMEDY}") from error
+            raise FileError(where, f"holds no clinical codes ({error!r})", _REMEDY) from error
         lacking = [column for column, numbers in codes.items() if UNKNOWN not in numbers]
         if missing not in (NAN, UNKNOWN) or (missing == UNKNOWN and lacking):
-            raise ValueError(
-                f'{where}: impossible clinical codes: missing texts are {missing!r}, without "{UNKNOWN}" {lacking}'
+            fault = (
+                f': impossible clinical codes: missing texts are {missing!r}, without "{UNKNOWN}" {lacking}'
             )
+            raise FileError(where, fault, _REMEDY)
         if not max_age > 0 or not np.isfinite([max_age, median_age]).all():
-            raise ValueError(
-                f"{where}: impossible clinical codes: max_age {max_age}, median_age {median_age}"
-            )
+            fault = f": impossible clinical codes: max_age {max_age}, median_age {median_age}"
+            raise FileError(where, fault, _REMEDY)
         return cls(max_age, median_age, codes, missing, reduced)
 
 
@@ -213,9 +213,10 @@ class EncodedClinical:
             ValueError: the codes should come from some of the cases only, and came from all.
         """
         if only is not None and self.protocol == "published":
-            raise ValueError(
-                f"{self.path} was made with --protocol published, its codes come from all cases; pass the raw "
-                f"values {self.path.with_suffix('.csv')}, or make it with --protocol strict"
+            raise FileError(
+                self.path,
+                "was made with --protocol published, its codes come from all cases",
+                f"pass the raw values {self.path.with_suffix('.csv')}, or make it with --protocol strict",
             )
         if only is not None and self.codes is None:
             logger.warning("%s: not known which cases its codes come from", self.path)
@@ -230,9 +231,10 @@ class EncodedClinical:
         if codes is None or self.codes is None:
             logger.warning("%s: not known whether its codes are those of the model", self.path)
         elif codes != self.codes:
-            raise ValueError(
-                f"{self.path} was made with other codes than those of the trained model, so its numbers mean "
-                f"something else; pass the raw values {self.path.with_suffix('.csv')}"
+            raise FileError(
+                self.path,
+                "was made with other codes than those of the trained model, so its numbers mean something else",
+                f"pass the raw values {self.path.with_suffix('.csv')}",
             )
         return self.tensors
 

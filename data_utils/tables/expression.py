@@ -112,8 +112,8 @@ def build_gene_table(
     sources = {gene: renamed.get(gene, gene) for gene in wanted if gene in renamed or gene in here}
     if not sources:
         raise ValueError(
-            f"no pathway gene is in the expression matrix: pathway genes such as {wanted[:5]}, "
-            f"matrix genes such as {here[:5].tolist()}"
+            f"no pathway gene is in the expression matrix: pathway genes such as {wanted[:3]}, "
+            f"matrix genes such as {here[:3].tolist()}"
         )
     missing = [gene for gene in wanted if gene not in sources]
     table = known.loc[list(sources.values())].T

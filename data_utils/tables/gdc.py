@@ -23,6 +23,8 @@ from utils.files import FileError, quoted, read_json
 logger = logging.getLogger(__name__)
 
 FOLLOW_UP_FILE = "follow_up.tsv"
+# How the names of the files begin that list what the rows of a case disagree on.
+CONTRADICTIONS = "contradictions"
 _REMEDY = "export it from the GDC portal (tab separated)"
 _SPLITS = "write it with data_utils.make_dataset"
 _ID_COLUMNS = ("case_id", "case_submitter_id", "project_id")
@@ -352,7 +354,7 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: not the format of a split file, a field is missing, a case stands in two splits, or there
+        FileError: not the format of a split file, a field is missing, a case stands in two splits, or there
             is no case at all.
     """
     needed = ("case_id", "case_submitter_id", "project_id", "durations", "vital_status", "primary_diagnosis")
@@ -374,7 +376,8 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
                 raise FileError(path, f": row {number}, case {row['case_id']}: {odd[0]}", "correct the row")
             rows.append({**row, "split": split})
     if not rows:
-        raise ValueError(f"the split files {[str(path) for path in paths.values()]} hold no case")
+        names = [Path(path).name for path in paths.values()]
+        raise FileError(_folder(paths), f": the split files {names} hold no case", _SPLITS)
     table = pd.DataFrame(rows)
     for column in (*AJCC_COLUMNS, "age_at_index"):
         if column not in table:
@@ -390,5 +393,10 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
         table["primary_class"] = pd.to_numeric(table["primary_class"]).fillna(-1).astype(int)
     leaks = table.groupby("case_id")["split"].nunique()
     if (leaks > 1).any():
-        raise ValueError(f"cases stand in more than one split: {leaks.index[leaks > 1].tolist()[:5]}")
+        fault = f": cases stand in more than one split: {leaks.index[leaks > 1].tolist()[:5]}"
+        raise FileError(_folder(paths), fault, "leave every patient in one split")
     return table.drop_duplicates("case_id").reset_index(drop=True)
+
+
+def _folder(paths: Mapping[str, str | Path]) -> Path:
+    return Path(next(iter(paths.values()))).parent

@@ -13,6 +13,7 @@ import pandas as pd
 
 from data_utils.tables.text_table import read_table
 from utils import constants
+from utils.files import FileError
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,9 @@ def load_gene_aliases(path: str | Path | None = None) -> GeneAliases:
         columns = ("symbol", "prev_symbols", "alias_symbols")
     missing = [column for column in (*columns, "status") if column not in table]
     if missing:
-        raise ValueError(f"{source} lacks the columns {missing}; it must be HGNC's complete set")
+        raise FileError(
+            source, f"lacks the columns {missing}", "download HGNC's complete set from genenames.org"
+        )
     table = table[table["status"] == "Approved"]
     logger.info("gene symbols: %d approved genes in %s", len(table), source)
     return GeneAliases.from_table(*(table[column].fillna("").tolist() for column in columns))

@@ -104,7 +104,10 @@ MAX_MISSING_GENES = 0.2
 
 
 def align_genes(
-    table: pd.DataFrame, genes: Sequence[str], max_missing: float = MAX_MISSING_GENES
+    table: pd.DataFrame,
+    genes: Sequence[str],
+    max_missing: float = MAX_MISSING_GENES,
+    path: str | Path = "the gene table",
 ) -> pd.DataFrame:
     """Columns of ``table`` in the order of ``genes``, for a model trained on another cohort.
 
@@ -114,18 +117,20 @@ def align_genes(
         table: case x gene table.
         genes: of the model.
         max_missing: share of them that may be missing.
+        path: of the table, for messages.
 
     Raises:
-        ValueError: more are missing; the message shows examples of both sides and says what to do.
+        FileError: more are missing; the message shows examples of both sides and says what to do.
     """
     missing = [gene for gene in genes if gene not in table.columns]
     share = len(missing) / max(len(genes), 1)
     if missing and share > max_missing:
-        raise ValueError(
-            f"the gene table lacks {len(missing)} of {len(genes)} genes of the model ({share:.1%}), such as "
-            f"{missing[:5]}; it holds genes such as {table.columns[:5].tolist()}. Write the table with the symbols of "
-            f"the training (data_utils.make_gene_dataset), or accept it: --missing_genes zero --max_missing_genes "
-            f"{math.ceil(100 * share) / 100:g}"
+        raise FileError(
+            path,
+            f"lacks {len(missing)} of {len(genes)} genes of the model ({share:.1%}), such as {missing[:3]}; it holds "
+            f"genes such as {table.columns[:3].tolist()}",
+            "write it with the symbols of the training (data_utils.make_gene_dataset), or accept it: --missing_genes "
+            f"zero --max_missing_genes {math.ceil(100 * share) / 100:g}",
         )
     if missing:
         logger.warning(
@@ -236,7 +241,7 @@ class PathwayGroups:
         if not kept.any():
             raise ValueError(
                 f"no pathway keeps {min_genes} genes: pathway genes such as "
-                f"{pathway_table.index[:5].tolist()}, available genes such as {sorted(available)[:5]}"
+                f"{pathway_table.index[:3].tolist()}, available genes such as {sorted(available)[:3]}"
             )
         if not kept.all():
             dropped = pathway_table.columns[~kept]

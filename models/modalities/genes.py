@@ -37,6 +37,7 @@ from models.genomic_utils.gene_mixer import (
 from models.modalities.base import Entries, Modality, ModalityEncoder
 from models.modalities.registry import register_modality
 from utils import constants
+from utils.files import FileError, content_of
 from utils.findings import Finding, error, listing, ok, warning
 
 # Name of the only group where genes are standardised over everybody.
@@ -104,7 +105,9 @@ class GeneTable(ModalityTable):
         """The pathways of the trained model, or what the gene table leaves of the pathway table."""
         if self._trained is not None:
             return self._trained
-        return PathwayGroups.from_table(read_pathway_table(self.pathway_table), self.stored.columns)
+        table = read_pathway_table(self.pathway_table)
+        with content_of(self.path, f"pass a gene table with the symbols of {self.pathway_table}"):
+            return PathwayGroups.from_table(table, self.stored.columns)
 
     @property
     def structure(self) -> dict[str, Any]:
@@ -113,7 +116,7 @@ class GeneTable(ModalityTable):
     @cached_property
     def values(self) -> pd.DataFrame:
         """The genes of the pathways, in their order."""
-        return align_genes(self.stored, self.pathways.genes, self.max_missing)
+        return align_genes(self.stored, self.pathways.genes, self.max_missing, self.path)
 
     @property
     def missing_by_pathway(self) -> dict[str, float]:
@@ -145,7 +148,8 @@ class GeneTable(ModalityTable):
         table = self.values if only is None else self.values[self.values.index.isin(list(only))]
         sites = self.sites[table.index]
         if absent := sorted(set(self.sites) - set(sites)):
-            raise ValueError(f"no training patient with RNA to standardise the genes of {absent} with")
+            fault = f"holds no training patient to standardise the genes of {absent} with"
+            raise FileError(self.path, fault, "leave the site out (--sites), or add patients of it")
         return {str(s): GeneScaler.fit(rows).to_dict() for s, rows in table.groupby(sites.to_numpy())}
 
     def of_site(self, site: str) -> GeneTable:
@@ -159,9 +163,8 @@ class GeneTable(ModalityTable):
             raise ValueError("the weights hold no means and deviations of the genes")
         sites = pd.Series(ALL, index=self.stored.index) if fitted.keys() == {ALL} else self.sites
         if unknown := sorted(set(sites) - fitted.keys()):
-            raise ValueError(
-                f"{self.path}: the genes of {unknown} cannot be standardised, the weights know {sorted(fitted)}"
-            )
+            fault = f": the genes of {unknown} cannot be standardised, the weights know {sorted(fitted)}"
+            raise FileError(self.path, fault, "name its site as the training did")
         groups = self.values.groupby(sites.to_numpy())
         parts = [GeneScaler.from_dict(fitted[str(site)]).transform(rows) for site, rows in groups]
         table = pd.concat(parts).loc[self.values.index]
@@ -201,7 +204,7 @@ class GeneTable(ModalityTable):
             wanted, kept = set(self._trained.genes), len(self._trained.names)
             offered = wanted & set(self.stored.columns)
             try:
-                align_genes(self.stored, self._trained.genes, self.max_missing)
+                align_genes(self.stored, self._trained.genes, self.max_missing, self.path)
             except ValueError as reason:
                 return error(
                     str(reason),

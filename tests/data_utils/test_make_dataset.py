@@ -16,6 +16,7 @@ from data_utils import make_dataset
 from data_utils.features.store import FeatureMeta, write_features
 from data_utils.tables.gdc import read_split_cases, split_paths
 from utils import constants
+from utils.files import FileError
 
 NONE = "'--"
 UUID = "0123ABCD-0123-4567-89AB-0123456789AB"
@@ -253,14 +254,14 @@ def test_no_features(cohort: RawCohort) -> None:
 def test_no_slide_matches(cohort: RawCohort) -> None:
     cohort.slides = [("TCGA-ZZ-0000", "TCGA-ZZ-0000-01Z-00-DX1")]
     with pytest.raises(
-        ValueError, match=r"no slide is left.*TCGA-AA-0000.*TCGA-AA-0000-01Z.*no clinical row"
+        FileError, match=r"slide\.tsv: no slide is left.*no clinical row.*TCGA-AA-0000.*TCGA-AA-0000-01Z"
     ):
         cohort.run()
 
 
 def test_no_expression_matches(cohort: RawCohort) -> None:
     cohort.with_rna = ["TCGA-ZZ-0000"]
-    with pytest.raises(ValueError, match=r"has a row for no case.*TCGA-AA-0000.*TCGA-ZZ-0000"):
+    with pytest.raises(FileError, match=r"rna\.csv has a row for no case.*TCGA-AA-0000.*TCGA-ZZ-0000"):
         cohort.run()
 
 

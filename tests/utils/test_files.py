@@ -161,6 +161,11 @@ def test_what_the_content_of_a_file_ends_in_names_the_file(error, message):
     assert len(str(stopped.value)) < 300
 
 
+def test_an_error_crosses_processes():
+    error = pickle.loads(pickle.dumps(FileError("b.pt", "is empty", "copy it")))
+    assert str(error) == "b.pt is empty; copy it" and error.remedy == "copy it"
+
+
 @pytest.mark.parametrize("error", [FileError("b.pt", "is empty", "copy it"), FileNotFoundError("b.pt")])
 def test_an_error_that_names_its_file_keeps_it(error):
     with pytest.raises(type(error)) as stopped, content_of("a.json", "mend it"):

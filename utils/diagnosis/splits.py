@@ -10,12 +10,15 @@ from data_utils.cases.cohort_data import check_columns
 from data_utils.cases.folds import read_folds
 from data_utils.cases.splits import Patient, identifiers
 from data_utils.tables.cohorts import class_names_of
+from data_utils.tables.gdc import CONTRADICTIONS
+from data_utils.tables.text_table import read_table
 from utils import constants
 from utils.diagnosis.inputs import Inputs
 from utils.evaluation.plots import class_labels
 from utils.findings import Finding, error, listing, ok, warning
 
 _WRITE = "write it with python -m data_utils.make_dataset, or pass --train_json, --val_json, --test_json"
+_CONTRADICTIONS_REMEDY = "write it again with python -m data_utils.make_dataset"
 # With fewer deaths a concordance index is mostly chance.
 FEW_EVENTS = 5
 
@@ -42,6 +45,7 @@ def check_splits(inputs: Inputs) -> Iterator[Finding]:
         used = [p for p in patients if all_run or inputs.runs(p)]
         yield from _check_one(inputs, name, patients, used)
     yield from _check_tasks(inputs, splits)
+    yield from _check_contradictions(inputs, splits)
     yield from _check_leakage(splits)
     yield from _check_folds(inputs, splits)
 
@@ -115,6 +119,28 @@ def _check_tasks(inputs: Inputs, splits: dict[str, list[Patient]]) -> Iterator[F
         for column in tasks.columns:
             known = sum(p.values[column] >= 0 or p.values[column] < -1 for p in patients)
             yield ok(f"{name}: {column} of {known} of {len(patients)} patients is known")
+
+
+def _check_contradictions(inputs: Inputs, splits: dict[str, list[Patient]]) -> Iterator[Finding]:
+    """What make_dataset noted beside the split files: rows of a case that say different things."""
+    everyone = {p.submitter_id for patients in splits.values() for p in patients}
+    for folder in sorted({path.parent for path in inputs.config.data.split_files.values()}):
+        for path in sorted(folder.glob(f"{CONTRADICTIONS}_*.csv")):
+            try:
+                table = read_table(path, "list of contradictions", _CONTRADICTIONS_REMEDY)
+                told = table[table["case_submitter_id"].isin(everyone)]
+                cases = [
+                    f"{case} ({', '.join(rows['field'])})" for case, rows in told.groupby("case_submitter_id")
+                ]
+            except (OSError, ValueError, KeyError) as reason:
+                yield warning(f"{path} cannot be read: {reason}", _CONTRADICTIONS_REMEDY)
+                continue
+            if cases:
+                yield warning(
+                    f"the rows of {len(cases)} cases contradict each other in the clinical table: {listing(cases)}",
+                    f"see in {path} what was taken; where another value is right, correct the clinical table and "
+                    "write the splits again",
+                )
 
 
 def _classes(inputs: Inputs) -> dict[str, int]:

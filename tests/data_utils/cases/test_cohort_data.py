@@ -15,6 +15,7 @@ from data_utils.tables.genes import PathwayGroups
 from models.modalities import all_modalities, modality, read_tables
 from tests.small_cohort import NUM_GENES, PATHWAYS, make_small_cohort
 from utils.arguments import parse_args
+from utils.files import FileError
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def test_folds_of_a_file(read, tmp_path):
     path = tmp_path / "folds.json"
     path.write_text(json.dumps(content))
     assert [p.case_id for p in data.folds(2, path, 0, options("genes"))[1]["test"]] == ids[12:]
-    with pytest.raises(ValueError, match=r"folds\.json holds 2 folds, fewer than --num_folds 3"):
+    with pytest.raises(FileError, match=r"folds\.json holds 2 folds; --num_folds is 3"):
         data.folds(3, path, 0, options("genes"))
 
 
@@ -274,7 +275,7 @@ def test_genes_of_another_cohort_show_both_sides(read, cohort):
 
 def test_texts_of_another_cohort_are_refused(read, cohort):
     torch.save({"someone": torch.zeros(4, 512)}, cohort.texts)
-    with pytest.raises(ValueError, match="7 patients of the train split have no label sentences"):
+    with pytest.raises(FileError, match=r"texts\.pt: 7 patients of the train split have no label sentences"):
         datasets(read())
 
 
@@ -282,7 +283,7 @@ def test_texts_of_another_cohort_are_refused(read, cohort):
 def test_tables_of_another_cohort_show_both_sides(read, cohort, table, tmp_path):
     rows = {f"other-{i}": torch.zeros(5) for i in range(3)}
     torch.save(rows, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"no patient of the split files is in .*other\.pt.*'other-0'"):
+    with pytest.raises(FileError, match=r"other\.pt holds no patient of the split files.*'other-0'"):
         read(**{table: tmp_path / "other.pt"})
 
 

@@ -178,7 +178,10 @@ def test_an_altered_byte_of_a_pt_file_is_found(tmp_path):
             "coords are bfloat16",
         ),
         ({"features": torch.ones(3, 4), "coords": [1, 2]}, "holds a list"),
-        ({"features": torch.ones(3, 4).to_sparse(), "coords": torch.arange(6).view(3, 2)}, "is sparse"),
+        (
+            {"features": torch.ones(3, 4).to_sparse(), "coords": torch.arange(6).view(3, 2)},
+            "is sparse; store its values densely$",
+        ),
         ({"features": torch.ones(3, 4)}, "has no 'coords'"),
     ],
 )

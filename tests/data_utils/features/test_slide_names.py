@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.features.slide_names import SlideFiles, slide_in_table, slide_of, stem_of
+from utils.files import FileError
 
 UUID = "0123abcd-0123-4567-89ab-0123456789ab"
 
@@ -68,7 +69,7 @@ def test_the_exact_name_comes_first_and_a_dot_is_part_of_it():
 
 
 def test_case_alone_is_no_difference():
-    with pytest.raises(ValueError, match=r"slide 's1' and the file .*S1\.h5 differ in upper and lower case"):
+    with pytest.raises(FileError, match=r"S1\.h5 and slide 's1' differ in upper and lower case"):
         files("S1.h5").candidates("s1")
 
 

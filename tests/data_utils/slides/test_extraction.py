@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import struct
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ from models.prov_gigapath.tile_encoder import build_tile_encoder
 from tests.data_utils.slides.test_encoding_stage import Immediate
 from tests.data_utils.slides.test_wsi import damage, painted, tissue_slide, write_slide
 from utils import constants
+from utils.checked_table import checked_text
 from utils.files import read_json, temporary_stem
 
 CPU = torch.device("cpu")
@@ -292,6 +294,21 @@ def test_a_slide_at_which_reading_processes_end_fails_alone(three, monkeypatch, 
     assert files(three / "out") == ["a", "c"] and not list((three / "out").glob(".*"))
 
 
+def test_a_slide_whose_reading_does_not_end_fails_alone(three, monkeypatch):
+    original = tile_reading.fastest
+
+    def opening(path):
+        if path.stem == "b" and torch.utils.data.get_worker_info() is not None:
+            time.sleep(60)
+        return original(path)
+
+    monkeypatch.setattr(tile_reading, "fastest", opening)
+    monkeypatch.setattr(tile_reading, "READ_LIMIT", 1)
+    lines = run(three, workers=1)
+    assert lines.status.to_dict() == {"a.svs": "done", "b.svs": "failed", "c.svs": "done"}
+    assert "takes more than 0.0166667 minutes" in lines.reason["b.svs"]
+
+
 def test_odd_names(three):
     slides = three / "slides"
     latin, longest = os.fsdecode(b"Pr\xe4parat.svs"), f"{'a' * 247}.svs"
@@ -334,7 +351,7 @@ def test_failing_encoder_stops_the_run(three):
     with pytest.raises(RuntimeError, match="broken"):
         run(three, encoder=Stopping(RuntimeError("broken"), 2), batch_size=12)
     lines = report(three / "out" / "extraction_report.csv")
-    assert lines.index.tolist() == ["a.svs", "b.svs"] and files(three / "out") == ["a", "b"]
+    assert lines.status.tolist() == ["done", "done", "pending"] and files(three / "out") == ["a", "b"]
 
 
 def test_out_of_memory_names_the_flag(three):
@@ -364,7 +381,11 @@ def test_interrupted_run_continues(three):
         run(three, encoder=Stopping(KeyboardInterrupt(), 4), batch_size=4)
     out = three / "out"
     assert sorted(path.name for path in out.iterdir()) == ["a.h5", "extraction_report.csv"]
-    assert report(out / "extraction_report.csv").status.to_dict() == {"a.svs": "done"}
+    path = out / "extraction_report.csv"
+    lines, content = report(path), path.read_bytes()
+    assert lines.status.to_dict() == {"a.svs": "done", "b.svs": "pending", "c.svs": "pending"}
+    assert "start again" in lines.reason["b.svs"]
+    assert checked_text(content) and checked_text(content[:-9]) is None
     assert run(three).status.tolist() == ["skipped", "done", "done"]
 
 
@@ -408,7 +429,9 @@ def test_report_is_current_while_running(three, monkeypatch):
     class Watching(MeanColour):
         def forward(self, images):
             path = three / "out" / "extraction_report.csv"
-            seen.append(len(report(path)) if path.exists() else 0)
+            lines = report(path).status.tolist() if path.exists() else ["pending"] * 3
+            assert len(lines) == 3
+            seen.append(lines.count("done"))
             return super().forward(images)
 
     run(three, encoder=Watching(), batch_size=2)

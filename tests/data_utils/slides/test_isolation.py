@@ -20,6 +20,10 @@ def act(what):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "exit":
         os._exit(3)
+    if what == "hang":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        while True:
+            pass
     if what == "fill":
         return len(bytearray(1 << 46))  # 64 TiB
     return what, os.getpid()
@@ -40,10 +44,11 @@ def test_answers_come_from_another_process_each(caplog):
         ("killed", SlideError, "memory too small.*SIGKILL"),
         ("exit", SlideError, "status 3"),
         ("fill", MemoryError, None),
+        ("hang", SlideError, "more than 0.0166667 minutes.*convert it"),
     ],
 )
 def test_what_goes_wrong_is_raised_and_the_next_call_works(what, error, message):
-    with Isolated(act) as call:
+    with Isolated(act, limit=1 if what == "hang" else 60) as call:
         with pytest.raises(error, match=message):
             call(what)
         assert call("work")[0] == "work"

@@ -371,6 +371,16 @@ FAULTS = {
         "test.json: row 0.*lacks",
         "--test_json",
     ),
+    "rows of a case that disagree": (
+        lambda p: (p.root / "contradictions_brca.csv").write_text(
+            "case_submitter_id,field,values,taken\n"
+            "TCGA-AA-0003,vital_status,Alive | Dead,Dead\nTCGA-ZZ-0003,age_at_index,50 | 60,50\n"
+        ),
+        "splits",
+        "warning",
+        r"rows of 1 cases contradict .*TCGA-AA-0003 \(vital_status\)$",
+        "contradictions_brca.csv what was taken",
+    ),
     "slide twice": (
         lambda p: p.rows("train", lambda rows: [*rows, rows[-1]]),
         "splits",

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,8 @@ from data_utils.tables.genes import PathwayGroups
 from models.aggregators import DataSpec, build_aggregator
 from models.encoders import slide_encoder
 from tests.data_utils.slides.test_wsi import tissue_slide, write_slide
-from tests.small_cohort import MODEL_CONFIG, PATHWAYS, SmallCohort, make_small_cohort
-from tests.small_runs import small_model
+from tests.small_cohort import MODEL_CONFIG, PATHWAYS
+from tests.small_runs import copied, small_model, sound_cohort
 from tests.structures import structures
 from tests.utils.diagnosis.doctor_faults import EVERYTHING, FAULTS, Subject
 from utils import constants, doctor
@@ -36,9 +35,7 @@ GENES = tuple(f"G{i}" for i in range(10))
 def sound(tmp_path_factory):
     """A cohort without faults, with slide-encoder weights and trained weights."""
     root = tmp_path_factory.mktemp("sound")
-    cohort = make_small_cohort(root, train=24, val=14, test=14)
-    model = small_model()
-    torch.save({"model": model.backbone.vit.state_dict()}, root / "slide_encoder.pth")
+    cohort = sound_cohort(root, train=24, val=14, test=14)
     run = {
         "mil_name": "longnetvit_gene_adapter",
         "model_config": MODEL_CONFIG,
@@ -47,18 +44,15 @@ def sound(tmp_path_factory):
         "protocol": "published",
         "train_cases": ["case-0"],
     }
-    checkpoint.save(root / "best_model_weights.pt", {"model": checkpoint.trainable_state(model), "run": run})
+    checkpoint.save(
+        root / "best_model_weights.pt", {"model": checkpoint.trainable_state(small_model()), "run": run}
+    )
     return cohort
 
 
 @pytest.fixture
 def subject(sound, tmp_path):
-    shutil.copytree(sound.root, tmp_path / "cohort")
-    cohort = SmallCohort(tmp_path / "cohort")
-    for split in constants.SPLITS:
-        path = cohort.split(split)
-        path.write_text(path.read_text().replace(str(sound.root), str(cohort.root)))
-    return Subject(cohort, {"random_backbone": None, "backbone_weights": cohort.root / "slide_encoder.pth"})
+    return Subject(*copied(sound, tmp_path / "cohort"))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
