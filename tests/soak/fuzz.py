@@ -74,11 +74,11 @@ KINDS: Mapping[str, Kind] = {
     "split": Kind(Tables, lambda t: t.split(), lambda t: t.make_clinical(), damage.json_file),
     "cohort": Kind(Tables, lambda t: t.cohort, lambda t: t.make_splits(), damage.json_file),
     "tasks": Kind(Tables, lambda t: t.tasks, lambda t: t.read_tasks(), damage.json_file),
-    "model config": Kind(Runs, lambda r: r.cohort.model_config, lambda r: r.train(), damage.json_file),
-    "texts": Kind(Runs, lambda r: r.cohort.texts, lambda r: r.train(), damage.tensors),
-    "folds csv": Kind(Runs, lambda r: r.folds, lambda r: r.train(fold_json=r.folds)),
+    "model config": Kind(Runs, lambda r: r.cohort.model_config, lambda r: r.given(), damage.json_file),
+    "texts": Kind(Runs, lambda r: r.cohort.texts, lambda r: r.given(), damage.tensors),
+    "folds csv": Kind(Runs, lambda r: r.folds, lambda r: r.given(fold_json=r.folds)),
     "folds json": Kind(
-        Runs, lambda r: r.folds_json, lambda r: r.train(fold_json=r.folds_json), damage.json_file
+        Runs, lambda r: r.folds_json, lambda r: r.given(fold_json=r.folds_json), damage.json_file
     ),
     "report": Kind(Runs, lambda r: r.run / "seed_0" / "report.csv", lambda r: r.train(r.run)),
     "checkpoint": Kind(

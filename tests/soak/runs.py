@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from safetensors.torch import save_file
 
 import train_modaltune
 from data_utils import TCGA_extract_feats_TITAN, make_textemb_conch
+from data_utils.cases.datasets import CaseDataset, input_of
 from data_utils.features.store import read_features
 from data_utils.slides import command_line
 from data_utils.tables.gdc import split_paths
@@ -32,9 +36,18 @@ from tests.soak.tables import Rows
 from utils import constants
 from utils.files import FileError, read_json, write_json
 from utils.prediction import __main__ as prediction
-from utils.training.trainer import BEST_WEIGHTS
+from utils.training import run as training
+from utils.training.trainer import BEST_WEIGHTS, Trainer
 
 MIL_NAME = "longnetvit_gene_clinical_vectors_adapter"
+
+
+class _Reached(Exception):
+    """A run has read everything."""
+
+
+def _digest(value: torch.Tensor) -> str:
+    return hashlib.sha256(value.contiguous().cpu().numpy().tobytes()).hexdigest()
 
 
 class Runs:
@@ -71,6 +84,35 @@ class Runs:
             shutil.rmtree(output)
         return found
 
+    def given(self, **flags: Any) -> Rows:
+        """What a training, or an evaluation of weights, is given: patients with labels and inputs, and the model.
+
+        It stops there: what follows depends on nothing else.
+        """
+        found: Rows = {}
+
+        def note(trainer: Trainer, datasets: Mapping[str, CaseDataset], *rest: object) -> None:
+            for split, dataset in datasets.items():
+                for p in dataset.patients:
+                    tensors = [
+                        input_of(p, table) for table in (*dataset.inputs.values(), dataset.texts or {})
+                    ]
+                    digests = [None if value is None else _digest(value) for value in tensors]
+                    found[f"{split} {p.case_id}"] = {"values": repr((p, digests))}
+            state = trainer.model.state_dict() | trainer.objective.state_dict()
+            found["model"] = {name: _digest(value) for name, value in state.items()}
+            raise _Reached
+
+        output = Path(tempfile.mkdtemp(dir=self.folder)) / "run"
+        with pytest.MonkeyPatch.context() as patch, suppress(_Reached):
+            patch.setattr(training, "_report", note)
+            patch.setattr(Trainer, "fit", lambda *given: None)
+            try:
+                train_modaltune.main(self.cohort.flags(output, num_epochs=1, **flags))
+            finally:
+                shutil.rmtree(output.parent)
+        return found
+
     @cached_property
     def run(self) -> Path:
         """A finished run."""
@@ -83,12 +125,12 @@ class Runs:
         return save_as_published(self.run / "seed_0" / BEST_WEIGHTS, self.folder / "published.pt")
 
     def evaluate(self, weights: Path) -> Rows:
-        """The results of an evaluation."""
-        return self.train(eval_only=True, eval_weights=weights)
+        """What an evaluation of weights is given."""
+        return self.given(eval_only=True, eval_weights=weights)
 
     def encode(self, weights: Path) -> Rows:
-        """The results of a training upon a file of the slide encoder."""
-        return self.train(random_backbone=None, backbone_weights=weights)
+        """What a training upon a file of the slide encoder is given."""
+        return self.given(random_backbone=None, backbone_weights=weights)
 
     # ------------------------------------------------------------------------ predictions
     @cached_property
