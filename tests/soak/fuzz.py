@@ -80,7 +80,7 @@ KINDS: Mapping[str, Kind] = {
     "folds json": Kind(
         Runs, lambda r: r.folds_json, lambda r: r.given(fold_json=r.folds_json), damage.json_file
     ),
-    "report": Kind(Runs, lambda r: r.run / "seed_0" / "report.csv", lambda r: r.train(r.run)),
+    "report": Kind(Runs, lambda r: r.report, lambda r: r.again()),
     "checkpoint": Kind(
         Runs, lambda r: r.run / "seed_0" / "best_model_weights.pt", lambda r: r.predict(r.run), damage.tensors
     ),
