@@ -359,6 +359,7 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
     """
     needed = ("case_id", "case_submitter_id", "project_id", "durations", "vital_status", "primary_diagnosis")
     rows: list[dict] = []
+    folder = Path(next(iter(paths.values()))).parent
     for split, path in paths.items():
         if not Path(path).is_file():
             raise FileNotFoundError(
@@ -377,7 +378,7 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
             rows.append({**row, "split": split})
     if not rows:
         names = [Path(path).name for path in paths.values()]
-        raise FileError(_folder(paths), f": the split files {names} hold no case", _SPLITS)
+        raise FileError(folder, f": the split files {names} hold no case", _SPLITS)
     table = pd.DataFrame(rows)
     for column in (*AJCC_COLUMNS, "age_at_index"):
         if column not in table:
@@ -394,9 +395,6 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
     leaks = table.groupby("case_id")["split"].nunique()
     if (leaks > 1).any():
         fault = f": cases stand in more than one split: {leaks.index[leaks > 1].tolist()[:5]}"
-        raise FileError(_folder(paths), fault, "leave every patient in one split")
+        raise FileError(folder, fault, "leave every patient in one split")
     return table.drop_duplicates("case_id").reset_index(drop=True)
 
-
-def _folder(paths: Mapping[str, str | Path]) -> Path:
-    return Path(next(iter(paths.values()))).parent
