@@ -397,4 +397,3 @@ def read_split_cases(paths: Mapping[str, str | Path]) -> pd.DataFrame:
         fault = f": cases stand in more than one split: {leaks.index[leaks > 1].tolist()[:5]}"
         raise FileError(folder, fault, "leave every patient in one split")
     return table.drop_duplicates("case_id").reset_index(drop=True)
-
