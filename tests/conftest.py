@@ -16,6 +16,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory):
+    """Python for scripts and documented commands; it starts at once."""
+    from tests.warm_python import WarmPython
+
+    with WarmPython(tmp_path_factory.mktemp("warm")) as warm:
+        yield warm
+
+
 @pytest.fixture(scope="module")
 def quick_runs():
     """The evaluations of all runs of a module take no time."""

@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from tests.warm_python import WarmPython
 from utils import constants
 
 CONFIG = constants.CONFIGS_ROOT / "demo_modaltune_gigapath_config.json"
 
 
-def run_demo(root: Path, **variables: str) -> str:
-    """Runs ``scripts/run_demo.sh`` in the environment of the tests; returns what it printed."""
+def environment(warm: WarmPython) -> dict[str, str]:
+    """The variables of the tests for a command of the documents."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("MODALTUNE_")}
-    env |= {"MODALTUNE_SKIP_SETUP": "1", "DEMO_ROOT": str(root), **variables}
-    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    return env | {"MODALTUNE_SKIP_SETUP": "1", "PATH": f"{warm.bin}:{env['PATH']}"}
+
+
+def run_demo(warm: WarmPython, root: Path, **variables: str) -> str:
+    """Runs ``scripts/run_demo.sh`` in the environment of the tests; returns what it printed."""
+    env = environment(warm) | {"DEMO_ROOT": str(root), **variables}
     done = subprocess.run(
         ["bash", "scripts/run_demo.sh"],
         cwd=constants.REPO_ROOT,
@@ -34,7 +38,7 @@ def run_demo(root: Path, **variables: str) -> str:
 
 
 def run_commands(
-    text: str, folder: Path, demo: Path, places: Mapping[str, Path]
+    warm: WarmPython, text: str, folder: Path, demo: Path, places: Mapping[str, Path]
 ) -> subprocess.CompletedProcess[str]:
     """Runs commands of the documents on the files of a demo, as from ``folder``; ``places`` stand for its paths."""
     for name, path in places.items():
@@ -45,13 +49,7 @@ def run_commands(
     text = text.replace(
         "python -m utils.prediction", f"python -m utils.prediction --output {folder / 'predictions.csv'}"
     )
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MODALTUNE_")}
-    env |= {
-        "MODALTUNE_SKIP_SETUP": "1",
-        "DEVICE": "cpu",
-        "PATH": f"{Path(sys.executable).parent}:{env['PATH']}",
-    }
-    env |= {"MODALTUNE_WEIGHTS_ROOT": str(demo / "weights")}
+    env = environment(warm) | {"DEVICE": "cpu", "MODALTUNE_WEIGHTS_ROOT": str(demo / "weights")}
     return subprocess.run(
         ["bash", "-euc", text], cwd=constants.REPO_ROOT, env=env, capture_output=True, text=True, check=False
     )

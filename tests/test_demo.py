@@ -26,10 +26,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, warm_python):
     """A demo folder after one run."""
     root = tmp_path_factory.mktemp("demo")
-    run_demo(root, NUM_EPOCHS=EPOCHS)
+    run_demo(warm_python, root, NUM_EPOCHS=EPOCHS)
     return root
 
 
@@ -102,7 +102,7 @@ def test_corrupt_slide_is_reported(demo):
     assert failed[0]["slide"].split(".")[0] in dropped
 
 
-def test_new_patients_as_documented(demo, tmp_path):
+def test_new_patients_as_documented(demo, tmp_path, warm_python):
     """The commands of docs/prediction.md, on patients whose evaluation is known."""
     text = (constants.REPO_ROOT / "docs" / "prediction.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
@@ -114,6 +114,7 @@ def test_new_patients_as_documented(demo, tmp_path):
         shutil.copy(path, features / path.name)
     shutil.copy(demo / "data/TCGA-tables/rna_brca.csv", tmp_path / "new" / "rna.csv")
     done = run_commands(
+        warm_python,
         script + "mv predictions.csv first.csv\n" + bundle,
         tmp_path,
         demo,
@@ -140,7 +141,7 @@ def test_new_patients_as_documented(demo, tmp_path):
     assert set(table["zero_shot_class"].dropna()) <= set(table["class"].dropna())
 
 
-def test_run_again_makes_only_what_is_missing(demo):
+def test_run_again_makes_only_what_is_missing(demo, warm_python):
     features = sorted((demo / "data/TCGA-extractedfeatures/gigapath/TCGA-BRCA").glob("*.h5"))
     slides = sorted((demo / "data/TCGA-BRCA/images").rglob("*.svs"))
     weights = run_folder(demo) / "seed_0" / "best_model_weights.pt"
@@ -149,7 +150,7 @@ def test_run_again_makes_only_what_is_missing(demo):
     stamps = {path: path.stat().st_mtime_ns for path in kept}
     for path in [*features[1::2], slides[0], run_folder(demo) / "results.md"]:
         path.unlink()
-    run_demo(demo, NUM_EPOCHS=EPOCHS)
+    run_demo(warm_python, demo, NUM_EPOCHS=EPOCHS)
     assert {path: path.stat().st_mtime_ns for path in kept} == stamps
     assert all(path.is_file() for path in [*features, *slides, run_folder(demo) / "results.md"])
     after = torch.load(weights, weights_only=True)["model"]
@@ -158,9 +159,9 @@ def test_run_again_makes_only_what_is_missing(demo):
 
 # ---------------------------------------------------------------------------- four cancer sites
 @pytest.fixture(scope="module")
-def pancancer(demo):
+def pancancer(demo, warm_python):
     """The run folder of one model over four sites, trained in the folder of the other demo."""
-    run_demo(demo, PANCANCER="1", NUM_EPOCHS=PANCANCER_EPOCHS)
+    run_demo(warm_python, demo, PANCANCER="1", NUM_EPOCHS=PANCANCER_EPOCHS)
     return demo / "runs" / "modaltune_gigapath_gene" / "PANCANCER"
 
 

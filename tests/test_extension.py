@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,12 @@ from tests.small_cohort import IN_DIM, make_small_cohort
 from utils import constants
 
 PAGE = constants.REPO_ROOT / "docs" / "extend.md"
+
+
+@pytest.fixture(scope="module")
+def call(package, warm_python):
+    """Runs a Python command with the package as a plugin, as a user would."""
+    return lambda *words: run(warm_python, package, *words)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +50,11 @@ def cohorts(tmp_path_factory):
     return found
 
 
-def call(package, *words):
-    """Runs a Python command with the package as a plugin, as a user would."""
+def run(warm, package, *words, **changes):
+    """The status of a Python command and what it printed."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith("MODALTUNE_")}
-    variables |= {"MODALTUNE_PLUGINS": "my_lab", "PYTHONPATH": str(package), "COLUMNS": "200"}
-    variables["OMP_NUM_THREADS"] = "1"
-    variables["MODALTUNE_PYTHON"] = sys.executable
-    command = [sys.executable, *map(str, words)]
+    variables |= {"MODALTUNE_PLUGINS": "my_lab", "PYTHONPATH": str(package), "COLUMNS": "200"} | changes
+    command = [warm.bin / "python", *map(str, words)]
     done = subprocess.run(
         command, cwd=constants.REPO_ROOT, env=variables, capture_output=True, text=True, check=False
     )
@@ -66,76 +69,63 @@ def flags(cohort, output, name, config, **changes):
 
 
 @pytest.mark.parametrize("name", ["mean_pooling", "longnetvit_proteins_adapter"])
-def test_train_evaluate_deploy_and_doctor(name, package, cohorts, tmp_path):
+def test_train_evaluate_deploy_and_doctor(name, call, cohorts, tmp_path):
     here, there = cohorts
     config = {"in_dim": IN_DIM, "output_dim": 6}
     if name != "mean_pooling":
         config = json.loads(here.model_config.read_text())
     words = flags(here, tmp_path / "run", name, config)
-    status, table = call(package, "-m", "utils.doctor", *words)
+    status, table = call("-m", "utils.doctor", *words)
     assert status == 0 and re.search(r"proteins +OK .*4 proteins of 15 patients", table), table
     assert "15 of 16 patients have protein levels" in table
 
-    status, log = call(package, "train_modaltune.py", *words)
+    status, log = call("train_modaltune.py", *words)
     assert status == 0 and "1 of 8 patients are left out: 1 have no protein levels" in log, log
     results = pd.read_csv(tmp_path / "run" / "results.csv")
     assert "balanced_accuracy" in set(results.metric)
 
     evaluation = {"eval_only": True, "eval_weights": tmp_path / "run"}
-    status, log = call(
-        package, "train_modaltune.py", *flags(here, tmp_path / "eval", name, config, **evaluation)
-    )
+    status, log = call("train_modaltune.py", *flags(here, tmp_path / "eval", name, config, **evaluation))
     assert status == 0, log
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "eval" / "results.csv"), results)
 
-    status, log = call(
-        package, "train_modaltune.py", *flags(there, tmp_path / "ood", name, config, **evaluation)
-    )
+    status, log = call("train_modaltune.py", *flags(there, tmp_path / "ood", name, config, **evaluation))
     assert status == 0 and len(pd.read_csv(tmp_path / "ood" / "results.csv")), log
 
     table = there.root / "proteins.csv"
     table.write_text(table.read_text().replace("P,Q,R,S", "P,Q,R,X"))
-    status, log = call(
-        package, "-m", "utils.doctor", *flags(there, tmp_path / "no", name, config, **evaluation)
-    )
+    status, log = call("-m", "utils.doctor", *flags(there, tmp_path / "no", name, config, **evaluation))
     table.write_text(table.read_text().replace("P,Q,R,X", "P,Q,R,S"))
     assert status == 1 and "the model was trained on ['P', 'Q', 'R', 'S']" in " ".join(log.split()), log
 
 
-def test_the_encoder_works_with_its_own_config_and_weights(package, cohorts, tmp_path):
+def test_the_encoder_works_with_its_own_config_and_weights(call, cohorts, tmp_path):
     """Its model config comes from its declaration, its weights from a file; the scripts know it, too."""
     cohort, script = cohorts[0], "import my_lab.small_vit as m, torch; torch.manual_seed(0)"
     script += "; torch.save(m.SmallViT(10, 24, 2, 3).state_dict(), 'PATH')".replace(
         "PATH", f"{tmp_path}/vit.pt"
     )
-    assert call(package, "-c", script)[0] == 0
+    status, log = call("-c", script)
+    assert status == 0, log
     changes = {"model_config": None, "random_backbone": None, "backbone_weights": tmp_path / "vit.pt"}
     words = cohort.flags(tmp_path / "run", mil_name="smallvit_gene_adapter", num_epochs=1, **changes)
-    status, log = call(package, "-m", "utils.doctor", *words)
+    status, log = call("-m", "utils.doctor", *words)
     assert status == 0 and "smallvit_gene_adapter: " in log, log
-    status, log = call(package, "train_modaltune.py", *words)
+    status, log = call("train_modaltune.py", *words)
     assert status == 0, log
     arguments = json.loads((tmp_path / "run" / "config.json").read_text())["arguments"]
     assert arguments["model"]["model_config"].endswith("my_lab/small_vit.json")
-    assert call(package, "-m", "models.encoders", "small_vit", "prefix") == (0, "smallvit\n")
-    status, log = call(package, "train_modaltune.py", *cohort.flags(tmp_path / "no", mil_name="smallvit_x"))
+    assert call("-m", "models.encoders", "small_vit", "prefix") == (0, "smallvit\n")
+    status, log = call("train_modaltune.py", *cohort.flags(tmp_path / "no", mil_name="smallvit_x"))
     assert status != 0 and "unknown --mil_name 'smallvit_x'" in log
 
 
-def test_without_the_plugin_nothing_of_it_is_known(package, cohorts, tmp_path):
+def test_without_the_plugin_nothing_of_it_is_known(package, cohorts, tmp_path, warm_python):
     words = cohorts[0].flags(tmp_path, mil_name="mean_pooling")
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("MODALTUNE_")}
-    done = subprocess.run(
-        [sys.executable, "train_modaltune.py", *words],
-        cwd=constants.REPO_ROOT,
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0 and "unknown --mil_name 'mean_pooling'" in done.stderr
+    status, log = run(warm_python, package, "train_modaltune.py", *words, MODALTUNE_PLUGINS="")
+    assert status != 0 and "unknown --mil_name 'mean_pooling'" in log
 
 
-def test_a_plugin_that_cannot_be_imported_is_named(tmp_path):
-    status, log = call(tmp_path, "-m", "utils.doctor", "--help")
+def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, warm_python):
+    status, log = run(warm_python, tmp_path, "-m", "utils.doctor", "--help")
     assert status != 0 and "MODALTUNE_PLUGINS names 'my_lab', which cannot be imported" in log

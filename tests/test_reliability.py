@@ -91,9 +91,9 @@ def slide(cohort, case=1):
 
 # ---------------------------------------------------------------------------- killed
 def test_killed_at_random_moments(tmp_path):
-    """Twenty kills by SIGKILL and SIGTERM; 200 with tests/soak/kill_resume.py."""
-    ends = kill_resume.soak(tmp_path, kills=20, seed=0)
-    assert ends["killed"] == 20 and ends["finished"] == ends["runs"]
+    """Ten kills by SIGKILL and SIGTERM; 200 with tests/soak/kill_resume.py."""
+    ends = kill_resume.soak(tmp_path, kills=10, seed=0)
+    assert ends["killed"] == 10 and ends["finished"] == ends["runs"]
 
 
 def test_time_limit_and_preemption(cohort, whole, tmp_path):

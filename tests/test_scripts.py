@@ -42,6 +42,7 @@ def call(tmp_path):
         environment |= {
             "PATH": f"{programs}:{environment['PATH']}",
             "MODALTUNE_SKIP_SETUP": "1",
+            "MODELS": "snn",
             **OF_PREDICTION,
         }
         environment |= variables

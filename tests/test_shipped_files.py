@@ -55,12 +55,12 @@ def test_readme_help_commands_run(command):
 
 
 @pytest.mark.parametrize("command", [c for c in readme_commands() if "utils.doctor --onco" in c])
-def test_readme_doctor_commands_run_to_their_table(command, tmp_path):
+def test_readme_doctor_commands_run_to_their_table(command, tmp_path, warm_python):
     """Without data all they can find are errors, but every flag must exist and the table must come."""
     words = [str(tmp_path / word) if word in ("DIR", "doctor.md") else word for word in shlex.split(command)]
     assert words[:3] == ["python", "-m", "utils.doctor"]
     done = subprocess.run(
-        [sys.executable, *words[1:]],
+        [warm_python.bin / "python", *words[1:]],
         cwd=constants.REPO_ROOT,
         env={**os.environ, "MODALTUNE_DATA_ROOT": str(tmp_path), "MODALTUNE_SPLITS_ROOT": str(tmp_path)},
         capture_output=True,

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_utils.tables import text_table
 from data_utils.tables.number_table import number_chunks
 from data_utils.tables.text_table import inspect_layout, read_own_table, read_table
 from utils.files import FileError
@@ -97,13 +98,13 @@ def test_a_missing_table_and_a_folder(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path: Path) -> None:
+def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_table, "_SAMPLE_BYTES", 1 << 16)
+    monkeypatch.setattr(text_table, "_MIN_UNPACKED", 1 << 20)
     path = tmp_path / "t.gz"
-    with gzip.open(path, "wb", compresslevel=1) as packed:
-        packed.write(b"a,b\n")
-        for _ in range(100):
-            packed.write(b"1,2\n" * 250_000)
-    assert path.stat().st_size < 1 << 20
+    with gzip.open(path, "wb") as packed:
+        packed.write(b"a,b\n" + b"1,2\n" * 500_000)
+    assert path.stat().st_size < 1 << 13
     with pytest.raises(FileError, match="unpacks to more than"):
         read(path)
 

@@ -3,8 +3,6 @@
 import json
 import logging
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -72,13 +70,7 @@ def test_a_model_config_by_name(cohort, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "results.md").is_file()
 
 
-def test_what_cannot_be_honoured_is_refused_by_name(cohort, tmp_path):
-    words = [*cohort.flags(tmp_path / "run"), "--labelset", "2"]
-    done = subprocess.run(
-        [sys.executable, "train_modaltune.py", *words],
-        cwd=constants.REPO_ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2 and "--labelset is not supported: the classes of a cohort" in done.stderr
+def test_what_cannot_be_honoured_is_refused_by_name(cohort, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train_modaltune.main([*cohort.flags(tmp_path / "run"), "--labelset", "2"])
+    assert "--labelset is not supported: the classes of a cohort" in capsys.readouterr().err
