@@ -105,7 +105,11 @@ def extraction_parser(
         help="handle part i of n, i from 1 to n; slurm: that of this task among those of one srun",
     )
     add("--limit", type=_count(1), help="handle only so many slides")
-    add("--previews", action="store_true", help="draw mask and grid of every slide to previews/*.png")
+    add(
+        "--previews",
+        action="store_true",
+        help="draw mask and grid of every slide to previews/*.png, and write them as *.geojson for QuPath",
+    )
     add("--overwrite", action="store_true", help="make anew what exists and was made differently")
     add("--allow_failures", type=_count(0), default=0, help="failed slides that still count as success")
     return parser

@@ -139,7 +139,7 @@ def extract_cohort(
         tissue: rule by which tissue is found, see :mod:`data_utils.slides.tissue`.
         stated: resolutions that the user states.
         overwrite: whether to make anew what exists and was made differently, or does not say how.
-        previews: whether to draw ``out_dir/previews/<name>.png``.
+        previews: whether to draw ``out_dir/previews/<name>.png`` and to write the same as ``.geojson``.
         faults: what cannot be a slide, for the report.
 
     Raises:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data_utils.features.making import Making
-from data_utils.slides import wsi
+from data_utils.slides import geojson, wsi
 from data_utils.slides.finding import slide_name
 from data_utils.slides.isolation import end_after
 from data_utils.slides.jpeg_slide import OPENSLIDE, fastest, reader_name
@@ -144,7 +144,8 @@ def plan_slide(
     preview_dir: Path | None = None,
     stated: StatedMpp = NOTHING_STATED,
 ) -> SlidePlan:
-    """Finds the tissue of a slide and lays the grid over it; draws ``preview_dir/<name>.png`` if asked to.
+    """Finds the tissue of a slide and lays the grid over it; draws ``preview_dir/<name>.png`` if asked to, and writes
+    both as ``<name>.geojson``.
 
     Raises:
         SlideError: the file cannot be opened, has no tissue, is smaller than a tile or far coarser than one.
@@ -164,7 +165,9 @@ def plan_slide(
         dimensions = slide.dimensions
     grid = wsi.tile_grid(mask, dimensions, mpp, recipe.tile_size, recipe.target_mpp, rule.min_tissue)
     if preview_dir is not None:
-        wsi.save_preview(preview_dir / f"{slide_name(path)}.png", overview, mask, grid, dimensions)
+        name = slide_name(path)
+        wsi.save_preview(preview_dir / f"{name}.png", overview, mask, grid, dimensions)
+        geojson.write_plan(preview_dir / f"{name}.geojson", mask, grid, dimensions)
     return SlidePlan(grid, resolution, time.monotonic() - begin, reader)
 
 

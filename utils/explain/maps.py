@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +20,11 @@ from openslide import OpenSlide
 from data_utils.cases.datasets import SlidePatches
 from data_utils.features.slide_names import SlideFiles, stem_of
 from data_utils.features.store import FeatureMeta
+from data_utils.slides import geojson
 from data_utils.slides.finding import find_slides, slide_name
 from data_utils.slides.opening import SlideError, open_slide
 from data_utils.slides.wsi import read_overview, read_tile
 from utils.evaluation.plots import figure
-from utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -105,21 +104,9 @@ def patch_table(slides: Sequence[SlidePatches], values: Mapping[str, np.ndarray]
 
 def write_geojson(patches: pd.DataFrame, names: Sequence[str], path: Path) -> None:
     """Writes the patches of one slide as tiles for QuPath, corners in level-0 pixels, values as measurements."""
-    features = []
     corners = patches[["x", "y", "size"]].astype(int).to_numpy().tolist()
-    for (left, top, side), row in zip(corners, patches[list(names)].to_numpy().tolist(), strict=True):
-        right, bottom = left + side, top + side
-        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-        features.append(
-            {
-                "type": "Feature",
-                "geometry": {"type": "Polygon", "coordinates": [ring]},
-                "properties": {"objectType": "tile", "measurements": dict(zip(names, row, strict=True))},
-            }
-        )
-    with atomic_path(path) as temporary:
-        content = {"type": "FeatureCollection", "features": features}
-        temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    rows = zip(corners, patches[list(names)].to_numpy().tolist(), strict=True)
+    geojson.write(path, [geojson.tile(*place, dict(zip(names, row, strict=True))) for place, row in rows])
 
 
 # ---------------------------------------------------------------------------- figures

@@ -1,6 +1,7 @@
 """Slides to feature files: exact positions, restart, isolation of bad slides, shards, exit status."""
 
 import errno
+import json
 import logging
 import os
 import re
@@ -475,6 +476,14 @@ def test_log_says_how_long_the_encoder_waited_for_tiles(three, monkeypatch, capl
 def test_previews(three):
     run(three, previews=True)
     assert files(three / "out" / "previews", "*.png") == ["a", "b", "c"]
+    assert files(three / "out" / "previews", "*.geojson") == ["a", "b", "c"]
+    for path in (three / "out" / "previews").glob("*.geojson"):
+        found = json.loads(path.read_text())["features"]
+        squares = [
+            f["geometry"]["coordinates"][0][0] for f in found if f["properties"]["objectType"] == "tile"
+        ]
+        assert squares == read_features(three / "out" / f"{path.stem}.h5").coords.tolist()
+        assert len(squares) < len(found)  # and the tissue
 
 
 # ---------------------------------------------------------------------------- shards and options
