@@ -105,8 +105,11 @@ def patch_table(slides: Sequence[SlidePatches], values: Mapping[str, np.ndarray]
 def write_geojson(patches: pd.DataFrame, names: Sequence[str], path: Path) -> None:
     """Writes the patches of one slide as tiles for QuPath, corners in level-0 pixels, values as measurements."""
     corners = patches[["x", "y", "size"]].astype(int).to_numpy().tolist()
-    rows = zip(corners, patches[list(names)].to_numpy().tolist(), strict=True)
-    geojson.write(path, [geojson.tile(*place, dict(zip(names, row, strict=True))) for place, row in rows])
+    tiles = [
+        geojson.tile(left, top, side, dict(zip(names, row, strict=True)))
+        for (left, top, side), row in zip(corners, patches[list(names)].to_numpy().tolist(), strict=True)
+    ]
+    geojson.write(path, tiles)
 
 
 # ---------------------------------------------------------------------------- figures
