@@ -220,6 +220,7 @@ def write_own_cohort(args: argparse.Namespace) -> None:
     cases["gene_availability"] = 0 if genes_path == WITHOUT else _gene_availability(cases, genes_path)
     if definition.cohort.classes:
         _check_classes(cases, definition.cohort, args.cohort_json or constants.cohort_file(args.onco))
+    dropped += [("", case, reason) for case, reason in strange_texts(cases, args.table)]
     needs_genes = genes_path != WITHOUT and not args.split_without_genes
     split_of = split_own_cohort(cases, flags, needs_genes, args.table, dropped)
     fields = [name for name in cases.columns if name != "split"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
@@ -98,8 +99,11 @@ def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RawCohort:
 def test_rows_and_types(cohort: RawCohort) -> None:
     cohort.clinical[0] |= {"age_at_index": NONE, "year_of_diagnosis": NONE, "vital_status": "Alive"}
     cohort.clinical[0] |= {"days_to_last_follow_up": "304.4"}
+    published = cohort.features / f"{barcode(3)}-01Z-00-DX1_featvec.pt"
+    torch.save({"features": torch.ones(2, 4), "coords": torch.zeros(2, 2, dtype=torch.int64)}, published)
+    (cohort.features / f"{barcode(3)}-01Z-00-DX1.{UUID}.h5").unlink()
     rows = {row["case_id"]: row for part in cohort.run().values() for row in part}
-    assert len(rows) == 30
+    assert len(rows) == 30 and rows["id-003"]["features_path"] == f"gigapath/TCGA-BRCA/{published.name}"
     assert rows["id-001"] == {
         "case_id": "id-001",
         "case_submitter_id": "TCGA-AA-0001",

@@ -159,13 +159,16 @@ def test_survival_and_class_may_be_missing(cohort: HospitalCohort) -> None:
     cohort.rows[3]["OS"] = None
     cohort.rows[4]["Status"] = "unknown"
     cohort.rows[5]["Subtype"] = None
-    rows = everyone(cohort.make())
+    for row in cohort.rows:
+        row["pT"] = "pT2" if row["Pat-ID"] != "H-0006" else 2
+    rows = everyone(cohort.make(columns=(*COLUMNS, "t=pT")))
     assert (rows["H-0003_S1"]["durations"], rows["H-0003_S1"]["vital_status"]) == (None, None)
     assert rows["H-0004_S1"]["durations"] is None
     assert rows["H-0005_S1"]["primary_class"] == -1
     assert cohort.dropped() == {
         ("", "H-0003"): "kept without survival: no OS",
         ("", "H-0004"): "kept without survival: no Status",
+        ("", "H-0006"): "ajcc_pathologic_t not understood: 2",
     }
 
 
