@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import logging
 import math
 import re
 import unicodedata
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import pandas as pd
 
@@ -21,10 +23,14 @@ from data_utils.tables.text_table import inspect_layout, read_table
 from data_utils.tables.values import is_missing
 from utils.files import FileError
 
+logger = logging.getLogger(__name__)
+
 FORMATS = (".csv", ".tsv", ".txt", ".xlsx", ".parquet")
 _AGAIN = "copy it again from where it came, or write it anew"
 # In files with decimal commas.
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+# A workbook of patients unpacks to no more.
+_MOST_BYTES = 1 << 30
 _PADDED = re.compile(r"0{2,}")
 
 
@@ -96,16 +102,36 @@ def _read_excel(path: Path) -> list[list[Any]]:
             f"{path}: Excel files need openpyxl: pip install openpyxl, or save the sheet as CSV"
         )
     from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
 
     try:
-        book = load_workbook(path, read_only=True, data_only=True)
-    except (InvalidFileException, BadZipFile, OSError, KeyError, ValueError) as error:
+        _check_archive(path)
+        values, formulas = (load_workbook(path, read_only=True, data_only=only) for only in (True, False))
+        with closing(values), closing(formulas):
+            sheet, *others = values.worksheets
+            pairs = list(zip(sheet.iter_rows(), formulas.worksheets[0].iter_rows(), strict=True))
+            rows = [[_cell_text(cell) for cell in row] for row, _ in pairs]
+            unsaved = [
+                number
+                for number, (row, made) in enumerate(pairs, 1)
+                if any(c.value is None and f.data_type == "f" for c, f in zip(row, made, strict=True))
+            ]
+    except Exception as error:  # bytes that are no workbook end in almost anything
         raise FileError(path, f"is no Excel file ({error})", "save it anew as XLSX or CSV") from error
-    try:
-        return [[_cell_text(cell) for cell in row] for row in book.worksheets[0].iter_rows()]
-    finally:
-        book.close()
+    if unsaved:
+        fault = f": formulas in the rows {unsaved[:5]} have no value, as no program has computed them"
+        raise FileError(path, fault, "open and save it in Excel or LibreOffice, or save it as CSV")
+    if others:
+        logger.warning("%s: the first sheet, %s, is read alone", path, sheet.title)
+    return rows
+
+
+def _check_archive(path: Path) -> None:
+    """Checksums of a workbook, and its size once it is unpacked."""
+    with ZipFile(path) as archive:
+        if (size := sum(member.file_size for member in archive.infolist())) > _MOST_BYTES:
+            raise ValueError(f"it would unpack to {size / 2**30:.1f} GiB")
+        if (part := archive.testzip()) is not None:
+            raise ValueError(f"{part} in it is damaged")
 
 
 def _cell_text(cell: Any) -> str | None:

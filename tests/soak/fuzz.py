@@ -8,7 +8,7 @@ Kinds are in :data:`KINDS`. Every case is one of:
 - ``clear``: it stops with an error that names the damaged file;
 - ``unclear``: it stops with another error, or quotes the file at length;
 - ``silent``: it ends well with other values, although nothing in the file says so;
-- ``hang``: it takes longer than :data:`LIMIT` seconds;
+- ``hang``: it computes longer than :data:`LIMIT` seconds, or waits twenty times as long;
 - ``escaped``: it wrote beside its folder;
 - ``lost``: a file that was there before is gone.
 """
@@ -33,8 +33,9 @@ from typing import Any
 
 from tests.soak import damage
 from tests.soak.runs import Runs, Texts, Tiles
-from tests.soak.tables import Rows, Tables
+from tests.soak.tables import OwnTable, Rows, Tables
 from utils.files import FileError
+from utils.training.trainer import BEST_WEIGHTS
 
 LIMIT = 60
 
@@ -102,6 +103,11 @@ KINDS: Mapping[str, Kind] = {
     "text config": Kind(Texts, lambda t: t.config, lambda t: t.embed(), damage.json_file),
     "tokenizer": Kind(Texts, lambda t: t.tokenizer, lambda t: t.embed()),
     "text tower": Kind(Texts, lambda t: t.weights, lambda t: t.embed(), damage.tensors),
+    "own table": Kind(OwnTable, lambda t: t.csv, lambda t: t.make_splits(t.csv)),
+    "own workbook": Kind(OwnTable, lambda t: t.xlsx, lambda t: t.make_splits(t.xlsx), damage.hole),
+    "bundle": Kind(
+        Runs, lambda r: r.bundle / "seed_0" / BEST_WEIGHTS, lambda r: r.predict(r.bundle), damage.tensors
+    ),
     "tile config": Kind(Tiles, lambda t: t.config, lambda t: t.extract(), damage.json_file),
     "tile encoder": Kind(Tiles, lambda t: t.weights, lambda t: t.extract(), damage.tensors),
 }
@@ -115,13 +121,17 @@ def limited() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LIMIT)
+    # Computing without end, or waiting without end; a busy machine is neither.
+    clocks = {signal.ITIMER_PROF: (signal.SIGPROF, LIMIT), signal.ITIMER_REAL: (signal.SIGALRM, 20 * LIMIT)}
+    before = {number: signal.signal(number, stop) for number, _ in clocks.values()}
+    for clock, (_, seconds) in clocks.items():
+        signal.setitimer(clock, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for clock, (number, _) in clocks.items():
+            signal.setitimer(clock, 0)
+            signal.signal(number, before[number])
 
 
 def judge(path: Path, command: Callable[[], Rows], sound: Rows) -> tuple[str, str]:

@@ -36,6 +36,7 @@ from tests.soak.tables import Rows
 from utils import constants
 from utils.files import FileError, read_json, write_json
 from utils.prediction import __main__ as prediction
+from utils.prediction.bundle import bundle
 from utils.training import run as training
 from utils.training.trainer import BEST_WEIGHTS, Trainer
 
@@ -139,6 +140,12 @@ class Runs:
         """A finished run."""
         self.train(self.folder / "run")
         return self.folder / "run"
+
+    @cached_property
+    def bundle(self) -> Path:
+        """The run as a folder to hand on."""
+        bundle(self.run, self.folder / "bundle")
+        return self.folder / "bundle"
 
     @cached_property
     def published(self) -> Path:

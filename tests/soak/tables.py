@@ -106,3 +106,40 @@ class Tables:
         """The tasks by name, as they are used."""
         found = read_tasks(self.tasks)
         return {task.name: {"task": task, "row": row} for row, task in enumerate(found.entries)}
+
+
+class OwnTable:
+    """The table of a user's own cohort, as CSV and as workbook, and the command that reads it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.csv, self.xlsx = folder, folder / "patients.csv", folder / "patients.xlsx"
+        names = [f"P-{n:03d}" for n in range(CASES)]
+        table = pd.DataFrame(
+            {
+                "Pat-ID": names,
+                "Subtype": ["luminal", "basal"] * (CASES // 2),
+                "OS": [f"{12 + n}.5" for n in range(CASES)],
+                "Status": ["dead", "alive", "alive", "dead"] * (CASES // 4),
+                "Age": [str(40 + n) for n in range(CASES)],
+            }
+        )
+        table.to_csv(self.csv, index=False)
+        table.to_excel(self.xlsx, index=False)
+        for name in names:
+            patches = np.ones((2, 4), np.float32), np.zeros((2, 2), np.int64)
+            write_features(folder / "features" / f"{name}.h5", *patches, FeatureMeta(encoder="gigapath"))
+        self.cohort = folder / "own.json"
+        columns = dict(zip(("patient", "class", "time", "event", "age"), table.columns, strict=True))
+        content = {"name": "OWN", "site": "breast", "classes": [["luminal"], ["basal"]]}
+        self.cohort.write_text(json.dumps(content | {"table": {"columns": columns, "time_unit": "months"}}))
+
+    def make_splits(self, table: Path) -> Rows:
+        """The patients of the split files, whichever split they are in."""
+        files = {"table": table, "cohort_json": self.cohort, "features_dir": self.folder / "features"}
+        flags = [f"--{name}={value}" for name, value in files.items()]
+        splits = self.folder / "splits"
+        make_dataset.main(["--onco=OWN", "--genomics_csv_path=none", f"--splits_dir={splits}", *flags])
+        rows = {}
+        for path in split_paths("OWN", folder=splits).values():
+            rows |= {row["case_submitter_id"]: row for row in json.loads(path.read_text())["data"]}
+        return rows

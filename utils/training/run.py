@@ -176,7 +176,10 @@ def _run_job(job: Job, shared: Run, evaluator: Evaluator, fitted: Fitted) -> Non
     validates = not (job.weights or config.data.survpath_protocol)
     needed = {"train", *(() if job.weights else ("fit",)), *(("val",) if validates else ())}
     if missing := needed - datasets.keys():
-        raise ValueError(f"no patient to run on in the splits {sorted(missing)}, which this run needs")
+        part = next((name for name in constants.SPLITS if name in missing), "train")
+        where = config.data.fold_json or config.data.split_files[part]
+        fault = f": no patient to run on in the splits {sorted(missing)}, which this run needs"
+        raise FileError(where, fault, "split the patients again so that every part has some")
     recipe = recipe_of(config.training.recipe, setup.mil_name)
     if training:
         recipe.check_steps(len(datasets["fit"]) // group.size, config.training.gc)

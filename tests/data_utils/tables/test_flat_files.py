@@ -9,6 +9,7 @@ import pytest
 from openpyxl import Workbook
 
 from data_utils.tables.flat_files import read_texts
+from utils.files import FileError
 
 
 def test_cells_are_texts_as_they_stand(tmp_path: Path) -> None:
@@ -78,3 +79,21 @@ def test_a_missing_package_is_named(
     monkeypatch.setattr("importlib.util.find_spec", lambda found: None)
     with pytest.raises(ImportError, match=f"pip install {package}"):
         read_texts(tmp_path / name)
+
+
+def test_formulas_that_nobody_computed_are_no_empty_cells(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = Workbook()
+    for row in (("id", "months"), ("a", 3), ("b", "=B2*2")):
+        book.active.append(row)
+    book.create_sheet("others").append(("c", 4))
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(
+        FileError, match=r"t\.xlsx: formulas in the rows \[3\] have no value.*save it in Excel"
+    ):
+        read_texts(tmp_path / "t.xlsx")
+    book.active["B3"] = 6
+    book.save(tmp_path / "t.xlsx")
+    assert read_texts(tmp_path / "t.xlsx")["months"].tolist() == ["3", "6"]
+    assert "first sheet, Sheet, is read alone" in caplog.text
