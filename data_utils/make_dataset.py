@@ -13,6 +13,7 @@ in the cohort file ``dataset/cohorts/{onco}.json``, or by --columns; where there
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -220,6 +221,7 @@ def write_own_cohort(args: argparse.Namespace) -> None:
     cases["gene_availability"] = 0 if genes_path == WITHOUT else _gene_availability(cases, genes_path)
     if definition.cohort.classes:
         _check_classes(cases, definition.cohort, args.cohort_json or constants.cohort_file(args.onco))
+        _warn_of_typos(cases, definition.cohort)
     dropped += [("", case, reason) for case, reason in strange_texts(cases, args.table)]
     needs_genes = genes_path != WITHOUT and not args.split_without_genes
     split_of = split_own_cohort(cases, flags, needs_genes, args.table, dropped)
@@ -300,6 +302,20 @@ def _check_classes(cases: pd.DataFrame, cohort: Cohort, definition: Path) -> Non
         raise FileError(definition, fault, f"edit its classes {classes}")
     if len(rare):
         logger.info("class -1 (text objective only): %s", rare.to_dict())
+
+
+def _warn_of_typos(cases: pd.DataFrame, cohort: Cohort) -> None:
+    """In a table that somebody typed, a value that is nearly a class is likely meant to be it."""
+    members = [member for names in cohort.classes for member in names]
+    others = cases.loc[cases["primary_class"] < 0, "primary_diagnosis"].dropna().value_counts()
+    for name, count in others.items():
+        if near := difflib.get_close_matches(str(name), members, 1, 0.8):
+            logger.warning(
+                "%d patients are of %r, which is in no class; was %r meant?",
+                count,
+                quoted(str(name), 60),
+                near[0],
+            )
 
 
 def _nothing_matches(

@@ -22,9 +22,19 @@ def patient_of(identifier: str) -> str:
 
 
 def is_normal_tissue(identifier: str) -> bool:
-    """Whether a TCGA barcode is of normal tissue (sample types 10 to 19); of other identifiers nothing is known."""
+    """Whether a sample is of normal tissue: types 10 to 19 of TCGA, all of GTEx; of others nothing is known."""
     match = _TCGA.match(identifier)
-    return bool(match and match[2] and match[2].startswith("1"))
+    return identifier.upper().startswith("GTEX-") or bool(match and match[2] and match[2].startswith("1"))
+
+
+def is_tcga(identifier: str) -> bool:
+    """Whether it is a TCGA barcode."""
+    return _TCGA.match(identifier) is not None
+
+
+def is_sample(identifier: str) -> bool:
+    """Whether it has the parts of a sample's barcode, of whatever programme."""
+    return identifier.count("-") >= 2
 
 
 def slide_kind(identifier: str) -> str | None:

@@ -38,6 +38,7 @@ SPLIT_NAMES = {
 MAX_CLASSES = 20
 # Months; when nobody was followed as long, the unit of the times is rather a wrong one.
 IMPLAUSIBLY_SHORT = 3
+IMPLAUSIBLY_LONG = 240
 # Between the patient and the rest of a slide's name.
 _AFTER_PATIENT = re.compile(r"[^0-9A-Za-z]|$")
 
@@ -134,6 +135,12 @@ class Definition:
                 unit = self.layout.time_unit
                 logger.warning(
                     "nobody was followed for %d months; are the times really %s?", IMPLAUSIBLY_SHORT, unit
+                )
+            if months.median() > IMPLAUSIBLY_LONG:
+                logger.warning(
+                    "half of the patients were followed for more than %d years; are the times really %s?",
+                    IMPLAUSIBLY_LONG // 12,
+                    self.layout.time_unit,
                 )
         return cases, matched, dropped
 

@@ -267,6 +267,10 @@ def _survival(
         fault = f": {column} is {found} for {neither.sum()} patients such as {such}, neither dead nor alive"
         meant = f"dead is {list(layout.dead)}, alive {list(layout.alive)}"
         raise FileError(path, fault, f"say what they mean (dead, alive): {meant}")
+    codes = {"1", "true", "yes"} & set(of["event"].dropna().map(_plain))
+    if codes and "cens" in column.lower() and (layout.dead, layout.alive) == (DEAD, ALIVE):
+        fault = f": {column} sounds as if 1 meant censored, and it would be read as dead"
+        raise FileError(path, fault, "say what its values mean (dead, alive)")
     factor = UNITS[str(layout.time_unit)]
     name = layout.columns["time"]
     rule = f"a time is {layout.time_unit} from 0 to {MAX_MONTHS:,} months"

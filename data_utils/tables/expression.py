@@ -12,7 +12,15 @@ import pandas as pd
 from data_utils.tables.gene_aliases import GeneAliases
 from data_utils.tables.number_table import number_chunks
 from data_utils.tables.text_table import existing, inspect_layout
-from utils.barcodes import is_normal_tissue, patient_of, patients_of, sample_rank, tidy_barcode
+from utils.barcodes import (
+    is_normal_tissue,
+    is_sample,
+    is_tcga,
+    patient_of,
+    patients_of,
+    sample_rank,
+    tidy_barcode,
+)
 from utils.files import FileError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +43,17 @@ def read_expression(path: str | Path) -> pd.DataFrame:
     tidy = [tidy_barcode(sample) for sample in matrix.columns]
     if changed := sum(new != old for new, old in zip(tidy, matrix.columns, strict=True)):
         logger.info("%s: %d barcodes brought into capitals and dashes, such as %s", path, changed, tidy[0])
-    return matrix.set_axis(tidy, axis=1)
+    matrix = matrix.set_axis(tidy, axis=1)
+    if twice := sorted(set(matrix.columns[matrix.columns.duplicated()])):
+        differ = [sample for sample in twice if len(matrix[sample].T.drop_duplicates()) > 1]
+        if differ:
+            raise FileError(path, f"has columns of one sample that differ: {differ[:5]}", "keep one of each")
+        matrix = matrix.loc[:, ~matrix.columns.duplicated()]
+    strangers = [sample for sample in matrix.columns if not is_tcga(sample)]
+    if 2 * len(strangers) < matrix.shape[1] and (odd := [name for name in strangers if not is_sample(name)]):
+        logger.warning("%s: %d columns are left out, as they are no samples: %s", path, len(odd), odd[:5])
+        matrix = matrix.drop(columns=odd)
+    return matrix
 
 
 def constant_genes(path: str | Path, rows_at_once: int = 1000) -> set[str]:

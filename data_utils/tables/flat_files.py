@@ -31,6 +31,7 @@ _AGAIN = "copy it again from where it came, or write it anew"
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 # A workbook of patients unpacks to no more.
 _MOST_BYTES = 1 << 30
+_ERRORS = re.compile(r"#(?:REF!|DIV/0!|VALUE!|NAME\?|NUM!|NULL!|SPILL!|CALC!)")
 _PADDED = re.compile(r"0{2,}")
 
 
@@ -71,6 +72,12 @@ def read_texts(path: str | Path) -> pd.DataFrame:
     for name in names:
         texts = table[name].map(lambda cell: None if is_blank(cell) else _text(cell)).astype(object)
         table[name] = texts.mask(is_missing(texts), None)
+        wrong = [n for n, cell in enumerate(texts) if isinstance(cell, str) and _ERRORS.fullmatch(cell)]
+        if wrong:
+            where = f"{name} in row {wrong[0] + 2}"
+            raise FileError(
+                path, f": {where} is {texts[wrong[0]]}, an error of a spreadsheet", "correct the cell"
+            )
     table = table[table.notna().any(axis=1)].reset_index(drop=True)
     if table.empty:
         raise FileError(path, "has no rows", _AGAIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ _REMEDY = (
 )
 _CELLS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 _LARGEST_GMT = 1 << 28
+_NOT_ONE_GENE = re.compile(r"[\s,;|]")
 
 
 def read_pathway_table(path: str | Path) -> pd.DataFrame:
@@ -63,6 +65,7 @@ def _read_gmt(path: Path) -> pd.DataFrame:
     except (EOFError, gzip.BadGzipFile) as error:
         raise FileError(path, f"is damaged: {error}", "download it again") from error
     groups: dict[str, list[str]] = {}
+    sources: list[str] = []
     for number, line in enumerate(lines, start=1):
         name, *rest = (cell.strip() for cell in line.split("\t"))
         if not name and not any(rest):
@@ -71,10 +74,17 @@ def _read_gmt(path: Path) -> pd.DataFrame:
         if not name or not genes or name in groups:
             what = "names a pathway twice" if name in groups else "is no pathway: name, source, genes"
             raise FileError(path, f"in line {number} {what} ({quoted(line, 60)!r})", "correct that line")
+        if odd := [gene for gene in genes if _NOT_ONE_GENE.search(gene)]:
+            fault = f"in line {number} has {quoted(odd[0], 60)!r} in place of a gene"
+            raise FileError(path, fault, "separate genes by tabs")
         groups[name] = genes
+        sources.append(rest[0])
     if not groups:
         raise FileError(path, "holds no pathway", _REMEDY)
     genes = list(dict.fromkeys(gene for group in groups.values() for gene in group))
+    if 2 * sum(source in set(genes) - {"NA"} for source in sources) > len(sources):
+        fault = f"has genes such as {quoted(sources[0], 40)!r} in its second column, which is the source of a pathway"
+        raise FileError(path, fault, "put a column between names and genes, such as na")
     table = pd.DataFrame(0, index=pd.Index(genes, name="gene"), columns=list(groups), dtype=np.int8)
     for name, group in groups.items():
         table.loc[group, name] = 1

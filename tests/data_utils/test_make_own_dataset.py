@@ -12,6 +12,7 @@ from data_utils.tables.cohorts import read_cohort
 from tests.own_cohort import COLUMNS, HospitalCohort, patient
 from tests.small_cohort import write_slide
 from utils import constants
+from utils.files import FileError
 
 
 @pytest.fixture
@@ -216,6 +217,23 @@ def test_impossible_cells_are_named_before_anything_is_written(
         cohort.make()
     assert not cohort.splits.exists()
     assert not cohort.cohort_file.exists()
+
+
+def test_what_looks_like_another_unit_code_or_class_is_said(
+    cohort: HospitalCohort, caplog: pytest.LogCaptureFixture
+) -> None:
+    cohort.make()
+    for row in cohort.rows:
+        row["censored"] = int(row["Status"] == "alive")
+    columns = [name.replace("Status", "censored") for name in COLUMNS]
+    with pytest.raises(FileError, match=r"censored sounds as if 1 meant censored.*say what its values mean"):
+        cohort.make("--columns", *columns, columns=())
+    said = cohort.make("--columns", *columns, "--dead", "0", "--alive", "1", columns=())
+    assert everyone(said)["H-0007_S1"]["vital_status"] == 0
+    cohort.rows[0]["Subtype"] = "LumAa"
+    cohort.make("--columns", *COLUMNS, "--time_unit", "months", columns=())
+    assert "'lumaa', which is in no class; was 'luma' meant?" in caplog.text
+    assert "more than 20 years; are the times really months?" in caplog.text
 
 
 def test_a_slide_of_two_patients(cohort: HospitalCohort) -> None:

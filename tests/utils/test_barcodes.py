@@ -17,6 +17,7 @@ from utils.barcodes import is_normal_tissue, patient_of, patients_of, sample_ran
         ("tcga-aa-0001-11", "tcga-aa-0001", True),
         ("TARGET-30-PAAPFA-01A", "TARGET-30-PAAPFA-01A", False),
         ("TARGET-30-PAAPFB", "TARGET-30-PAAPFB", False),
+        ("GTEX-1117F-0003-SM-58Q7G", "GTEX-1117F-0003-SM-58Q7G", True),
         ("H-0042", "H-0042", False),
         ("0001", "0001", False),
         ("TCGA-AA-00012", "TCGA-AA-00012", False),

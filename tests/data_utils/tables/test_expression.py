@@ -13,6 +13,7 @@ from data_utils.make_gene_dataset import main
 from data_utils.tables.expression import build_gene_table, constant_genes, read_expression
 from data_utils.tables.gene_aliases import GeneAliases
 from data_utils.tables.genes import read_gene_table
+from utils.files import FileError
 
 NO_ALIASES = GeneAliases({})
 ALIASES = GeneAliases.from_table(["NEW", "G1"], ["OLD", "G0"], ["", ""])
@@ -133,6 +134,20 @@ def test_of_two_rows_of_a_gene_the_one_that_varies_counts() -> None:
 def test_barcodes_as_r_writes_them(tmp_path: Path) -> None:
     matrix = read_expression(write(tmp_path / "m", "sample TCGA.AA.0001.01 tcga-bb-0002-01", "A 1 2"))
     assert matrix.columns.tolist() == ["TCGA-AA-0001-01", "TCGA-BB-0002-01"]
+
+
+def test_columns_that_are_no_samples_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    samples = ["TCGA-AA-0001-01", "TCGA-BB-0002-01", "TCGA-CC-0003-01", "TARGET-30-PAAPFA-01A"]
+    matrix = read_expression(write(tmp_path / "m", f"sample {' '.join(samples)} mean", "A 1 2 3 4 2"))
+    assert matrix.columns.tolist() == samples and "no samples: ['mean']" in caplog.text
+    assert read_expression(write(tmp_path / "m", "sample TCGA-AA-0001-01 S1", "A 1 2")).shape == (1, 2)
+
+
+def test_columns_of_one_sample(tmp_path: Path) -> None:
+    header = "sample TCGA-AA-0001-01 TCGA-AA-0001-01"
+    assert read_expression(write(tmp_path / "m", header, "A 1 1", "B NA NA")).shape == (2, 1)
+    with pytest.raises(FileError, match=r"columns of one sample that differ: \['TCGA-AA-0001-01'\]"):
+        read_expression(write(tmp_path / "m", header, "A 1 1", "B 2 3"))
 
 
 def test_missing_values(caplog: pytest.LogCaptureFixture) -> None:

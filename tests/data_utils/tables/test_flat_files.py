@@ -44,6 +44,7 @@ def test_excel_shows_zeros_in_front(tmp_path: Path) -> None:
         ("id,value\n", "has no rows"),
         ("id,id\n1,2\n", "columns stand twice"),
         ("id,,b\n1,2,3\n", "column 2 has no name"),
+        ("id,value\n1,2\n2,#REF!\n", "value in row 3 is #REF!, an error of a spreadsheet"),
     ],
 )
 def test_what_is_no_table(tmp_path: Path, text: str, words: str) -> None:

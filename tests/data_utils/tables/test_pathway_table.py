@@ -43,6 +43,9 @@ def test_ways_to_write_pathways(tmp_path: Path, name: str, content: bytes) -> No
         ("P\thttp://x\n", "in line 1 is no pathway"),
         (GMT + "P\tx\tTP53\n", "in line 3 names a pathway twice"),
         ("\n", "holds no pathway"),
+        ("P\tx\tTP53 BRCA1\n", "in line 1 has 'TP53 BRCA1' in place of a gene"),
+        ("P\tx\tTP53,BRCA1\n", "in line 1 has 'TP53,BRCA1' in place of a gene"),
+        ("P\tTP53\tBRCA1\nQ\tBRCA1\tTP53\n", "has genes such as 'TP53' in its second column"),
     ],
 )
 def test_bad_gmt(tmp_path: Path, content: str, message: str) -> None:
