@@ -179,8 +179,7 @@ def test_sites_learn_from_each_other(pancancer, demo, tmp_path, quick_runs):
     """Aggressiveness shows alike in all sites, so a small one gains from the others."""
     gains = {}
     for site in SMALL_SITES:
-        monkey = pytest.MonkeyPatch()
-        with monkey.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(constants, "FEATURES_ROOT", demo / "data/TCGA-extractedfeatures")
             patch.setattr(constants, "TABLES_ROOT", demo / "data/TCGA-tables")
             patch.setattr(constants, "SPLITS_ROOT", demo / "splits")
@@ -198,4 +197,6 @@ def test_sites_learn_from_each_other(pancancer, demo, tmp_path, quick_runs):
             )
         alone = metric_of(tmp_path / site, "concordance_index")
         gains[site] = metric_of(pancancer, "concordance_index", site) - alone
+        if gains[site] >= 0:
+            break
     assert max(gains.values()) >= 0, gains
