@@ -10,6 +10,7 @@ from lifelines.utils import concordance_index
 from tests.utils.evaluation.evaluation_data import make_embeddings
 from tests.utils.evaluation.test_zero_shot import make_candidates
 from utils import test_utils_modaltune
+from utils.evaluation import bootstrap
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.probes import fit_survival
 from utils.evaluation.results import COLUMNS, OVERALL, aggregate, write_results
@@ -63,6 +64,11 @@ def make_splits(changes=None) -> dict[str, Embeddings]:
         )
         for i, (split, n) in enumerate(sizes.items())
     }
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 20)
 
 
 @pytest.fixture
