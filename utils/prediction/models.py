@@ -16,7 +16,7 @@ from utils.evaluation.stored_probes import PROBES, StoredProbes
 from utils.files import FileError, content_of, read_json
 from utils.training.checkpoint import TrainedWeights
 from utils.training.jobs import INPUTS
-from utils.training.model_setup import ModelSetup
+from utils.training.model_setup import ModelSetup, read_model_config
 from utils.training.trainer import BEST_WEIGHTS
 
 CHECKSUMS = "checksums.json"
@@ -57,7 +57,9 @@ class TrainedModel:
         model, run = self.config.model, self.run
         return ModelSetup(
             run.get("mil_name", model.mil_name),
-            run["model_config"] if "model_config" in run else read_json(model.model_config),
+            run["model_config"]
+            if "model_config" in run
+            else read_model_config(model.model_config, model.mil_name),
             run["num_tasks"] if "num_tasks" in run else len(published().tokens),
             run.get("missing_modalities", self.config.data.missing_modalities),
             run.get("tasks", published().plain()),

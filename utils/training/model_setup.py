@@ -99,7 +99,7 @@ def model_setup(config: RunConfig, trained: Mapping[str, Any]) -> ModelSetup:
         num_tasks = trained.get("num_tasks", len(tasks.tokens))
     flags = ModelSetup(
         config.model.mil_name,
-        read_json(config.model.model_config),
+        read_model_config(config.model.model_config, config.model.mil_name),
         num_tasks,
         config.data.missing_modalities,
         tasks.plain(),
@@ -133,6 +133,24 @@ def model_setup(config: RunConfig, trained: Mapping[str, Any]) -> ModelSetup:
             raise ValueError(f"{setup.mil_name} needs --{entry.flag}, which was not given")
         logger.warning("no --%s: learned tokens stand for the %s of all", entry.flag, entry.noun)
     return setup
+
+
+def read_model_config(path: Path, mil_name: str) -> Any:
+    """The content of a model config; one of the published code is completed.
+
+    Published configs name the adapter alone: their keys replace those of our config of the slide encoder, whose dropout
+    is ``dropout`` there.
+    """
+    content = read_json(path)
+    whole = {"slide_encoder", "interaction_indexes", "gene_encoder"}
+    if not isinstance(content, dict) or not mil_name.endswith("_adapter") or whole & content.keys():
+        return content
+    shipped = encoder_of(mil_name).config
+    merged = {**read_json(shipped), **content}
+    if "dropout" in content and "dropout" in merged["slide_encoder"]:
+        merged["slide_encoder"] = {**merged["slide_encoder"], "dropout": merged.pop("dropout")}
+    logger.info("%s is a published config of the adapter: what it does not name is of %s", path, shipped)
+    return merged
 
 
 def tasks_of(config: RunConfig, trained: Mapping[str, Any]) -> TaskSet:

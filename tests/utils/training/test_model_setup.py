@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from data_utils.tables.tasks import published
+from models.encoders import encoder_of
 from tests.small_cohort import MODEL_CONFIG, make_small_cohort
 from utils import constants
 from utils.arguments import parse_args
@@ -41,6 +42,23 @@ def parse(cohort, tmp_path):
 def test_the_flags_decide_a_training(parse):
     setup = model_setup(parse(missing_modalities="learned"), {})
     assert setup == ModelSetup(GENES, MODEL_CONFIG, 3, "learned") and set(setup.modalities) == {"genes"}
+
+
+@pytest.mark.parametrize(("mil_name", "own"), [(GENES, {"dropout": 0.25}), ("titan_gene_adapter", {})])
+def test_a_published_config_is_completed(parse, tmp_path, mil_name, own):
+    """It names the adapter alone, and the dropout of GigaPath."""
+    shipped = json.loads(encoder_of(mil_name).config.read_text())
+    nested = ("slide_encoder", "interaction_indexes", "gene_encoder")
+    flat = {name: value for name, value in shipped.items() if name not in nested} | own
+    (tmp_path / "published.json").write_text(json.dumps(flat))
+    flags = {"mil_name": mil_name, "model_config": tmp_path / "published.json"}
+    assert model_setup(parse(**flags), {}).model_config == shipped
+    (tmp_path / "published.json").write_text(
+        json.dumps({**flat, **dict.fromkeys(own, 0.1), "token_agg": "cat"})
+    )
+    changed = model_setup(parse(**flags), {}).model_config
+    encoder = {**shipped["slide_encoder"], **dict.fromkeys(own, 0.1)}
+    assert changed == {**shipped, "token_agg": "cat", "slide_encoder": encoder}
 
 
 def test_trained_weights_win_over_flags(parse, caplog):
