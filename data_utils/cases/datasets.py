@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 # Level-0 distance of patches where a feature file does not state it; only the rounding of shifts
 # between stacked slides depends on it.
 _DEFAULT_PATCH_SIZE = 256
+# Fewer patches may lie close together for a reason.
+_SEVERAL = 4
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,15 @@ def input_of(patient: Patient, tensors: Mapping[str, Tensor]) -> Tensor | None:
     """What the patient has of a modality; None where nothing is known."""
     found = tensors.get(patient.case_id)
     return tensors.get(patient.submitter_id) if found is None else found
+
+
+def _check_reach(slide: Path, corners: np.ndarray, patch_size: int | None) -> None:
+    """Refuses level-0 coordinates ``[L, 2]`` of several patches that all lie within a part of one."""
+    width, height = np.ptp(corners, axis=0).tolist() if len(corners) >= _SEVERAL else (0, 0)
+    if patch_size and 0 < max(width, height) < patch_size / 2:
+        where = f"lie within {width} x {height} pixels, less than half a patch of {patch_size}"
+        remedy = "its coords should be level-0 pixels, not positions in a grid; correct them"
+        raise FileError(slide, f": its {len(corners)} patches {where}", remedy)
 
 
 def usable_patients(
@@ -246,8 +257,11 @@ class CaseDataset(Dataset):
                 self.options.check_slide(torch.from_numpy(corners), size, f"feature file {slide}")
             # Whole multiples of a patch stay whole multiples.
             coords = [corners * sizes[0] // size for corners, size in zip(coords, sizes, strict=True)]
-        elif len(set(sizes)) > 1:
-            logger.warning("case %s: its slides differ in patch_size_level0: %s", patient.case_id, sizes)
+        else:
+            for slide, corners, size in zip(patient.slides, coords, sizes, strict=True):
+                _check_reach(slide, corners, size)
+            if len(set(sizes)) > 1:
+                logger.warning("case %s: its slides differ in patch_size_level0: %s", patient.case_id, sizes)
         coords = self._place(patient, coords, sizes[0] or _DEFAULT_PATCH_SIZE)
         rows = self._subsets(patient, [len(corners) for corners in coords])
         kept = [k for k, subset in enumerate(rows) if subset is None or len(subset)]

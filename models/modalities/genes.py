@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import Action, ArgumentTypeError
 from argparse import _ArgumentGroup as ArgumentGroup
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -44,6 +45,9 @@ from utils.findings import Finding, error, listing, ok, warning
 ALL = "all"
 # Share of the pathway genes that a cohort should offer.
 GOOD_COVERAGE = 0.8
+# Half of the z-scores of a cohort lie within 0.7; no cohort on the scale of the training is so far away.
+IMPLAUSIBLE_SCORE = 5.0
+logger = logging.getLogger(__name__)
 _LOGARITHM = "take log2(x + 1) before the table is written; z-scores of a skewed scale follow its extremes"
 
 
@@ -168,6 +172,16 @@ class GeneTable(ModalityTable):
         groups = self.values.groupby(sites.to_numpy())
         parts = [GeneScaler.from_dict(fitted[str(site)]).transform(rows) for site, rows in groups]
         table = pd.concat(parts).loc[self.values.index]
+        typical = (
+            float(np.median(np.abs(table.to_numpy()))) if self._trained is not None and table.size else 0.0
+        )
+        if typical > IMPLAUSIBLE_SCORE:
+            logger.warning(
+                "%s: half of the values are more than %.0f standard deviations from the mean of the training; is the "
+                "table on another scale?",
+                self.path,
+                typical,
+            )
         values = torch.from_numpy(np.ascontiguousarray(table.to_numpy(dtype=np.float32)))
         return dict(zip(map(str, table.index), values.unbind(), strict=True))
 

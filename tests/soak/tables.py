@@ -119,8 +119,8 @@ class OwnTable:
                 "Pat-ID": names,
                 "Subtype": ["luminal", "basal"] * (CASES // 2),
                 "OS": [f"{12 + n}.5" for n in range(CASES)],
-                "Status": ["dead", "alive", "alive", "dead"] * (CASES // 4),
                 "Age": [str(40 + n) for n in range(CASES)],
+                "Status": ["dead", "alive", "alive", "dead"] * (CASES // 4),
             }
         )
         table.to_csv(self.csv, index=False)
@@ -129,7 +129,7 @@ class OwnTable:
             patches = np.ones((2, 4), np.float32), np.zeros((2, 2), np.int64)
             write_features(folder / "features" / f"{name}.h5", *patches, FeatureMeta(encoder="gigapath"))
         self.cohort = folder / "own.json"
-        columns = dict(zip(("patient", "class", "time", "event", "age"), table.columns, strict=True))
+        columns = dict(zip(("patient", "class", "time", "age", "event"), table.columns, strict=True))
         content = {"name": "OWN", "site": "breast", "classes": [["luminal"], ["basal"]]}
         self.cohort.write_text(json.dumps(content | {"table": {"columns": columns, "time_unit": "months"}}))
 

@@ -248,17 +248,6 @@ def test_missing_feature_files_name_file_case_and_remedy(make_patients):
         dataset(patients)
 
 
-def test_missing_texts_name_the_case(make_patients):
-    with pytest.raises(ValueError, match=r"1 patients of the val split have no label.*case-1.*'case-0'"):
-        dataset(make_patients([3], [3]), name="val", texts={"case-0": torch.zeros(4, 512)})
-
-
-PARTLY = {
-    "genes": {"TCGA-0000": torch.ones(1), "TCGA-0001": torch.ones(1)},
-    "clinical": {"TCGA-0000": torch.ones(5), "case-2": torch.zeros(5)},
-}
-
-
 def test_only_patients_with_every_modality_are_kept(make_patients, caplog):
     with caplog.at_level("INFO"):
         data = dataset(make_patients([3], [3], [3], [3]), **PARTLY)

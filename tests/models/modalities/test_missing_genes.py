@@ -61,3 +61,16 @@ def test_too_many_missing_genes_are_refused_by_the_run_and_the_doctor(
     (found,) = [f for f in table.check() if f.area == "pathways"]
     assert found.level == "error"
     assert "--max_missing_genes" in found.what
+
+
+def test_another_scale_than_that_of_the_training_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = table_without(tmp_path, "")
+    fitted = table.fit()
+    table.encode(fitted)
+    assert not caplog.text
+    pd.read_csv(tmp_path / "genes.csv", index_col=0).mul(100).to_csv(tmp_path / "genes.csv")
+    flags = {"pathway_table": tmp_path / "none.csv", "gene_scaling": "site"}
+    modality("genes").read(tmp_path / "genes.csv", flags, STRUCTURE).encode(fitted)
+    assert "genes.csv: half of the values are more than" in caplog.text and "another scale?" in caplog.text

@@ -256,6 +256,11 @@ FAULTS = {
     ),
     "negative": (arrays(coords=lambda v: v - 10**6), "features", f"{FILE}.*reach from -1000000"),
     "fractions": (arrays(coords=lambda v: v + 0.5), "features", f"{FILE}.*no whole|{FILE}.*not whole"),
+    "patch numbers": (
+        arrays(coords=lambda v: v // 256),
+        "features",
+        f"{FILE}.*(neighbouring patches are 1 apart|less than half a patch)",
+    ),
     "same coordinates": (arrays(coords=lambda v: v * 0), "features", f"{FILE}.*same coordinates"),
     "complex": (arrays(features=lambda v: v.astype("c8")), "features", f"{FILE}.*complex"),
     "texts": (arrays(features=lambda v: np.full(v.shape, b"a")), "features", f"{FILE}.*real numbers"),
