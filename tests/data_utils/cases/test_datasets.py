@@ -248,6 +248,12 @@ def test_missing_feature_files_name_file_case_and_remedy(make_patients):
         dataset(patients)
 
 
+PARTLY = {
+    "genes": {"TCGA-0000": torch.ones(1), "TCGA-0001": torch.ones(1)},
+    "clinical": {"TCGA-0000": torch.ones(5), "case-2": torch.zeros(5)},
+}
+
+
 def test_only_patients_with_every_modality_are_kept(make_patients, caplog):
     with caplog.at_level("INFO"):
         data = dataset(make_patients([3], [3], [3], [3]), **PARTLY)
