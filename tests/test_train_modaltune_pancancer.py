@@ -17,6 +17,7 @@ from tests.small_cohort import make_small_cohort
 from utils import constants
 from utils.arguments import parse_args
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 PROJECT = {"BRCA": "TCGA-BRCA", "GBMLGG": "TCGA-LGG"}
 
 
@@ -60,7 +61,7 @@ def flags(union, output, **changes):
 
 
 @pytest.fixture(scope="module")
-def trained(union, tmp_path_factory):
+def trained(union, tmp_path_factory, quick_runs):
     output = tmp_path_factory.mktemp("run") / "run"
     train_modaltune_pancancer.main(flags(union, output, site_sampling="balanced"))
     return output

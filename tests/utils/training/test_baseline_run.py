@@ -59,7 +59,7 @@ def results(folder):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_baseline_trains_and_is_evaluated_again(name, cohort, tmp_path):
-    train_modaltune.main(flags(cohort, tmp_path / "run", name))
+    train_modaltune.main(flags(cohort, tmp_path / "run", name, num_epochs=1))
     found = results(tmp_path / "run")
     assert set(found.index.get_level_values("task")) == {"General"}
     metrics = set(found.index.get_level_values("metric"))
@@ -75,7 +75,8 @@ def test_every_baseline_trains_and_is_evaluated_again(name, cohort, tmp_path):
 def test_modaltune_trains_under_every_objective(objective, cohort, tmp_path, caplog):
     needs = {"text_location": cohort.texts} if "distill" in objective else {}
     with caplog.at_level("INFO"):
-        train_modaltune.main(flags(cohort, tmp_path, "longnetvit_gene_adapter", objective=objective, **needs))
+        changes = {"objective": objective, "num_epochs": 1, **needs}
+        train_modaltune.main(flags(cohort, tmp_path, "longnetvit_gene_adapter", **changes))
     left_out = "1 training patients have no label that --objective subtype learns from"
     assert (left_out in caplog.text) == (objective == "subtype")
     found = results(tmp_path)

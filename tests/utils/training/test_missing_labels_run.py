@@ -65,7 +65,7 @@ def test_no_stage_stops(
     protocol: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = small_cohort.flags(tmp_path / "run", protocol=protocol)
+    flags = small_cohort.flags(tmp_path / "run", protocol=protocol, num_epochs=1)
     flags += unlabel(
         small_cohort, tmp_path, what, everyone
     )  # of a flag that is given twice the last one counts
@@ -95,7 +95,9 @@ def test_texts_of_another_width_train_and_are_evaluated_again(
 ) -> None:
     texts = {case: value[:, :7] for case, value in read_tensors(small_cohort.texts, "texts").items()}
     write_tensors(tmp_path / "texts.pt", texts)
-    train_modaltune.main(small_cohort.flags(tmp_path / "run", text_location=tmp_path / "texts.pt"))
+    train_modaltune.main(
+        small_cohort.flags(tmp_path / "run", text_location=tmp_path / "texts.pt", num_epochs=1)
+    )
     again = {"text_location": None, "eval_only": True, "eval_weights": tmp_path / "run"}
     train_modaltune.main(small_cohort.flags(tmp_path / "again", **again))
     one, other = (pd.read_csv(tmp_path / name / "results.csv") for name in ("run", "again"))
