@@ -53,6 +53,7 @@ def make_demo_cohort(
     scale: float = 1.0,
     cohorts: Sequence[str] = DEFAULT_COHORTS,
     workers: int = 2,
+    split: bool = False,
 ) -> None:
     """Writes what is missing of the demo below ``root``.
 
@@ -62,6 +63,7 @@ def make_demo_cohort(
         scale: factor on the numbers of patients; a cohort keeps at least twelve, one of each peculiarity.
         cohorts: names out of ``data_utils.demo.cohorts.COHORTS``.
         workers: processes that paint slides; 0 or 1 paints in this one.
+        split: image and expression show a part of the signal each, instead of nearly all of it.
 
     Raises:
         ValueError: a cohort is unknown, ``scale`` is not positive, or ``root`` holds another demo.
@@ -70,8 +72,8 @@ def make_demo_cohort(
     if unknown := sorted(set(cohorts) - COHORTS.keys()):
         raise ValueError(f"unknown demo cohorts {unknown}; known: {sorted(COHORTS)}")
     # The pan-cancer matrix holds all cohorts, whichever are asked for, so that order does not matter.
-    patients = {name: cohort_patients(cohort, seed, scale) for name, cohort in COHORTS.items()}
-    _claim(root, {"version": VERSION, "seed": seed, "scale": scale})
+    patients = {name: cohort_patients(cohort, seed, scale, split) for name, cohort in COHORTS.items()}
+    _claim(root, {"version": VERSION, "seed": seed, "scale": scale} | ({"split": True} if split else {}))
 
     slides: list[tuple[Slide, Path]] = []
     for name in cohorts:
@@ -160,6 +162,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the numbers of patients")
     parser.add_argument("--workers", type=int, default=2, help="processes that paint slides")
+    parser.add_argument(
+        "--split", action="store_true", help="images and genes show a part of the signal each, not most of it"
+    )
     parser.add_argument("--cohorts", nargs="+", default=list(DEFAULT_COHORTS), choices=sorted(COHORTS))
     return parser.parse_args(argv)
 
@@ -168,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     args = parse_args(argv)
     setup_logging()
-    make_demo_cohort(args.root, args.seed, args.scale, args.cohorts, args.workers)
+    make_demo_cohort(args.root, args.seed, args.scale, args.cohorts, args.workers, args.split)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@
 #   TYPE=gene_clinical bash scripts/run_demo.sh         with clinical features
 #   MISSING=learned bash scripts/run_demo.sh            patients without RNA train, too
 #   EXPLAIN=1 bash scripts/run_demo.sh                  and a report that explains the test patients
-#   BASELINES=1 bash scripts/run_demo.sh                and three baselines on the same patients, in one table
+#   BASELINES=1 bash scripts/run_demo.sh                and three baselines on the same patients, in one table;
+#                                                       tissue and genes show a part of the signal each (SPLIT=1)
 #   DEMO_ROOT=/scratch/demo SEED=1 NUM_EPOCHS=10 bash scripts/run_demo.sh
 set -euo pipefail
 
@@ -28,6 +29,7 @@ MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides mo
 BALANCED="${BALANCED:-0}"                               # 1: every modality at one scale
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 BASELINES="${BASELINES:-0}"                             # 1: train baselines, too, and compare (one cohort only)
+SPLIT="${SPLIT:-$BASELINES}"                            # 1: a cohort that needs tissue and genes, in a folder of its own
 EXPLAIN="${EXPLAIN:-0}"                                 # 1: explain the test patients (one cohort only)
 # ----
 
@@ -42,7 +44,9 @@ cd "$REPO"
 source scripts/common.sh
 patch_config="$(encoder_fact demo_tile_config)"
 
-DEMO_ROOT="${DEMO_ROOT:-$REPO/demo_data}"
+signal=() folder=demo_data
+[[ "$SPLIT" != 1 ]] || signal=(--split) folder=demo_data_split
+DEMO_ROOT="${DEMO_ROOT:-$REPO/$folder}"
 export MODALTUNE_DATA_ROOT="$DEMO_ROOT/data"
 export MODALTUNE_WEIGHTS_ROOT="$DEMO_ROOT/weights"
 export MODALTUNE_PATHWAY_TABLE="$DEMO_ROOT/pathways.csv"
@@ -58,7 +62,7 @@ step() { echo; echo "=== [$((SECONDS - started)) s] $*"; }
 
 step "1/5 generate raw slides, tables and small checkpoints"
 python -m data_utils.make_demo_cohort --root "$DEMO_ROOT" --seed 0 --scale "$SCALE" \
-  --cohorts "${sites[@]}" BLCA
+  --cohorts "${sites[@]}" BLCA ${signal[@]+"${signal[@]}"}
 
 step "2/5 extract patch features (one slide is corrupt on purpose)"
 COHORTS="${sites[*]} BLCA" ENCODER_CONFIG="$patch_config" ALLOW_FAILURES=1 \

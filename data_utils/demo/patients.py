@@ -2,7 +2,8 @@
 
 Two hidden variables drive everything: the subtype (a point ``look`` on two axes) and the aggressiveness
 (standard normal, independent of the subtype). Image and expression each see them with errors of their
-own, so either modality alone is imperfect and both together are strong.
+own, so either modality alone is imperfect and both together are strong. Where the signal is split, they also make
+large errors in opposite directions: either alone says little, their mean nearly all.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
+from numpy.typing import ArrayLike
 
 from data_utils.demo.cohorts import DemoCohort
 from utils.files import atomic_path
@@ -25,6 +27,8 @@ MISSING = "'--"  # what a GDC export writes for a value it has not got
 # How far image and expression stray from the hidden variables (standard deviations).
 IMAGE_LOOK_ERROR, GENE_LOOK_ERROR = 0.35, 0.45
 AGGRESSIVENESS_ERROR = 0.25
+# The same of what they make in opposite directions where the signal is split.
+SPLIT_LOOK_ERROR, SPLIT_AGGRESSIVENESS_ERROR = 1.25, 1.0
 # How far a slide strays from what the image of its patient shows.
 SLIDE_ERROR = 0.15
 # Survival is Weibull with hazard proportional to exp(HAZARD_SLOPE * aggressiveness).
@@ -94,8 +98,8 @@ class Patient:
     clinical: dict[str, str]
 
 
-def cohort_patients(cohort: DemoCohort, seed: int, scale: float) -> list[Patient]:
-    """The patients of a cohort.
+def cohort_patients(cohort: DemoCohort, seed: int, scale: float, split: bool = False) -> list[Patient]:
+    """The patients of a cohort; ``split`` decides what their images and genes show, and nothing else.
 
     Every patient has a random stream of its own, so a larger ``scale`` only adds patients.
 
@@ -105,7 +109,7 @@ def cohort_patients(cohort: DemoCohort, seed: int, scale: float) -> list[Patient
     if not scale > 0:
         raise ValueError(f"scale must be positive, not {scale}")
     count = max(len(Peculiar), round(cohort.patients * scale))
-    return [_patient(cohort, seed, number) for number in range(count)]
+    return [_patient(cohort, seed, number, split) for number in range(count)]
 
 
 def stream(seed: int, *labels: str | int) -> Generator:
@@ -113,7 +117,7 @@ def stream(seed: int, *labels: str | int) -> Generator:
     return np.random.default_rng([seed, *(zlib.crc32(str(label).encode()) for label in labels)])
 
 
-def _patient(cohort: DemoCohort, seed: int, number: int) -> Patient:
+def _patient(cohort: DemoCohort, seed: int, number: int, split: bool) -> Patient:
     rng = stream(seed, cohort.name, "patient", number)
     # Classes take turns in random order, so that every cohort is balanced at any scale.
     turn, place = divmod(number, len(cohort.subtypes))
@@ -126,8 +130,13 @@ def _patient(cohort: DemoCohort, seed: int, number: int) -> Patient:
         diagnosis, subtype, look = str(rng.choice(cohort.rare)), -1, (0.0, 0.0)
 
     aggressiveness = float(rng.normal())
-    image_look, gene_look = (_seen(look, error, rng) for error in (IMAGE_LOOK_ERROR, GENE_LOOK_ERROR))
-    image_grade, gene_grade = (aggressiveness + AGGRESSIVENESS_ERROR * rng.normal() for _ in range(2))
+    opposite = stream(seed, cohort.name, "split", number).normal(size=3) if split else np.zeros(3)
+    apart, grade_apart = SPLIT_LOOK_ERROR * opposite[:2], SPLIT_AGGRESSIVENESS_ERROR * opposite[2]
+    image_look = _seen(look + apart, IMAGE_LOOK_ERROR, rng)
+    gene_look = _seen(look - apart, GENE_LOOK_ERROR, rng)
+    image_grade, gene_grade = (
+        aggressiveness + shift + AGGRESSIVENESS_ERROR * rng.normal() for shift in (grade_apart, -grade_apart)
+    )
     barcode = f"TCGA-{rng.choice(cohort.sites)}-{number:04X}"
     clinical = {
         "case_id": _uuid(rng),
@@ -155,7 +164,7 @@ def _patient(cohort: DemoCohort, seed: int, number: int) -> Patient:
     )
 
 
-def _seen(look: tuple[float, float], error: float, rng: Generator) -> tuple[float, float]:
+def _seen(look: ArrayLike, error: float, rng: Generator) -> tuple[float, float]:
     first, second = np.asarray(look) + error * rng.normal(size=2)
     return float(first), float(second)
 

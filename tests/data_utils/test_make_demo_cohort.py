@@ -151,6 +151,22 @@ def test_larger_scale_only_adds_patients(seed, one, other):
     assert large[: len(small)] == small
 
 
+def test_split_signal_needs_both_modalities():
+    alike, split = (cohort_patients(COHORTS["BRCA"], 3, 5.0, split) for split in (False, True))
+    assert [p.clinical for p in split] == [p.clinical for p in alike]
+    split = [p for p in split if p.subtype >= 0 and p.slides]
+    sides = np.array([COHORTS["BRCA"].subtypes[p.subtype].look[0] for p in split])
+    truth = np.array([p.aggressiveness for p in split])
+    image = np.array([(p.slides[0].look[0], p.slides[0].grade) for p in split])
+    genes = np.array([(p.gene_look[0], p.gene_aggressiveness) for p in split])
+    for seen in (image, genes):
+        assert 0.7 < np.mean(seen[:, 0] * sides > 0) < 0.85
+        assert 0.6 < np.corrcoef(seen[:, 1], truth)[0, 1] < 0.8
+    both = (image + genes) / 2
+    assert np.mean(both[:, 0] * sides > 0) > 0.98
+    assert np.corrcoef(both[:, 1], truth)[0, 1] > 0.95
+
+
 def test_seed_changes_patients():
     assert patients(seed=3) == patients(seed=3)
     assert patients(seed=3) != patients(seed=4)
@@ -476,6 +492,8 @@ def test_other_settings_in_the_same_folder_are_refused(demo):
         make_demo_cohort(demo, seed=4, scale=TINY)
     with pytest.raises(ValueError, match="holds a demo made with"):
         make_demo_cohort(demo, seed=3, scale=0.5)
+    with pytest.raises(ValueError, match=r'not .*"split": true'):
+        make_demo_cohort(demo, seed=3, scale=TINY, split=True)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
