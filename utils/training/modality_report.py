@@ -133,8 +133,8 @@ class ModalityReport:
             return ok(what)
         return warning(
             f"{what}; the model ignores the {' and the '.join(self.ignored)}",
-            "train with the balanced config (BALANCED=1 in the scripts; docs/modality_balance.md), or check that "
-            "what is ignored carries any signal",
+            "train with the balanced config (BALANCED=1 in the scripts; docs/modality_balance.md) unless this is "
+            "one, or check that what is ignored carries any signal",
         )
 
 
