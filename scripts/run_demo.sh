@@ -26,9 +26,9 @@ SCALE="${SCALE:-1}"                                     # factor on the number o
 TYPE="${TYPE:-gene}"                                    # gene | gene_clinical
 MISSING="${MISSING:-drop}"                              # drop | learned: patients who lack a modality
 MODALITY_DROPOUT="${MODALITY_DROPOUT:-0}"               # with learned: hides modalities in training
-BALANCED="${BALANCED:-0}"                               # 1: every modality at one scale
-PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 BASELINES="${BASELINES:-0}"                             # 1: train baselines, too, and compare (one cohort only)
+BALANCED="${BALANCED:-$BASELINES}"                      # 1: every modality learns (docs/modality_balance.md)
+PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 SPLIT="${SPLIT:-$BASELINES}"                            # 1: a cohort that needs tissue and genes, in a folder of its own
 EXPLAIN="${EXPLAIN:-0}"                                 # 1: explain the test patients (one cohort only)
 # ----
