@@ -26,7 +26,7 @@ from utils.files import read_json
 
 STEPS = 20
 # Larger cases are measured once, without a first run.
-WARM_UP_PATCHES = 1024
+WARM_UP_PATCHES = 256
 
 
 def cpu_seconds(work: Callable[[], object], warm_up: bool = True) -> float:
