@@ -119,7 +119,7 @@ def input_of(patient: Patient, tensors: Mapping[str, Tensor]) -> Tensor | None:
 def _check_reach(slide: Path, corners: np.ndarray, patch_size: int | None) -> None:
     """Refuses level-0 coordinates ``[L, 2]`` of several patches that all lie within a part of one."""
     width, height = np.ptp(corners, axis=0).tolist() if len(corners) >= _SEVERAL else (0, 0)
-    if patch_size and 0 < max(width, height) < patch_size / 2:
+    if patch_size and 0 < max(width, height) < min(patch_size / 2, 2 * len(corners)):
         where = f"lie within {width} x {height} pixels, less than half a patch of {patch_size}"
         remedy = "its coords should be level-0 pixels, not positions in a grid; correct them"
         raise FileError(slide, f": its {len(corners)} patches {where}", remedy)

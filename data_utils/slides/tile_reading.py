@@ -72,7 +72,8 @@ class TileRecipe:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        whole = [self.tile_size, self.input_size, self.resize or self.input_size]
+        resized = self.input_size if self.resize is None else self.resize
+        whole = [self.tile_size, self.input_size, resized]
         if not all(type(size) is int and size <= MAX_TILE for size in whole):
             raise ValueError(
                 f"recipe of {self.encoder}: sizes are whole numbers up to {MAX_TILE:,}, not {whole}"
@@ -84,7 +85,7 @@ class TileRecipe:
                 raise ValueError(f"recipe of {self.encoder}: {str(value)[:60]!r} is no number of a tile")
         if not all(0 <= value <= 1 for value in (*self.mean, *self.std)):
             raise ValueError(f"recipe of {self.encoder}: mean and std are of values from 0 to 1")
-        if min(self.tile_size, self.target_mpp, self.input_size, *self.std) <= 0:
+        if min(self.tile_size, self.target_mpp, self.input_size, resized, *self.std) <= 0:
             raise ValueError(f"recipe of {self.encoder}: sizes, target_mpp and std must be positive")
         if self.input_size > (self.resize or self.tile_size):
             raise ValueError(f"recipe of {self.encoder}: tiles are smaller than input_size {self.input_size}")

@@ -28,7 +28,7 @@ from torch import Tensor
 from data_utils.tables.ajcc import AJCC_COLUMNS, is_category, reduce_text
 from data_utils.tables.tensor_table import read_tensor_table
 from data_utils.tables.text_table import read_own_table
-from data_utils.tables.values import MAX_AGE, is_missing
+from data_utils.tables.values import MAX_AGE, is_finite, is_missing
 from utils.configuration.protocol import PROTOCOLS
 from utils.files import FileError, read_json
 
@@ -128,7 +128,13 @@ class ClinicalCodes:
             ValueError: something is missing or impossible; the message begins with ``where``.
         """
         try:
-            codes = {c: {str(t): int(n) for t, n in value["codes"][c].items()} for c in AJCC_COLUMNS}
+            codes = {c: {str(t): n for t, n in value["codes"][c].items()} for c in AJCC_COLUMNS}
+            numbers = [n for part in codes.values() for n in part.values()]
+            if odd := [n for n in numbers if not is_finite(n) or not float(n).is_integer()]:
+                raise ValueError(f"{str(odd[0])[:40]!r} is no code")
+            if any(isinstance(value[name], bool) for name in ("max_age", "median_age")):
+                raise ValueError("ages are no numbers")
+            codes = {c: {t: int(n) for t, n in part.items()} for c, part in codes.items()}
             max_age, median_age = float(value["max_age"]), float(value["median_age"])
             missing, reduced = value.get("missing", UNKNOWN), bool(value.get("reduced", False))
         except (KeyError, TypeError, AttributeError, ValueError) as error:

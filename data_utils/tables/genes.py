@@ -15,6 +15,7 @@ import pandas as pd
 
 from data_utils.tables.number_table import number_chunks
 from data_utils.tables.text_table import existing, open_rows, own_layout, parser_options
+from data_utils.tables.values import is_finite
 from utils.files import FileError, quoted
 
 logger = logging.getLogger(__name__)
@@ -197,9 +198,13 @@ class GeneScaler:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> GeneScaler:
         """Inverse of :meth:`to_dict`."""
+        stored = {name: list(value[name]) for name in ("mean", "std")}
+        # A truth value is no number, and what is missing is None.
+        if odd := [v for part in stored.values() for v in part if v is not None and not is_finite(v)]:
+            raise ValueError(f"gene scaler: mean and std hold {str(odd[0])[:40]!r}")
         numbers = {
-            name: tuple(float("nan") if item is None else float(item) for item in value[name])
-            for name in ("mean", "std")
+            name: tuple(math.nan if item is None else float(item) for item in part)
+            for name, part in stored.items()
         }
         if not len(value["genes"]) == len(numbers["mean"]) == len(numbers["std"]):
             raise ValueError("gene scaler: genes, mean and std differ in length")
@@ -274,10 +279,10 @@ class PathwayGroups:
         Raises:
             ValueError: a pathway has no name or points outside the genes.
         """
-        indices = tuple(tuple(int(item) for item in group) for group in value["indices"])
-        size = len(value["genes"])
+        indices = tuple(tuple(group) for group in value["indices"])
+        places = range(len(value["genes"]))
         if len(indices) != len(value["names"]) or any(
-            not 0 <= item < size for group in indices for item in group
+            isinstance(item, bool) or item not in places for group in indices for item in group
         ):
             raise ValueError("pathway groups: names, genes and indices do not fit together")
         return cls(tuple(value["names"]), tuple(value["genes"]), indices)

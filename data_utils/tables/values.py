@@ -68,3 +68,8 @@ def events_of(texts: pd.Series) -> pd.Series:
     """1 dead, 0 alive, NaN for every other text, of vital status as GDC, cBioPortal and Xena write it."""
     lower = texts.astype(object).where(texts.notna(), "").astype(str).str.strip().str.lower()
     return lower.map({**dict.fromkeys(_DEAD, 1.0), **dict.fromkeys(_ALIVE, 0.0)}).astype(float)
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a finite number; a truth value is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

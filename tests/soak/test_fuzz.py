@@ -1,4 +1,4 @@
-"""Five damaged files of every kind: none may be accepted with another meaning, none may hang."""
+"""Ten damaged files of every kind: none may be accepted with another meaning, none may hang."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files(kind: str, world: Callable[[str], Any], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    counts, faults = fuzz(kind, 5, 1, world(kind))
-    assert counts.total() == 5
+    counts, faults = fuzz(kind, 10, 1, world(kind))
+    assert counts.total() == 10
     assert not faults

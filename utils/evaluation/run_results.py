@@ -12,7 +12,7 @@ import pandas as pd
 
 from utils.evaluation.published import METHODS
 from utils.evaluation.rows import HEAD
-from utils.files import read_json
+from utils.files import content_of, read_json
 
 METRICS = {
     "balanced_accuracy": "Balanced accuracy (subtype)",
@@ -119,11 +119,12 @@ def read_run(folder: Path, name: str | None = None, heads: bool = False) -> list
     config, table = folder / "config.json", folder / "results.csv"
     if not config.is_file() or not table.is_file():
         raise ValueError(f"{folder} is no finished run: it needs config.json and results.csv")
-    content = read_json(config)
-    model, data = content["model"]["mil_name"], content["arguments"]["data"]
-    method = name or METHODS.get(model, model)
-    if data["sites"] and name is None:
-        method = f"{method} pan-cancer"
+    with content_of(config, "copy it again from where it came"):
+        content = read_json(config)
+        model, data = content["model"]["mil_name"], content["arguments"]["data"]
+        method = name or METHODS.get(model, model)
+        if data["sites"] and name is None:
+            method = f"{method} pan-cancer"
     rows = pd.read_csv(table, keep_default_na=True)
     rows["site"] = rows["site"].fillna("")
     found = []

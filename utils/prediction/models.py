@@ -115,7 +115,8 @@ def find_models(run: Path, site: str | None = None) -> list[TrainedModel]:
         )
     _verify(run)
     config = RunConfig.read(run)
-    digests = read_json(run / "config.json").get("data", {})
+    with content_of(run / "config.json", "copy it again from where it came"):
+        digests = dict(read_json(run / "config.json").get("data", {}))
     folders = _folders(run, config, site)
     if not folders:
         raise FileNotFoundError(
