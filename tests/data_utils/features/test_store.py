@@ -206,7 +206,7 @@ def test_truncated_hdf5(tmp_path, share, read):
 def test_no_feature_file_at_all(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_text("<html>404</html>")
-    with pytest.raises(FeatureFileError, match="damaged"):
+    with pytest.raises(FeatureFileError, match=rf"a\{suffix}: (damaged|is no readable file)"):
         read_features(path)
 
 
@@ -216,7 +216,7 @@ def test_truncated_pt(tmp_path, share):
     features, coords = (torch.from_numpy(array) for array in patches(500))
     torch.save({"features": features, "coords": coords}, path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(FeatureFileError, match="damaged"):
+    with pytest.raises(FeatureFileError, match=r"a\.pt: is no readable file of tensors"):
         read_features(path)
 
 
