@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from data_utils.features.plain_arrays import FeatureFileError
-from data_utils.features.store import HDF5_SUFFIXES, inspect_features, read_coords, read_features
+from data_utils.features.store import HDF5_SUFFIXES, read_coords, read_features
 from utils.files import ends_digest
 
 
@@ -22,19 +23,15 @@ def feature_identity(path: Path) -> tuple[str, str]:
     if not path.is_file():
         return path.name, ""
     if path.suffix.lower() in HDF5_SUFFIXES:
-        try:
+        with suppress(FeatureFileError):
             return path.name, _patches_digest(path)
-        except FeatureFileError:
-            pass
     return path.name, f"{path.stat().st_size} bytes, {ends_digest([path])}"
 
 
 def _patches_digest(path: Path) -> str:
-    shape = inspect_features(path)
     coords, meta = read_coords(path)
-    ends = np.unique([0, shape.num_patches - 1])
-    features = read_features(path, ends, keep_half=True).features
-    digest = hashlib.sha256(repr((shape.num_patches, shape.dim, meta.patch_size_level0)).encode())
+    features = read_features(path, np.unique([0, len(coords) - 1]), keep_half=True).features
+    digest = hashlib.sha256(repr((len(coords), features.shape[1], meta.patch_size_level0)).encode())
     digest.update(coords.tobytes())
     digest.update(f"{features.dtype}".encode() + features.tobytes())
     return digest.hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from utils.checked_table import write_checked
+from data_utils.tables.checked_table import write_checked
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from data_utils.slides.report import write_report
-from utils.checked_table import checked_text
+from data_utils.tables.checked_table import checked_text
 from utils.files import FileError, setup_logging
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from utils.checked_table import checked_text, write_checked
+from data_utils.tables.checked_table import checked_text, write_checked
 
 logger = logging.getLogger(__name__)
 

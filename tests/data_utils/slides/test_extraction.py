@@ -32,11 +32,11 @@ from data_utils.slides import wsi as slides
 from data_utils.slides.command_line import in_shard
 from data_utils.slides.extraction import autocast_dtype, extract_cohort
 from data_utils.slides.tile_reading import TileRecipe
+from data_utils.tables.checked_table import checked_text
 from models.prov_gigapath.tile_encoder import build_tile_encoder
 from tests.data_utils.slides.test_encoding_stage import Immediate
 from tests.data_utils.slides.test_wsi import damage, painted, tissue_slide, write_slide
 from utils import constants
-from utils.checked_table import checked_text
 from utils.files import read_json, temporary_stem
 
 CPU = torch.device("cpu")
