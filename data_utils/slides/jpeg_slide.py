@@ -13,6 +13,7 @@ import logging
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,16 @@ class JpegSlide(OpenSlide):
         self._file = os.open(path, os.O_RDONLY)
         self._tiles: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._bytes = 0
+
+    @cached_property
+    def level_dimensions(self) -> tuple[tuple[int, int], ...]:
+        """As OpenSlide's, which asks its library for every level at every use: ten times a tile."""
+        return super().level_dimensions
+
+    @cached_property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """As OpenSlide's; see :attr:`level_dimensions`."""
+        return super().level_downsamples
 
     def close(self) -> None:
         """Closes the file."""
