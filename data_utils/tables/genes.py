@@ -261,7 +261,13 @@ class PathwayGroups:
         used = np.any(member, axis=1)
         indices = tuple(tuple(np.flatnonzero(column).tolist()) for column in member[used].T)
         names = tuple(map(str, pathway_table.columns[kept]))
-        logger.info("%d pathways over %d genes", len(names), used.sum())
+        further = len(available.difference(pathway_table.index[used]))
+        logger.info(
+            "%d pathways over %d genes%s",
+            len(names),
+            used.sum(),
+            f"; {further} genes of the table are in none and not read" if further else "",
+        )
         return cls(names, tuple(map(str, pathway_table.index[used])), indices)
 
     def to_dict(self) -> dict[str, Any]:

@@ -241,6 +241,8 @@ class GeneTable(ModalityTable):
                 "make_gene_dataset"
             )
         what = f"{len(offered)} of {len(wanted)} pathway genes are in the gene table, {kept} of {every} pathways kept"
+        if further := len(set(self.stored.columns) - offered):
+            what += f"; {further} further genes of the table are in no pathway and not read"
         good = len(offered) >= GOOD_COVERAGE * len(wanted) and kept == every
         return ok(what) if good else warning(what, remedy)
 

@@ -23,7 +23,7 @@ import pandas as pd
 
 import train_modaltune
 from tests.benchmarks.linear_models import METRICS, linear_models
-from tests.benchmarks.modalities import Cohort, write_cohort
+from tests.benchmarks.modalities import Cohort, add_other_genes_flag, write_cohort
 from tests.small_runs import quick_evaluation
 
 MODELS = ("mlp", "snn", "gene_mixer")
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="gets generated files and run folders")
     parser.add_argument("--cohorts", nargs="+", default=["brca"])
+    add_other_genes_flag(parser)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=30)
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(line + "\n")
     for name in args.cohorts:
         root = args.work / name
-        cohort = write_cohort(args.tables, name, root)
+        cohort = write_cohort(args.tables, name, root, args.other_genes)
         found = linear_models(cohort.splits, cohort.modalities)
         cells = [train(cohort, model, root / f"{model}_{args.objective}", args) for model in args.models]
         cells.append(" / ".join(f"{found[metric]['test']:.3f}" for metric in METRICS))

@@ -49,6 +49,7 @@ from tests.small_runs import quick_evaluation
 from utils.files import read_json
 
 PATCHES, WIDTH = 4, 64
+OTHER_GENES = "other genes"
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,18 @@ def sentence_vector(sentence: str) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def write_cohort(tables: Path, name: str, root: Path) -> Cohort:
-    """Split files, random features, texts, genes and pathways."""
+def with_other_genes(pathways: pd.DataFrame, genes: Sequence[str]) -> pd.DataFrame:
+    """The gene x pathway table with one more pathway, of the genes that are in none; as it is where all are in one."""
+    inside = pathways.index[pathways.to_numpy().any(axis=1)]
+    others = pd.Index(genes).difference(inside, sort=False)
+    if others.empty:
+        return pathways
+    rows = pathways.reindex(pathways.index.union(others, sort=False), fill_value=0)
+    return rows.assign(**{OTHER_GENES: rows.index.isin(others).astype(int)})
+
+
+def write_cohort(tables: Path, name: str, root: Path, other_genes: bool = False) -> Cohort:
+    """Split files, random features, texts, genes and pathways, one of them of the genes in no pathway if asked for."""
     cases = pd.read_csv(tables / f"{name}_cases.csv").drop_duplicates("case_id")
     (root / "features").mkdir(parents=True, exist_ok=True)
     edges = survival_edges(cases.durations.tolist())
@@ -151,8 +162,12 @@ def write_cohort(tables: Path, name: str, root: Path) -> Cohort:
         files[f"{split}_json"] = root / f"{split}.json"
         files[f"{split}_json"].write_text(json.dumps({"data": members}))
     torch.save(texts, files["text_location"])
-    pd.read_csv(tables / f"{name}_rna.csv.gz", index_col=0).clip(-10, 10).to_csv(files["genomics_csv_path"])
-    pd.read_csv(tables / "pathways_331.csv.gz").to_csv(files["pathway_table"], index=False)
+    expression = pd.read_csv(tables / f"{name}_rna.csv.gz", index_col=0).clip(-10, 10)
+    expression.to_csv(files["genomics_csv_path"])
+    pathways = pd.read_csv(tables / "pathways_331.csv.gz", index_col=0)
+    if other_genes:
+        pathways = with_other_genes(pathways, expression.columns)
+    pathways.to_csv(files["pathway_table"], index_label="gene")
     table = GeneTable(files["genomics_csv_path"], files["pathway_table"], ALL)
     genes = {case_id: value.numpy() for case_id, value in table.encode(table.fit()).items()}
     return Cohort(name, files, {split: _known(members, means, genes) for split, members in rows.items()})
@@ -218,11 +233,22 @@ def measure(cohort: Cohort, settings: Sequence[Setting], root: Path, args: argpa
     return f"| {' | '.join(line)} |"
 
 
+def add_other_genes_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--other_genes",
+        action="store_true",
+        help="genes of the table that are in no pathway are read, too, as a pathway of their own",
+    )
+
+
 def cohorts(args: argparse.Namespace) -> Iterator[tuple[Cohort, Path]]:
     """Those asked for, and where their files and trainings go."""
     for name in args.cohorts if args.tables else args.rows:
         root = args.work / re.sub(r"\W+", "_", name)
-        yield write_cohort(args.tables, name, root) if args.tables else planted_cohort(name, root), root
+        if args.tables:
+            yield write_cohort(args.tables, name, root, args.other_genes), root
+        else:
+            yield planted_cohort(name, root), root
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -231,6 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables", type=Path, help="folder of real tables; without it, planted cohorts")
     parser.add_argument("--work", type=Path, required=True, help="gets generated files and run folders")
     parser.add_argument("--cohorts", nargs="+", default=["brca"])
+    add_other_genes_flag(parser)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="planted cohorts")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=4)

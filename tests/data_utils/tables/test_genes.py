@@ -149,11 +149,13 @@ def test_groups_hold_what_is_available(rows: int, columns: int, seed: int, min_g
     assert PathwayGroups.from_dict(json.loads(json.dumps(groups.to_dict()))) == groups
 
 
-def test_dropped_pathways_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    groups = PathwayGroups.from_table(pathway_table(np.eye(3)), ["G0", "G2"])
+def test_dropped_pathways_are_named_and_genes_in_none_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    groups = PathwayGroups.from_table(pathway_table(np.eye(3)), ["G0", "G2", "other"])
     assert groups.names == ("P0", "P2")
     assert groups.indices == ((0,), (1,))
     assert "1 of 3 pathways dropped, fewer than 1 of their genes are available, such as P1" in caplog.text
+    assert "2 pathways over 2 genes; 1 genes of the table are in none and not read" in caplog.text
 
 
 def test_no_pathway_left_shows_both_sides() -> None:
