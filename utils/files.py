@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,6 +83,16 @@ def setup_logging(level: int = logging.INFO) -> None:
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_name_command)
+
+
+def _name_command(record: logging.LogRecord) -> bool:
+    """Lines of the module that is run carry its name, as those of all others do, not ``__main__``."""
+    if record.name == "__main__":
+        spec = sys.modules["__main__"].__spec__
+        record.name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
+    return True
 
 
 def temporary_stem(stem: str) -> str:

@@ -1,6 +1,10 @@
 """Files appear whole or not at all."""
 
+import io
+import logging
 import pickle
+import sys
+from importlib.machinery import ModuleSpec
 
 import pytest
 import torch
@@ -123,6 +127,25 @@ def test_logging_is_set_up_twice_without_harm(caplog):
     setup_logging()
     setup_logging()
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [(ModuleSpec("utils.explain.__main__", None), "utils.explain"), (None, "train_modaltune")],
+)
+def test_lines_of_a_command_carry_its_name(monkeypatch, spec, name):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys, "argv", ["some/folder/train_modaltune.py"])
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    setup_logging()
+    (handler,) = logging.getLogger().handlers
+    handler.setStream(written := io.StringIO())
+    handler.handle(logging.LogRecord("__main__", logging.INFO, "", 0, "done", (), None))
+    handler.handle(logging.LogRecord("utils.files", logging.INFO, "", 0, "done", (), None))
+    assert [line.split(" ", 1)[1] for line in written.getvalue().splitlines()] == [
+        f"I {name}: done",
+        "I utils.files: done",
+    ]
 
 
 @pytest.mark.parametrize(
