@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.gene_models --tables FOLDER --work FOLDER --cohorts brca blca coadread --seeds 3
 
-The tables are those of :mod:`tests.benchmarks.modalities`. Networks are trained by train_modaltune.py on the CPU, with
-heads for subtype and survival at once unless --objective says otherwise, and judged by these on the test patients
+The tables are those of :mod:`tests.benchmarks.real_cohorts`. Networks are trained by train_modaltune.py on the CPU,
+with heads for subtype and survival at once unless --objective says otherwise, and judged by these on the test patients
 after the last epoch. A step of Gene Mixer at its published size takes as long on a CPU as fifty of the others, so that
 it is of the demo's size unless --published_size is given. Linear models are PCA with logistic regression and Cox; what
 validates best of several numbers of components. A training that is done is not done again: remove --work when the code
@@ -23,7 +23,7 @@ import pandas as pd
 
 import train_modaltune
 from tests.benchmarks.linear_models import METRICS, linear_models
-from tests.benchmarks.modalities import Cohort, add_other_genes_flag, write_cohort
+from tests.benchmarks.real_cohorts import Cohort, add_other_genes_flag, write_cohort
 from tests.small_runs import quick_evaluation
 
 MODELS = ("mlp", "snn", "gene_mixer")
