@@ -67,6 +67,8 @@ class ModalTuneConfig:
             :class:`utils.training.objectives.TextDistillation`).
         linear_readout: a linear model of the mean patch and of the numbers of every modality joins the output. It is
             fitted before the training, which starts there: the adapter adds nothing at first.
+        readout_products: products of two modalities join the linear readout where they predict patients that are
+            left out.
     """
 
     slide_encoder: dict[str, Any]
@@ -91,12 +93,15 @@ class ModalTuneConfig:
     add_prompt_feature: bool = True
     text_targets: dict[str, Any] = field(default_factory=dict)
     linear_readout: bool = False
+    readout_products: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.prompt_dropout < 1:
             raise ValueError(f"model config: prompt_dropout is {self.prompt_dropout}, should be in [0, 1)")
         if self.lora and not self.freeze_vit:
             raise ValueError("model config: lora adapts a frozen slide encoder, freeze_vit is false")
+        if self.readout_products and not self.linear_readout:
+            raise ValueError("model config: readout_products belong to linear_readout, which is false")
         for name, value, allowed in (
             ("prompt_agg", self.prompt_agg, ("avg", "cls")),
             ("token_agg", self.token_agg, ("sum", "cat")),
@@ -204,7 +209,7 @@ class ModalTune(nn.Module):
             widths = {
                 n: width for n, width in {IMAGES: backbone.feature_dim, **widths}.items() if width is not None
             }
-            self.readout = LinearReadout(widths, num_tasks, config.output_dim)
+            self.readout = LinearReadout(widths, num_tasks, config.output_dim, config.readout_products)
             nn.init.zeros_(self.final_project.weight)
         # Last, so that all other parameters start alike with and without these.
         absent = {

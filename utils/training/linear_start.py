@@ -2,7 +2,7 @@
 
 One ridge regression for every modality and task, from its numbers to the text targets of the training patients. How
 much of each joins the sum is decided by predictions for patients that were left out, so that a modality without
-signal gets no say (stacked regressions, Breiman 1996).
+signal gets no say (stacked regressions, Breiman 1996). Products of two modalities join where the config asks for them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from data_utils.cases.datasets import CaseDataset
 from data_utils.tables.tasks import published
-from models.layers.linear_readout import LinearReadout
+from models.layers.linear_readout import LinearReadout, product_name
 from utils.training.objectives import TextDistillation
+from utils.training.product_start import Product, fit_products
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +70,19 @@ def fit_readout(
                 FEWEST,
             )
             continue
-        bias, maps, shares = _fit_task({n: x[known] for n, x in scaled.items()}, targets[known, task])
-        readout.bias[task] = torch.from_numpy(bias)
-        for part, weight in maps.items():
+        fit = _fit_task({n: x[known] for n, x in scaled.items()}, targets[known, task], bool(readout.pairs))
+        readout.bias[task] = torch.from_numpy(fit.bias)
+        for part, weight in fit.maps.items():
             readout.parts[part].weight[task] = torch.from_numpy(weight / scales[part])
-        said = ", ".join(f"{part} {share:.2f}" for part, share in shares.items())
-        logger.info("linear readout of task %s: %s", name, said)
+        for (a, b), found in fit.products.items():
+            product = readout.products[product_name(a, b)]
+            product.first[task] = torch.from_numpy(found.first / scales[a])
+            product.second[task] = torch.from_numpy(found.second / scales[b])
+            product.mean[task] = found.mean
+            product.weight[task] = torch.from_numpy(found.weight)
+        said = [f"{part} {share:.2f}" for part, share in fit.shares.items()]
+        said += [f"and {product_name(*pair)}" for pair in fit.products]
+        logger.info("linear readout of task %s: %s", name, ", ".join(said))
 
 
 @torch.no_grad()
@@ -113,10 +121,24 @@ def _standardise(readout: LinearReadout, vectors: Mapping[str, np.ndarray]) -> t
     return scaled, scales
 
 
-def _fit_task(
-    scaled: Mapping[str, np.ndarray], targets: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, float]]:
-    """Bias ``[O]``, maps ``{modality: [O, d]}`` of standardised vectors, and the share of each in its map."""
+@dataclass(frozen=True)
+class _Fit:
+    """A task of the readout, of standardised vectors.
+
+    Attributes:
+        bias: ``[O]``.
+        maps: by modality ``[O, d]``.
+        shares: of each modality in its map.
+        products: by pair of modalities.
+    """
+
+    bias: np.ndarray
+    maps: Mapping[str, np.ndarray]
+    shares: Mapping[str, float]
+    products: Mapping[tuple[str, str], Product]
+
+
+def _fit_task(scaled: Mapping[str, np.ndarray], targets: np.ndarray, products: bool) -> _Fit:
     bias = targets.mean(axis=0)
     centred, maps, left_out = targets - bias, {}, []
     # With intercepts, although all is centred: a patient who is left out must not have moved the mean, which with
@@ -124,15 +146,19 @@ def _fit_task(
     folds = KFold(FOLDS, shuffle=True, random_state=0)
     for name, x in scaled.items():
         ridge = Ridge(_penalty(x, centred))
-        left_out.append(cross_val_predict(ridge, x, centred, cv=folds).ravel())
+        left_out.append(cross_val_predict(ridge, x, centred, cv=folds))
         maps[name] = ridge.fit(x, centred).coef_
-    values, _ = nnls(np.stack(left_out, axis=1), centred.ravel())
+    values, _ = nnls(np.stack([predicted.ravel() for predicted in left_out], axis=1), centred.ravel())
     shares = dict(zip(maps, values.tolist(), strict=True))
     maps = {name: shares[name] * weight for name, weight in maps.items()}
+    residual = centred - np.tensordot(values, left_out, axes=1)
+    found = fit_products(scaled, residual, folds) if products else {}
     total = bias + sum(scaled[name] @ weight.T for name, weight in maps.items())
+    total = total + sum(product(scaled[a], scaled[b]) for (a, b), product in found.items())
     # Entries of the size that a final projection gives; the loss knows directions only.
     size = np.sqrt(np.mean(total**2))
-    return bias / size, {name: weight / size for name, weight in maps.items()}, shares
+    found = {pair: replace(product, weight=product.weight / size) for pair, product in found.items()}
+    return _Fit(bias / size, {name: weight / size for name, weight in maps.items()}, shares, found)
 
 
 def _penalty(x: np.ndarray, targets: np.ndarray) -> float:

@@ -17,8 +17,9 @@ def fill(readout):
         buffer.copy_(torch.randn(buffer.shape, generator=generator, dtype=buffer.dtype))
 
 
-def test_a_readout_is_a_sum_of_linear_models():
-    readout = LinearReadout({"a": 2, "b": 3}, num_tasks=3, output_dim=4).double()
+@pytest.mark.parametrize("products", [False, True])
+def test_a_readout_is_a_sum_of_linear_models_and_products(products):
+    readout = LinearReadout({"a": 2, "b": 3}, num_tasks=3, output_dim=4, products=products).double()
     fill(readout)
     a, b = torch.tensor([1.0, -2.0]).double(), torch.tensor([0.5, 3.0, 2.0]).double()
 
@@ -28,6 +29,14 @@ def test_a_readout_is_a_sum_of_linear_models():
             part = readout.parts[name]
             for k, value in enumerate(vector.tolist()):
                 total += float(part.weight[task, entry, k]) * (value - float(part.mean[k]))
+        if products and len(vectors) == 2:
+            found, sides = readout.products["a x b"], []
+            for name, direction in (("a", found.first), ("b", found.second)):
+                values = zip(vectors[name].tolist(), readout.parts[name].mean.tolist(), strict=True)
+                sides.append(
+                    sum(float(direction[task, k]) * (v - mean) for k, (v, mean) in enumerate(values))
+                )
+            total += float(found.weight[task, entry]) * (sides[0] * sides[1] - float(found.mean[task]))
         return total
 
     for vectors in ({"a": a, "b": b}, {"b": b}, {}):
@@ -53,7 +62,7 @@ def build(tiny_configs, pathways):
 )
 def test_a_model_starts_at_its_readout(build, make_case, encoder, name):
     case = make_case(coords=256 * torch.arange(46).reshape(23, 2))
-    model = build(name, encoder, linear_readout=True).eval()
+    model = build(name, encoder, linear_readout=True, readout_products=True).eval()
     fill(model.readout)
     vectors = {"images": case.features.mean(dim=0), "genes": case.inputs["genes"]}
     vectors |= {"clinical": case.inputs["clinical"], "vectors": case.inputs["vectors"].mean(dim=0)}

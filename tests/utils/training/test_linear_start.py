@@ -24,9 +24,9 @@ TASKS, WIDTH = 2, 3
 class Model(nn.Module):
     """Reads the inputs of a case as they are."""
 
-    def __init__(self, **widths):
+    def __init__(self, products=False, **widths):
         super().__init__()
-        self.readout = LinearReadout(widths, TASKS, WIDTH).double()
+        self.readout = LinearReadout(widths, TASKS, WIDTH, products).double()
 
     def vectors(self, case):
         return case.inputs
@@ -178,12 +178,55 @@ def test_nothing_happens_without_a_readout_or_sentences(distillation, caplog):
         assert not any(buffer.any() for buffer in model.readout.buffers())
 
 
+# ---------------------------------------------------------------------------- products
+def test_a_product_joins_where_two_modalities_decide_together_and_nowhere_else(caplog):
+    caplog.set_level("INFO")
+    cases, a, b, targets = make_cases(count=120)
+    c = np.random.default_rng(7).normal(size=(120, 5))
+    direction, bias = np.array([1.0, -2.0, 0.5]), 4.0
+    # The second task is a product of a number of a and one of b; nothing decides it alone.
+    along = (a[:, 1] - 2.0) / 3.0 * b[:, 2]
+    targets[:, 1] = bias + np.outer(along, direction) + 0.3 * np.random.default_rng(8).normal(size=(120, 3))
+    for case, target, row in zip(cases, targets, c, strict=True):
+        case.text = torch.tensor(target)
+        case.inputs["c"] = torch.tensor(row)
+    without, model = Model(a=4, b=6, c=5), Model(a=4, b=6, c=5, products=True)
+    fit_readout(without, Distillation(), cases)
+    fit_readout(model, Distillation(), cases)
+    assert [r.message.partition("and ")[2] for r in caplog.records[-2:]] == ["", "a x b"]
+    products = model.readout.products
+    assert not (
+        products["a x c"].weight.any() or products["b x c"].weight.any() or products["a x b"].weight[0].any()
+    )
+    for name, buffer in without.readout.state_dict().items():
+        torch.testing.assert_close(
+            model.readout.state_dict()[name][0], buffer[0]
+        )  # the first task, as it was
+    fresh = np.random.default_rng(9)
+    truth, found = [], []
+    for _ in range(100):
+        x = {"a": fresh.normal(2.0, 3.0, size=4), "b": fresh.normal(size=6)}
+        truth.append((x["a"][1] - 2.0) / 3.0 * x["b"][2])
+        found.append(model.readout({n: torch.tensor(v) for n, v in x.items()}, [1])[0].numpy() @ direction)
+    assert np.corrcoef(truth, found)[0, 1] > 0.9
+    half = {"a": torch.tensor(a[0])}  # who lacks one side of a product has none
+    np.testing.assert_allclose(
+        model.readout(half, [1])[0] @ direction, products_free(model, half) @ direction
+    )
+
+
+def products_free(model, vectors):
+    """The second task by the linear models alone."""
+    part = model.readout.parts["a"]
+    return (model.readout.bias[1] + part.weight[1] @ (vectors["a"] - part.mean)).numpy()
+
+
 # ---------------------------------------------------------------------------- through whole trainings
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, quick_runs):
     cohort = make_small_cohort(tmp_path_factory.mktemp("cohort"), train=FEWEST + 2, without_genes=(3,))
     config = cohort.root / "readout.json"
-    config.write_text(json.dumps({**MODEL_CONFIG, "linear_readout": True}))
+    config.write_text(json.dumps({**MODEL_CONFIG, "linear_readout": True, "readout_products": True}))
     output = cohort.root / "run"
     flags = {"model_config": config, "missing_modalities": "learned", "num_epochs": 1, "num_tasks": 1}
     train_modaltune.main(cohort.flags(output, **flags))
