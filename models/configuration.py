@@ -1,13 +1,14 @@
-"""Model configs: JSON objects become dataclasses, and an unknown key is an error."""
+"""Model configs: JSON objects become dataclasses or networks, and an unknown key is an error."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from utils.files import quoted
 
@@ -32,26 +33,63 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             another type than the field, not finite or out of its bounds.
     """
     known = {field.name: field for field in fields(cls)}
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {sorted(known)}"
-            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
-    missing = [
-        name
-        for name, field in known.items()
-        if name not in values and field.default is MISSING and field.default_factory is MISSING
+    required = [
+        name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING
     ]
-    if missing:
-        raise ValueError(f"{where}: missing keys {missing}")
+    _check_keys(values, known, required, where)
     for name, kind in get_type_hints(cls).items():
         if name in values:
             _check(values[name], kind, known[name].metadata, f"{where}: {name}")
     return cls(**values)
 
 
+def construct(make: Callable[..., T], values: Mapping[str, Any], where: str, **given: Any) -> T:
+    """``make(**given, **values)``, where ``values`` are of a config and fit the annotations of ``make``.
+
+    Numbers without a fraction are sizes there, so that they are at least 1.
+
+    Args:
+        make: a class or function with annotated arguments.
+        values: those of its arguments that are not ``given``.
+        where: as in :func:`from_mapping`.
+        given: arguments that do not come from the config.
+
+    Raises:
+        ValueError: as :func:`from_mapping`.
+    """
+    known = {name: p for name, p in inspect.signature(make).parameters.items() if name not in given}
+    passed_on = [name for name, p in known.items() if p.kind is p.VAR_KEYWORD]  # checked where they are used
+    required = [name for name, p in known.items() if p.default is p.empty and name not in passed_on]
+    _check_keys(values, {*known, *(values if passed_on else ())}, required, where)
+    hints = get_type_hints(make.__init__ if inspect.isclass(make) else make)
+    for name, value in values.items():
+        kind = hints.get(name, Any)
+        sizes = kind is int or int in get_args(kind)[:1]
+        _check(value, kind, {"least": int(sizes)}, f"{where}: {name}")
+    return make(**given, **values)
+
+
+def _check_keys(
+    values: Mapping[str, Any], known: Collection[str], required: Collection[str], where: str
+) -> None:
+    """Raises ValueError where a key is unknown or missing."""
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {sorted(known)}"
+            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"{where}: missing keys {missing}")
+
+
 def _check(value: Any, kind: Any, bounds: Mapping[str, float], where: str) -> None:
     """Raises ValueError where a plain value has another type than its field, or is no size at all."""
+    if get_origin(kind) in (Sequence, list, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where} is {quoted(repr(value), 60)}, it should be a list")
+        for item in value:
+            _check(item, get_args(kind)[0], bounds, where)
+        return
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     plain = [k for k in kinds if k in (int, float, bool, str, NoneType)]
     if len(plain) < len(kinds):

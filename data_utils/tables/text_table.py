@@ -289,7 +289,7 @@ def inspect_layout(path: Path, what: str) -> Layout:
     if "\0" in sample:
         fault = "is no text: it holds NUL bytes, as binary files and UTF-16 without a byte order mark do"
         raise FileError(path, fault, _TEXT_REMEDY)
-    if not sample.strip():
+    if not sample.strip(f" \r\n{''.join(SEPARATORS)}"):
         raise FileError(path, f"is empty; it should be a {what}", _AGAIN)
     fits = [_try(sample, complete, separator) for separator in SEPARATORS]
     separator, columns, surplus, decimal = max(fits, key=lambda fit: len(fit[1]))

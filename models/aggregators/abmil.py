@@ -45,5 +45,5 @@ class ABMIL(nn.Module):
 @register("abmil", modalities=[], objectives=LABEL_OBJECTIVES)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name abmil``: patches only."""
-    network = built(lambda: ABMIL(**config), "abmil")
+    network = built(ABMIL, config, "abmil")
     return SingleVector(network, ["patches"], spec.num_tasks)

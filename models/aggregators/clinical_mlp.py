@@ -34,5 +34,5 @@ class ClinicalMLP(nn.Module):
 @register("clinical_mlp", modalities=["clinical"], objectives=LABEL_OBJECTIVES, patches=False)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name clinical_mlp``: clinical features only."""
-    network = built(lambda: ClinicalMLP(**config), "clinical_mlp")
+    network = built(ClinicalMLP, config, "clinical_mlp")
     return SingleVector(network, ["clinical"], spec.num_tasks)

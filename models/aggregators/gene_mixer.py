@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.aggregators.registry import DataSpec, register
 from models.aggregators.single_vector import LABEL_OBJECTIVES, SingleVector, built, needed
+from models.configuration import construct
 from models.genomic_utils.gene_mixer import GeneMixer
 
 
@@ -21,10 +22,12 @@ class GeneMixerModel(nn.Module):
         config: of :class:`models.genomic_utils.gene_mixer.GeneMixer`.
     """
 
-    def __init__(self, pathways: Sequence[Sequence[int]], dim: int = 768, **config: float) -> None:
+    def __init__(self, pathways: Sequence[Sequence[int]], dim: int = 768, **config: Any) -> None:
         super().__init__()
         self.output_dim = dim
-        self.gene_encoder = GeneMixer(pathways, dim, **config)
+        self.gene_encoder = construct(
+            GeneMixer, config, "model config of gene_mixer", pathways=pathways, out_dim=dim
+        )
         self.final_norm = nn.LayerNorm(dim)
 
     def forward(self, genes: Tensor) -> Tensor:
@@ -35,7 +38,6 @@ class GeneMixerModel(nn.Module):
 @register("gene_mixer", modalities=["genes"], objectives=LABEL_OBJECTIVES, patches=False)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name gene_mixer``: genes only."""
-    network = built(
-        lambda: GeneMixerModel(needed(spec.structures, "genes")["indices"], **config), "gene_mixer"
-    )
+    pathways = needed(spec.structures, "genes")["indices"]
+    network = built(GeneMixerModel, config, "gene_mixer", pathways=pathways)
     return SingleVector(network, ["genes"], spec.num_tasks)

@@ -21,10 +21,11 @@ def _build(image: str, config: Mapping[str, Any], spec: DataSpec) -> SingleVecto
     """``config`` is that of the image model; under ``fusion`` stand arguments of :class:`LateFusion`."""
     of_image = {name: value for name, value in config.items() if name != "fusion"}
     network = built(
-        lambda: LateFusion(
-            _IMAGE[image](**of_image), number_of_genes(spec.structures), **config.get("fusion", {})
-        ),
-        f"{image}_cat",
+        LateFusion,
+        config.get("fusion", {}),
+        f"{image}_cat: fusion",
+        image=built(_IMAGE[image], of_image, f"{image}_cat"),
+        num_genes=number_of_genes(spec.structures),
     )
     return SingleVector(network, ["patches", "genes"], spec.num_tasks)
 

@@ -105,6 +105,4 @@ def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
         raise ValueError("model config of mcat: signatures is missing, the table of functional gene groups")
     rest = {name: value for name, value in config.items() if name != "signatures"}
     groups = read_groups(config["signatures"], needed(spec.structures, "genes")["genes"])
-    return SingleVector(
-        built(lambda: MCAT(groups=groups, **rest), "mcat"), ["patches", "genes"], spec.num_tasks
-    )
+    return SingleVector(built(MCAT, rest, "mcat", groups=groups), ["patches", "genes"], spec.num_tasks)

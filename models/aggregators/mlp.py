@@ -40,5 +40,5 @@ class GeneMLP(nn.Module):
 @register("mlp", modalities=["genes"], objectives=LABEL_OBJECTIVES, patches=False)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name mlp``: genes only."""
-    network = built(lambda: GeneMLP(number_of_genes(spec.structures), **config), "mlp")
+    network = built(GeneMLP, config, "mlp", num_genes=number_of_genes(spec.structures))
     return SingleVector(network, ["genes"], spec.num_tasks)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from data_utils.cases.case import Case
+from models.configuration import construct
 from models.modalities import modality
 
 # Baselines have no task tokens; labels teach them, not sentences.
@@ -69,13 +70,12 @@ def needed(structures: Any, name: str) -> Any:
     return structures[name]
 
 
-def built(network: Callable[[], nn.Module], where: str) -> nn.Module:
-    """The network; unknown or impossible arguments of its config are named.
+def built(
+    network: Callable[..., nn.Module], config: Mapping[str, Any], where: str, **given: Any
+) -> nn.Module:
+    """The network of a config; ``given`` are arguments that do not stand there (see :func:`construct`).
 
     Raises:
-        ValueError: instead of a TypeError.
+        ValueError: an argument of the config is unknown, missing or impossible.
     """
-    try:
-        return network()
-    except TypeError as error:
-        raise ValueError(f"model config of {where}: {error}") from error
+    return construct(network, config, f"model config of {where}", **given)

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from data_utils.cases.case import Case
 from models.aggregators.registry import DataSpec, register
 from models.aggregators.single_vector import LABEL_OBJECTIVES, built, number_of_genes
+from models.configuration import construct
 from models.encoders import slide_encoders
 from models.frozen import freeze
 from models.layers.fusion import LateFusion
@@ -60,7 +61,11 @@ class SlideEncoderModel(nn.Module):
         self.backbone = freeze(backbone) if frozen else backbone
         self.num_tasks, self.frozen, self.layer_decay = num_tasks, frozen, layer_decay
         image = _Vector(backbone.embed_dim)
-        self.fusion = None if num_genes is None else LateFusion(image, num_genes, **(fusion or {}))
+        self.fusion = (
+            None
+            if num_genes is None
+            else construct(LateFusion, fusion or {}, "model config: fusion", image=image, num_genes=num_genes)
+        )
         self.output_dim = backbone.embed_dim if self.fusion is None else self.fusion.output_dim
         self.activation_checkpointing = "auto"
 
@@ -108,10 +113,13 @@ def _build(encoder: str, frozen: bool, genes: bool, config: Mapping[str, Any], s
     own = {name: config[name] for name in ("layer_decay", "fusion") if name in config}
     length = number_of_genes(spec.structures) if genes else None
     return built(
-        lambda: SlideEncoderModel(
-            build_backbone(encoder, config.get("slide_encoder", {})), spec.num_tasks, frozen, length, **own
-        ),
+        SlideEncoderModel,
+        own,
         f"the slide encoder {encoder}",
+        backbone=build_backbone(encoder, config.get("slide_encoder", {})),
+        num_tasks=spec.num_tasks,
+        frozen=frozen,
+        num_genes=length,
     )
 
 

@@ -39,5 +39,5 @@ class GeneSNN(nn.Module):
 @register("snn", modalities=["genes"], objectives=LABEL_OBJECTIVES, patches=False)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name snn``: genes only."""
-    network = built(lambda: GeneSNN(number_of_genes(spec.structures), **config), "snn")
+    network = built(GeneSNN, config, "snn", num_genes=number_of_genes(spec.structures))
     return SingleVector(network, ["genes"], spec.num_tasks)

@@ -74,7 +74,6 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 @register("survpath", modalities=["genes"], objectives=LABEL_OBJECTIVES)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name survpath``: patches and pathways."""
-    network = built(
-        lambda: SurvPath(pathways=needed(spec.structures, "genes")["indices"], **config), "survpath"
-    )
+    pathways = needed(spec.structures, "genes")["indices"]
+    network = built(SurvPath, config, "survpath", pathways=pathways)
     return SingleVector(network, ["patches", "genes"], spec.num_tasks)

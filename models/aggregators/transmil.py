@@ -71,5 +71,5 @@ class TransMIL(nn.Module):
 @register("transmil", modalities=[], objectives=LABEL_OBJECTIVES)
 def _build(config: Mapping[str, Any], spec: DataSpec) -> SingleVector:
     """``--mil_name transmil``: patches only."""
-    network = built(lambda: TransMIL(**config), "transmil")
+    network = built(TransMIL, config, "transmil")
     return SingleVector(network, ["patches"], spec.num_tasks)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.clinical import AGE, ClinicalCodes, read_clinical_table
 from data_utils.tables.tensor_table import ModalityTable
+from models.configuration import construct
 from models.modalities.base import Entries, Modality, ModalityEncoder
 from models.modalities.registry import register_modality
 from models.vitadapter.interaction import init_linear
@@ -75,7 +76,7 @@ class Clinical(Modality):
         return ClinicalInputs(path)
 
     def build(self, embed_dim: int, structure: Any, **config: Any) -> ClinicalEncoder:
-        return ClinicalEncoder(embed_dim, **config)
+        return construct(ClinicalEncoder, config, "model config, modalities: clinical", embed_dim=embed_dim)
 
     def check_stored(self, structure: Any, fitted: Any) -> None:
         if fitted is not None:

@@ -28,6 +28,7 @@ from data_utils.tables.genes import (
 )
 from data_utils.tables.pathway_table import read_pathway_table
 from data_utils.tables.tensor_table import ModalityTable
+from models.configuration import construct
 from models.genomic_utils.gene_mixer import (
     GeneMixer,
     PathwayNetworks,
@@ -62,7 +63,9 @@ class GeneEncoder(ModalityEncoder):
 
     def __init__(self, embed_dim: int, pathways: Sequence[Sequence[int]], **config: Any) -> None:
         super().__init__()
-        self.network = GeneMixer(pathways, embed_dim, **config)
+        self.network = construct(
+            GeneMixer, config, "model config, gene_encoder", pathways=pathways, out_dim=embed_dim
+        )
         self.num_tokens = self.network.num_tokens
         self.width = self.network.gene_networks.num_genes
 

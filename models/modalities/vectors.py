@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from data_utils.tables.vectors import VectorTable, read_vectors
+from models.configuration import construct
 from models.modalities.base import Modality, ModalityEncoder
 from models.modalities.registry import register_modality
 from models.vitadapter.interaction import init_linear
@@ -95,4 +96,5 @@ class Vectors(Modality):
     def build(self, embed_dim: int, structure: Any, **config: Any) -> VectorEncoder:
         if structure is None:
             raise ValueError("the data have no precomputed vectors, which decide the size of their encoder")
-        return VectorEncoder(embed_dim, structure, **config)
+        where = "model config, modalities: vectors"
+        return construct(VectorEncoder, config, where, embed_dim=embed_dim, shape=structure)

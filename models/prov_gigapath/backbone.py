@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.cases.case import Case
+from models.configuration import construct
 from models.pretrained import read_checkpoint
 from models.prov_gigapath import dilated_attention
 from models.prov_gigapath.longnet import DilatedSelfAttention, LongNetViT
@@ -38,7 +39,7 @@ class GigaPathBackbone(SlideBackbone):
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
-        self.vit = LongNetViT(**config)
+        self.vit = construct(LongNetViT, config, "slide_encoder")
         self.embed_dim = self.vit.embed_dim
         self.feature_dim = self.vit.patch_embed.proj.in_features
         self.grid_extent = self.vit.tile_size * self.vit.grid_size

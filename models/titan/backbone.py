@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_utils.cases.case import Case
+from models.configuration import construct
 from models.pretrained import read_checkpoint
 from models.slide_backbone import SlideBackbone
 from models.titan.grid import check_patch_size, check_slide_grid, scatter_to_grid, token_of_patch
@@ -33,7 +34,7 @@ class TitanBackbone(SlideBackbone):
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
-        self.vit = TitanVisionEncoder(**config)
+        self.vit = construct(TitanVisionEncoder, config, "slide_encoder")
         self.embed_dim = self.vit.embed_dim
         self.feature_dim = self.vit.in_dim
 

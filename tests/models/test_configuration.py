@@ -1,10 +1,11 @@
 """Config files: unknown and missing keys are errors that help."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
-from models.configuration import from_mapping
+from models.configuration import construct, from_mapping
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,31 @@ def test_types_and_bounds(values: dict, message: str) -> None:
 
 def test_what_fits() -> None:
     assert from_mapping(Sizes, {"width": 2, "rate": 1, "name": None}, "c.json") == Sizes(2, 1, None)
+
+
+class Network:
+    def __init__(self, genes: int, width: int, lengths: Sequence[int] = (8,), rate: float = 0.1) -> None:
+        self.all = genes, width, lengths, rate
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": True}, "c.json: width is True, it should be int"),
+        ({"width": 0}, "c.json: width is 0, it must be 1 at least"),
+        ({"width": 3, "lengths": [8, 0]}, "c.json: lengths is 0, it must be 1 at least"),
+        ({"width": 3, "lengths": [True]}, "c.json: lengths is True, it should be int"),
+        ({"width": 3, "lengths": "8"}, "c.json: lengths is '8', it should be a list"),
+        ({"width": 3, "wdth": 3}, "c.json: unknown key 'wdth'; did you mean 'width'"),
+        ({"width": 3, "genes": 3}, "c.json: unknown key 'genes'"),
+        ({"rate": 0.5}, r"c.json: missing keys \['width'\]"),
+    ],
+)
+def test_arguments_of_a_network_are_checked_against_its_annotations(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        construct(Network, values, "c.json", genes=5)
+
+
+def test_arguments_of_a_network_that_fit() -> None:
+    values = {"width": 3, "lengths": [8, 16], "rate": 0}
+    assert construct(Network, values, "c.json", genes=5).all == (5, 3, [8, 16], 0)

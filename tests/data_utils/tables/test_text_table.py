@@ -73,6 +73,7 @@ def test_header_of_r(tmp_path: Path) -> None:
         (b"\0\1\2\3", "NUL bytes"),
         (b"", "is empty"),
         (b"\n \n", "is empty"),
+        (b",,\n;\t", "is empty"),
         (PLAIN[:-2].encode(), "2 cells in line 3 where .* 3"),
         (PLAIN.replace("3\t", "3\t4\t5").encode(), "4 cells in line 3"),
         (PLAIN.replace("b\tc", "bc").encode(), "has 3 cells in line 2 where .* 2"),

@@ -367,7 +367,7 @@ def test_unknown_names_and_keys_are_refused(tiny_config, pathways):
     with pytest.raises(ValueError, match="token_agg is 'mean'"):
         build(GENES, {**tiny_config, "token_agg": "mean"}, pathways)
     for section in ("slide_encoder", "gene_encoder"):
-        with pytest.raises(ValueError, match="unexpected keyword argument 'wdth'"):
+        with pytest.raises(ValueError, match="unknown key 'wdth'"):
             build(GENES, {**tiny_config, section: {**tiny_config[section], "wdth": 3}}, pathways)
     with pytest.raises(ValueError, match="missing keys"):
         build(GENES, {}, pathways)

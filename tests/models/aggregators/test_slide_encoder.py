@@ -115,5 +115,5 @@ def test_late_fusion_reads_image_and_genes(make_case):
 def test_impossible_configs_are_refused():
     with pytest.raises(ValueError, match="layer_decay is 0"):
         build("longnetvit_tuned", layer_decay=0)
-    with pytest.raises(ValueError, match="slide encoder gigapath"):
+    with pytest.raises(ValueError, match="fusion: unknown key 'widht'"):
         build("longnetvit_cat", fusion={"widht": 5})

@@ -75,7 +75,7 @@ def test_the_model_config_reaches_the_encoder(tiny_config, pathways, make_case):
 @pytest.mark.parametrize(
     ("modalities", "message"),
     [
-        ({"vectors": {"pol": "mean"}}, "unexpected keyword argument 'pol'"),
+        ({"vectors": {"pol": "mean"}}, r"modalities: vectors: unknown key 'pol'; did you mean 'pool'\?"),
         ({"vektors": {}}, r"unknown \['vektors'\]"),
         ({"genes": {"depth": 1}}, r"unknown \['genes'\]; genes are gene_encoder"),
     ],
