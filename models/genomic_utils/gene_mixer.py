@@ -9,6 +9,7 @@ list, the second layers one batched matrix product. :func:`pack_pathway_networks
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -231,7 +232,7 @@ def pack_pathway_networks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translates ``gene_networks.N.{0,1}.0.{weight,bias}`` of published checkpoints to ours.
 
     Raises:
-        ValueError: a pathway lacks a parameter.
+        ValueError: a pathway lacks a parameter, or one has another shape than those of the other pathways.
     """
     packed = {name: value for name, value in state.items() if not _PUBLISHED_NETWORK.match(name)}
     found = [match for name in state if (match := _PUBLISHED_NETWORK.match(name))]
@@ -242,6 +243,7 @@ def pack_pathway_networks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 f"gene_networks.{i}.{j}.0.{k}" for i in range(count) for j in "01" for k in ("weight", "bias")
             )
             raise ValueError(f"pathway networks are incomplete: {[n for n in wanted if n not in state][:5]}")
+        _check_networks(state, count)
         first = [state[f"gene_networks.{i}.0.0.weight"].T for i in range(count)]
         second = [state[f"gene_networks.{i}.1.0.weight"].T for i in range(count)]
         packed["gene_networks.weight1"] = torch.cat(first)
@@ -253,6 +255,24 @@ def pack_pathway_networks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             [state[f"gene_networks.{i}.1.0.bias"] for i in range(count)]
         )
     return packed
+
+
+def _check_networks(state: Mapping[str, Tensor], count: int) -> None:
+    """Raises ValueError where a pathway has parameters of another width than most."""
+    width = Counter(state[f"gene_networks.{i}.{j}.0.bias"].numel() for i in range(count) for j in "01")
+    hidden = width.most_common(1)[0][0]
+    for i in range(count):
+        genes = state[f"gene_networks.{i}.0.0.weight"].shape[-1:]
+        for end, shape in {
+            "0.0.weight": (hidden, *genes),
+            "0.0.bias": (hidden,),
+            "1.0.weight": (hidden, hidden),
+            "1.0.bias": (hidden,),
+        }.items():
+            if (found := tuple(state[f"gene_networks.{i}.{end}"].shape)) != shape:
+                raise ValueError(
+                    f"gene_networks.{i}.{end} has the shape {found}, by the other pathways it is {shape}"
+                )
 
 
 def unpack_pathway_networks(state: Mapping[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor]:

@@ -63,9 +63,7 @@ class GeneEncoder(ModalityEncoder):
 
     def __init__(self, embed_dim: int, pathways: Sequence[Sequence[int]], **config: Any) -> None:
         super().__init__()
-        self.network = construct(
-            GeneMixer, config, "model config, gene_encoder", pathways=pathways, out_dim=embed_dim
-        )
+        self.network = construct(GeneMixer, config, "gene_encoder", pathways=pathways, out_dim=embed_dim)
         self.num_tokens = self.network.num_tokens
         self.width = self.network.gene_networks.num_genes
 

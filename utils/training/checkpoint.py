@@ -225,7 +225,8 @@ def load_weights(path: str | Path) -> dict[str, Any]:
         logger.info("%s is a checkpoint of the published code", path)
         check_finite(state, path, "the model")
         ours = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-        return {"model": from_published(ours), "layouts": _layouts(ours)}
+        with content_of(path, _REMEDY):
+            return {"model": from_published(ours), "layouts": _layouts(ours)}
     raise FileError(path, f"is no ModalTune checkpoint; its first entries are {names(state)}", _REMEDY)
 
 

@@ -189,6 +189,16 @@ def test_an_incomplete_published_layout_is_named(pathways, name):
         pack_pathway_networks(state)
 
 
+@pytest.mark.parametrize("name", ["0.0.0.weight", "1.0.0.bias", "2.1.0.weight", "3.1.0.bias"])
+def test_a_pathway_of_another_shape_is_named(pathways, name):
+    state = Loop(pathways).state_dict()
+    state[f"gene_networks.{name}"] = state[f"gene_networks.{name}"].flatten()[:-1]
+    with pytest.raises(
+        ValueError, match=f"gene_networks.{name} has the shape .*, by the other pathways it is"
+    ):
+        pack_pathway_networks(state)
+
+
 # ---------------------------------------------------------------------------- errors
 @pytest.mark.parametrize("pathways", [[], [[0], []]])
 def test_empty_pathways_are_refused(pathways):

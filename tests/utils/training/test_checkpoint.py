@@ -14,6 +14,7 @@ from models.aggregators import DataSpec, build_aggregator
 from tests.structures import of_sizes, structures
 from utils import checkpoint as weights_command
 from utils import constants
+from utils.files import FileError
 from utils.training import checkpoint
 
 GENES = "longnetvit_gene_adapter"
@@ -275,11 +276,23 @@ def test_another_number_of_pathways_does_not_fit(tmp_path, tiny_config, pathways
         checkpoint.load_trainable(fewer, checkpoint.load_weights(tmp_path / "w.pt")["model"], "w.pt")
 
 
-def test_an_incomplete_pathway_network_is_named(tiny_config, pathways):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r"incomplete: \['gene_networks.1.1.0.bias'\]"),
+        (7, r"incomplete: \['gene_networks.1.1.0.bias'\]"),
+        (torch.zeros(0), r"gene_networks.1.1.0.bias has the shape \(0,\)"),
+        (torch.zeros(2, 2), r"gene_networks.1.1.0.bias has the shape \(2, 2\)"),
+    ],
+)
+def test_a_damaged_pathway_network_is_named(tmp_path, tiny_config, pathways, value, message):
     state = published(build(GENES, tiny_config, pathways))
-    del state["gene_encoder.gene_networks.1.1.0.bias"]
-    with pytest.raises(ValueError, match=r"incomplete: \['gene_networks\.1\.1\.0\.bias'\]"):
-        checkpoint.from_published(state)
+    state["gene_encoder.gene_networks.1.1.0.bias"] = value
+    if value is None:
+        del state["gene_encoder.gene_networks.1.1.0.bias"]
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(FileError, match=f"w.pt cannot be used: .*{message}"):
+        checkpoint.load_weights(tmp_path / "w.pt")
 
 
 def test_trainable_state_is_what_learns_off_the_graph(tiny_config, pathways):
