@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -39,7 +39,7 @@ from data_utils.tables.gdc import (
 from data_utils.tables.genes import read_gene_table
 from data_utils.tables.tasks import read_tasks
 from utils import constants
-from utils.barcodes import is_normal_tissue, patient_of
+from utils.barcodes import is_normal_tissue, look_alike, patient_of
 from utils.files import FileError, atomic_path, quoted, setup_logging
 
 logger = logging.getLogger(__name__)
@@ -169,6 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     cases, left_out = clean_cases(export.cases, cohort, clinical_path)
     strange = [("", case, reason) for case, reason in strange_texts(cases, clinical_path)]
     listed = read_slides(slides_path)
+    known = {*cases["case_submitter_id"], *left_out}
+    _check_spelling(clinical_path, known, str(slides_path), listed["case_submitter_id"])
     features, unusable, strays = find_features(features_dir, listed["slide_submitter_id"])
     slides, dropped = join_slides(listed, cases, left_out, features, unusable, strays)
     slides, other_kind = choose_slides(slides, args.slide_kind)
@@ -277,6 +279,13 @@ def join_slides(
     return matched, dropped
 
 
+def _check_spelling(path: Path, names: Iterable[str], beside: str, others: Iterable[str]) -> None:
+    """A patient of another spelling would be left out of both tables' common ones."""
+    if pair := look_alike(names, others):
+        fault = f"and {beside}: {pair[0]!r} and {pair[1]!r} differ in upper and lower case or dashes only"
+        raise FileError(path, fault, "write them alike")
+
+
 def _gene_availability(cases: pd.DataFrame, path: Path) -> list[int]:
     known = set(read_gene_table(path).index)
     available = cases["case_submitter_id"].isin(known).astype(int).tolist()
@@ -288,6 +297,7 @@ def _gene_availability(cases: pd.DataFrame, path: Path) -> list[int]:
         raise FileError(
             path, fault, "its rows should be the cases, by the same identifiers, and its columns the genes"
         )
+    _check_spelling(path, known, "the cohort", cases["case_submitter_id"])
     logger.info("%d of %d cases have expression", sum(available), len(available))
     return available
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 _TCGA = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?:-(\d{2})([A-Z])?)?(?=-|$)", re.IGNORECASE)
@@ -13,6 +14,29 @@ _SLIDE_KINDS = {"DX": "dx", "TS": "frozen", "MS": "frozen", "BS": "frozen"}
 _SLIDE_PART = re.compile(r"-(DX|TS|MS|BS)\w{1,2}(?=[.]|$)", re.IGNORECASE)
 # A sample of another programme: the patient, type and vial.
 _SAMPLE = re.compile(r"(.+)-(\d{2})([A-Z])")
+# Characters that no program shows: soft hyphens, marks of direction (Windows copies them with paths) and of no width.
+_INVISIBLE = dict.fromkeys(
+    (0xAD, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)
+)
+# What word processors make of a hyphen.
+_DASHES = dict.fromkeys((*range(0x2010, 0x2016), 0x2212, 0xFE58, 0xFE63, 0xFF0D), "-")
+
+
+def plain(text: str) -> str:
+    """A text as it is compared: an umlaut is one letter (Unicode NFC), what nobody can see is left out."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+
+
+def folded(identifier: str) -> str:
+    """Without what people mistake: upper and lower case, the kinds of dashes."""
+    return plain(identifier).translate(_DASHES).strip().casefold()
+
+
+def look_alike(names: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:
+    """A name and one of the others that differ by :func:`folded` alone, if neither stands on both sides."""
+    left, right = set(names), set(others)
+    alone = {folded(other): other for other in sorted(right - left)}
+    return next(((name, alone[folded(name)]) for name in sorted(left - right) if folded(name) in alone), None)
 
 
 def patient_of(identifier: str) -> str:

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ import torch
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # In bytes; common file systems allow 255 for a whole name.
 _LONGEST_STEM = 200
+# What reading a damaged zip archive ends in: besides its own error, those of a flipped bit that says that a part is
+# encrypted or packed in another way.
+ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 # So much of what a file holds is quoted in a message.
 _QUOTED = 200
 # No text in a JSON file of ours is longer; one that is was damaged.

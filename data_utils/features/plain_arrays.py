@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.files import FileError, read_tensors
+from utils.files import ARCHIVE_ERRORS, FileError, read_tensors
 
 PLAIN_SUFFIXES = (".pt", ".npy")
 COORDS_ENDING = "_coords"
@@ -66,7 +66,7 @@ def _read(path: Path) -> object:
         return read_tensors(path, "file of tensors", mmap=True)
     except FileError as error:
         raise FeatureFileError(path, error.fault, error.remedy) from error
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (OSError, *ARCHIVE_ERRORS) as error:
         raise FeatureFileError(path, f"damaged ({error})") from error
 
 

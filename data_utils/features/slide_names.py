@@ -9,12 +9,12 @@ writes it (Unicode NFC).
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 from data_utils.features.store import FEATURE_SUFFIXES
+from utils.barcodes import folded, plain
 from utils.files import FileError
 
 # Suffixes of slides, but for DICOM.
@@ -36,7 +36,7 @@ _APPENDED = re.compile(r"(\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|_featvec)$
 
 def stem_of(name: str) -> str:
     """A file name without its suffix, where that is one of feature files; any other dot belongs to the name."""
-    name = unicodedata.normalize("NFC", name)
+    name = plain(name)
     for suffix in FEATURE_SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
@@ -67,15 +67,15 @@ class SlideFiles:
         for path in sorted(files):
             self._by_stem[stem_of(path.name).strip()].append(path)
             self._by_slide[slide_of(path.name).strip()].append(path)
-            self._spelling.setdefault(slide_of(path.name).strip().casefold(), path)
+            self._spelling.setdefault(folded(slide_of(path.name)), path)
 
     def candidates(self, slide: str, stated: str | None = None) -> list[Path]:
         """The files of a slide, those that fit best only; a name that ``stated`` gives goes first.
 
         Raises:
-            FileError: no file fits but for upper and lower case; both names are shown.
+            FileError: no file fits but for upper and lower case or dashes; both names are shown.
         """
-        slide, name = unicodedata.normalize("NFC", slide).strip(), Path(stated or "").name
+        slide, name = plain(slide).strip(), Path(stated or "").name
         for files in (
             self._by_stem.get(stem_of(name).strip()) if name else None,
             self._by_stem.get(slide),
@@ -83,7 +83,9 @@ class SlideFiles:
         ):
             if files:
                 return [file for file in files if file.name == name] or list(files)
-        other = self._spelling.get(slide.casefold())
+        other = self._spelling.get(folded(slide))
         if other is not None:
-            raise FileError(other, f"and slide {slide!r} differ in upper and lower case", "write them alike")
+            raise FileError(
+                other, f"and slide {slide!r} differ in upper and lower case or dashes", "write them alike"
+            )
         return []

@@ -26,8 +26,8 @@ import pandas as pd
 
 from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.cohorts import Cohort
-from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS
-from utils.barcodes import patient_of
+from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS, owners_of_slides
+from utils.barcodes import folded, patient_of
 from utils.files import FileError, quoted
 
 UNITS = {"days": 1 / DAYS_PER_MONTH, "months": 1.0, "years": 12.0}
@@ -306,21 +306,15 @@ def _numbers(texts: pd.Series, column: str, path: Path, low: float, high: float,
 
 
 def _slides(table: pd.DataFrame, patients: pd.Series, column: str, path: Path) -> dict[str, str]:
-    owner: dict[str, str] = {}
-    for slide, patient in zip(table[column], patients, strict=True):
-        if slide is None:
-            continue
-        if (other := owner.setdefault(slide, patient)) != patient:
-            fault = f": slide {slide} belongs to the patients {other} and {patient}"
-            raise FileError(path, fault, "a slide is of one patient")
-    return owner
+    pairs = zip(table[column], patients, strict=True)
+    return owners_of_slides(((slide, patient) for slide, patient in pairs if slide is not None), path)
 
 
 def _check_spelling(patients: pd.Series, path: Path) -> None:
     seen: dict[str, str] = {}
     for patient in patients:
-        if (other := seen.setdefault(patient.casefold(), patient)) != patient:
-            fault = f": the patients {other!r} and {patient!r} differ in upper and lower case only"
+        if (other := seen.setdefault(folded(patient), patient)) != patient:
+            fault = f": the patients {other!r} and {patient!r} differ in upper and lower case or dashes only"
             raise FileError(path, fault, "write them alike")
 
 

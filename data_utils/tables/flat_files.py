@@ -11,7 +11,6 @@ import importlib.util
 import logging
 import math
 import re
-import unicodedata
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pandas as pd
 
 from data_utils.tables.text_table import inspect_layout, read_table
 from data_utils.tables.values import is_missing
+from utils.barcodes import plain
 from utils.files import FileError
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def read_texts(path: str | Path) -> pd.DataFrame:
 
 def _text(cell: Any) -> str:
     """Without blanks around it; an umlaut is one letter, as in the names of files and columns it is compared with."""
-    return unicodedata.normalize("NFC", str(cell)).strip()
+    return plain(str(cell)).strip()
 
 
 def is_blank(cell: Any) -> bool:

@@ -1,7 +1,4 @@
-"""Reading GDC tables and split files.
-
-Nothing in here depends on the cohort: that is data, see ``data_utils.tables.cohorts``.
-"""
+"""Reading GDC tables and split files of any cohort; what a cohort is, see ``data_utils.tables.cohorts``."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_utils.tables import values
 from data_utils.tables.ajcc import AJCC_COLUMNS, is_category, reduce_text
 from data_utils.tables.cohorts import Cohort
 from data_utils.tables.text_table import read_table
@@ -124,8 +122,11 @@ def read_clinical(path: str | Path, further: Sequence[str] = ()) -> ClinicalExpo
 
 def read_slides(path: str | Path) -> pd.DataFrame:
     """One row per slide of ``slide.tsv``: ``slide_submitter_id``, ``case_submitter_id``; errors as above."""
-    slides = _read_gdc_table(path, _SLIDE_COLUMNS, ())
-    return slides.dropna().drop_duplicates("slide_submitter_id").reset_index(drop=True)
+    slides = _read_gdc_table(path, _SLIDE_COLUMNS, ()).dropna()
+    values.owners_of_slides(
+        zip(slides["slide_submitter_id"], slides["case_submitter_id"], strict=True), Path(path)
+    )
+    return slides.drop_duplicates("slide_submitter_id").reset_index(drop=True)
 
 
 def _rows_of_the_tumour(path: Path, rows: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 from data_utils.tables.number_table import number_chunks
 from data_utils.tables.text_table import existing, open_rows, own_layout, parser_options
 from data_utils.tables.values import is_finite
+from utils.barcodes import plain
 from utils.files import FileError, quoted
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def read_gene_sites(path: str | Path) -> pd.Series | None:
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
-        return table.set_axis([unicodedata.normalize("NFC", str(name)) for name in table.index])
+        return table.set_axis([plain(str(name)) for name in table.index])
     # What a damaged file ends in depends on where it is damaged.
     except Exception as error:
         raise FileError(path, f"is no readable parquet table: {error}", _GENES_REMEDY) from error

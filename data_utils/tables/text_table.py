@@ -17,7 +17,6 @@ import gzip
 import io
 import logging
 import re
-import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from typing import IO, Any
 
 import pandas as pd
 
+from utils.barcodes import plain
 from utils.files import FileError
 
 logger = logging.getLogger(__name__)
@@ -196,8 +196,7 @@ class Rows(io.TextIOBase):
         for number, line in enumerate(iter(text.readline, ""), start=1):
             if not line.strip(blank):
                 continue
-            if not line.isascii():
-                line = unicodedata.normalize("NFC", line)
+            line = plain(line)
             if header:
                 header = False
                 continue
@@ -278,7 +277,7 @@ def inspect_layout(path: Path, what: str) -> Layout:
         with _open_text(path, gzipped, encoding) as text:
             sample = text.read(_SAMPLE_BYTES)
             # A long line is taken to its end: the header of a wide table.
-            sample = unicodedata.normalize("NFC", sample + text.readline())
+            sample = plain(sample + text.readline())
             complete = not text.read(1)
     except UnicodeDecodeError as error:
         raise _no_utf8(path, error) from error

@@ -213,6 +213,35 @@ def test_what_is_left_out_has_a_reason(cohort: RawCohort, caplog: pytest.LogCapt
     assert {row["case_id"] for part in rows.values() for row in part} == {f"id-{n:03d}" for n in range(7, 30)}
 
 
+def test_ids_that_look_alike(cohort: RawCohort) -> None:
+    """What nobody can see is no part of an id; what somebody mistakes is shown."""
+    for number, text in enumerate(("\u200b{}", "{}\u00a0", "\u202a{}\u202c")):
+        cohort.clinical[number]["case_submitter_id"] = text.format(barcode(number))
+    assert len({row["case_submitter_id"] for part in cohort.run().values() for row in part}) == 30
+    for other in (barcode(4).replace("-", "\u2013"), barcode(4).lower()):
+        cohort.clinical[4]["case_submitter_id"] = other
+        with pytest.raises(
+            FileError, match=f"clinical.tsv and .*slide.tsv: '{other}' and '{barcode(4)}' differ"
+        ):
+            cohort.run()
+    cohort.clinical[4]["case_submitter_id"] = barcode(4)
+    cohort.with_rna[5] = barcode(5).replace("-", "\u2010")
+    with pytest.raises(
+        FileError, match=r"rna\.csv and the cohort: .* differ in upper and lower case or dashes"
+    ):
+        cohort.run()
+
+
+@pytest.mark.parametrize("slide", [0, 1])
+def test_a_slide_of_two_patients(cohort: RawCohort, slide: int) -> None:
+    """Listed twice, or by a barcode that says another patient than its row."""
+    name = f"{barcode(0)}-01Z-00-DX{1 + slide}"
+    cohort.slides.append((barcode(1), name))
+    message = f"slide.tsv: slide {name} belongs to the patients {barcode(0)} and {barcode(1)}"
+    with pytest.raises(FileError, match=message):
+        cohort.run()
+
+
 @pytest.mark.parametrize("kind", ["all", "dx", "frozen"])
 def test_kind_of_slides(cohort: RawCohort, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     """The first ten cases have a frozen section beside the diagnostic slide, the next five nothing else."""

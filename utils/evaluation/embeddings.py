@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from data_utils.cases.case import Case
-from utils.files import FileError, atomic_path, content_of
+from utils.files import ARCHIVE_ERRORS, FileError, atomic_path, content_of
 
 # In files, before the name of a column that tasks are evaluated by.
 _VALUE = "value/"
@@ -215,7 +214,7 @@ class Embeddings:
                 content = {name: arrays[name] for name in names}
                 found = [name for name in arrays.files if name.startswith(_VALUE)]
                 content["values"] = {name.removeprefix(_VALUE): arrays[name] for name in found}
-        except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, *ARCHIVE_ERRORS) as error:
             fault = f"is not a readable embeddings file ({error})"
             raise FileError(path, fault, "remove it and evaluate again") from error
         with content_of(path, "remove it and evaluate again"):

@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from sklearn.covariance import LedoitWolf
@@ -31,7 +30,7 @@ from sklearn.model_selection import KFold
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.number_probe import NumberProbe
 from utils.evaluation.probes import SubtypeProbe, SurvivalProbe
-from utils.files import FileError, atomic_path, content_of
+from utils.files import ARCHIVE_ERRORS, FileError, atomic_path, content_of
 
 PROBES = "probes.npz"
 OUTLIER_QUANTILE = 0.99
@@ -219,7 +218,7 @@ class StoredProbes:
                 if about.get("digest", _digest(arrays)) != _digest(arrays):  # older files have none
                     raise ValueError("its arrays were changed after they were written")
                 return cls(tasks, tuple(about["class_names"]), about["reasons"], own)
-        except (BadZipFile, EOFError, FileNotFoundError, ValueError, NotImplementedError) as error:
+        except (FileNotFoundError, *ARCHIVE_ERRORS) as error:
             if isinstance(error, (FileError, FileNotFoundError)):
                 raise
             raise FileError(path, f"is no readable file of probes ({error})", remedy) from error

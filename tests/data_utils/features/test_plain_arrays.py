@@ -99,6 +99,17 @@ def test_damaged_npy(tmp_path, which, damage):
         read_features(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99)])
+def test_an_archive_that_says_it_is_packed_otherwise(tmp_path, at, value):
+    """Flipped bits: its part is encrypted, or of a method that nobody knows."""
+    write(tmp_path / "a_coords.npy", patches()[1])
+    content = bytearray(write(tmp_path / "a.pt", patches()[0]).read_bytes())
+    content[content.index(b"PK\1\2") + at] = value
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(FeatureFileError, match=r"a\.pt: damaged"):
+        read_features(tmp_path / "a.pt")
+
+
 def test_what_is_no_array_of_numbers_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.array(["x", "y"]))
     with pytest.raises(FeatureFileError, match=r"a\.npy: holds a <U1, should be an array of numbers"):

@@ -69,8 +69,11 @@ def test_the_exact_name_comes_first_and_a_dot_is_part_of_it():
 
 
 def test_case_alone_is_no_difference():
-    with pytest.raises(FileError, match=r"S1\.h5 and slide 's1' differ in upper and lower case"):
+    with pytest.raises(FileError, match=r"S1\.h5 and slide 's1' differ in upper and lower case or dashes"):
         files("S1.h5").candidates("s1")
+    with pytest.raises(FileError, match=r"S-1\.h5 and slide"):
+        files("S-1.h5").candidates("S\u20131")
+    assert files("S\u200b1.h5").candidates("S1\ufeff") == files("S\u200b1.h5").candidates("S1") != []
 
 
 @given(st.lists(st.text("aB1._-", min_size=1, max_size=6), min_size=1, max_size=6, unique=True), st.data())
