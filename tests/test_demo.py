@@ -18,6 +18,8 @@ import train_modaltune
 from tests.demo_runs import CONFIG, metric_of, run_commands, run_demo
 from utils import constants
 
+# Three fifths of the patients show the same in as much of the time.
+SIZE = {"SCALE": "0.6"}
 EPOCHS = "10"
 PANCANCER_EPOCHS = "8"
 SMALL_SITES = ("GBMLGG", "NSCLC", "RCC")
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.slow
 def demo(tmp_path_factory, warm_python):
     """A demo folder after one run."""
     root = tmp_path_factory.mktemp("demo")
-    run_demo(warm_python, root, NUM_EPOCHS=EPOCHS)
+    run_demo(warm_python, root, NUM_EPOCHS=EPOCHS, **SIZE)
     return root
 
 
@@ -128,7 +130,7 @@ def test_new_patients_as_documented(demo, tmp_path, warm_python):
     names = {row["case_id"]: row["case_submitter_id"] for row in rows}
     theirs = pd.read_csv(run_folder(demo) / "seed_0" / "predictions" / "test.csv")
     theirs = theirs[theirs["task"] == "General"]
-    assert len(theirs) >= 15
+    assert len(theirs) >= 10
     shares = [column for column in table if column.startswith("probability ")]
     assert len(shares) == 2
     for row in theirs.to_dict("records"):
@@ -150,7 +152,7 @@ def test_run_again_makes_only_what_is_missing(demo, warm_python):
     stamps = {path: path.stat().st_mtime_ns for path in kept}
     for path in [*features[1::2], slides[0], run_folder(demo) / "results.md"]:
         path.unlink()
-    run_demo(warm_python, demo, NUM_EPOCHS=EPOCHS)
+    run_demo(warm_python, demo, NUM_EPOCHS=EPOCHS, **SIZE)
     assert {path: path.stat().st_mtime_ns for path in kept} == stamps
     assert all(path.is_file() for path in [*features, *slides, run_folder(demo) / "results.md"])
     after = torch.load(weights, weights_only=True)["model"]
@@ -161,7 +163,7 @@ def test_run_again_makes_only_what_is_missing(demo, warm_python):
 @pytest.fixture(scope="module")
 def pancancer(demo, warm_python):
     """The run folder of one model over four sites, trained in the folder of the other demo."""
-    run_demo(warm_python, demo, PANCANCER="1", NUM_EPOCHS=PANCANCER_EPOCHS)
+    run_demo(warm_python, demo, PANCANCER="1", NUM_EPOCHS=PANCANCER_EPOCHS, **SIZE)
     return demo / "runs" / "modaltune_gigapath_gene" / "PANCANCER"
 
 
