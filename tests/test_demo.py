@@ -49,7 +49,14 @@ def test_planted_signal_is_found_out_of_distribution(demo):
 
 
 def test_shuffled_pairing_finds_nothing(demo, tmp_path, quick_runs):
-    """Slides and genes of one patient with the labels and sentences of another."""
+    """Chance is far from 0.5 in a dozen patients, so that three pairings are averaged."""
+    folders = [shuffled_run(demo, tmp_path / str(seed), seed) for seed in range(3)]
+    for metric, limit in (("balanced_accuracy", 0.75), ("concordance_index", 0.65)):
+        assert np.mean([metric_of(folder, metric) for folder in folders]) < limit
+
+
+def shuffled_run(demo: Path, root: Path, seed: int) -> Path:
+    """A run on slides and genes of one patient with the labels and sentences of another."""
     splits = {
         s: json.loads((demo / f"splits/tcga_brca/{s}_brca_cls_feat.json").read_text())
         for s in constants.SPLITS
@@ -62,38 +69,38 @@ def test_shuffled_pairing_finds_nothing(demo, tmp_path, quick_runs):
             slides.setdefault(row["case_id"], []).append(row["features_path"])
             barcodes[row["case_id"]] = row["case_submitter_id"]
     ids = sorted(slides)
-    donors = dict(zip(ids, np.random.default_rng(0).permutation(ids), strict=True))
+    donors = dict(zip(ids, np.random.default_rng(seed).permutation(ids), strict=True))
     assert sum(case == donor for case, donor in donors.items()) < 0.1 * len(ids)
+    root.mkdir()
     for name, split in splits.items():
         first = {row["case_id"]: row for row in split["data"] if row["case_id"] in donors}
         shuffled = [
             {**row, "features_path": path} for case, row in first.items() for path in slides[donors[case]]
         ]
-        (tmp_path / f"{name}.json").write_text(json.dumps({"data": shuffled}))
+        (root / f"{name}.json").write_text(json.dumps({"data": shuffled}))
     taken = genes.loc[[barcodes[donors[case]] for case in ids]]
     taken.index = pd.Index([barcodes[case] for case in ids], name="case_id")
-    taken.to_csv(tmp_path / "genes.csv")
+    taken.to_csv(root / "genes.csv")
 
-    arguments = [f"--{name}_json={tmp_path / name}.json" for name in constants.SPLITS]
-    monkey = pytest.MonkeyPatch()
-    with monkey.context() as patch:
+    arguments = [f"--{name}_json={root / name}.json" for name in constants.SPLITS]
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "FEATURES_ROOT", demo / "data/TCGA-extractedfeatures")
         train_modaltune.main(
             [
                 *arguments,
-                f"--genomics_csv_path={tmp_path / 'genes.csv'}",
+                f"--genomics_csv_path={root / 'genes.csv'}",
                 f"--text_location={demo / 'data/TCGA-tables/text_brca.pt'}",
                 f"--pathway_table={demo / 'pathways.csv'}",
                 f"--backbone_weights={demo / 'weights/prov-gigapath/slide_encoder.pth'}",
                 f"--model_config={CONFIG}",
-                f"--output_path={tmp_path / 'run'}",
-                "--num_epochs=4",
+                f"--output_path={root / 'run'}",
+                "--num_epochs=2",
                 "--eval_interval=2",
+                "--lr=1e-3",
                 "--device=cpu",
             ]
         )
-    assert metric_of(tmp_path / "run", "balanced_accuracy") < 0.75
-    assert metric_of(tmp_path / "run", "concordance_index") < 0.65
+    return root / "run"
 
 
 def test_corrupt_slide_is_reported(demo):
