@@ -13,6 +13,7 @@ from data_utils.features.folder import FeatureFolder
 from data_utils.features.store import HDF5_SUFFIXES
 from data_utils.tables.tasks import Target
 from utils import constants
+from utils.barcodes import folded
 from utils.files import FileError, quoted, read_json
 
 logger = logging.getLogger(__name__)
@@ -132,11 +133,11 @@ def read_split(
 
 
 def _check_spelling(path: Path, what: str, ids: Iterable[str]) -> None:
-    """Raises ValueError where two identifiers differ in case only: one of them is a slip."""
+    """Raises ValueError where two identifiers differ in case or dashes only: one of them is a slip."""
     seen: dict[str, str] = {}
     for own in ids:
-        if (other := seen.setdefault(own.casefold(), own)) != own:
-            fault = f": {what} {other!r} and {own!r} differ in case only"
+        if (other := seen.setdefault(folded(own), own)) != own:
+            fault = f": {what} {other!r} and {own!r} differ in case or dashes only"
             raise FileError(path, fault, "write them alike or apart")
 
 
@@ -186,14 +187,14 @@ def identifiers(patient: Patient) -> Iterator[tuple[str, str]]:
 def check_disjoint(splits: Mapping[str, Sequence[Patient]]) -> None:
     """Raises ValueError where a patient is in more than one split, or a slide belongs to two patients.
 
-    Patients are compared by case and barcode, slides by their names and files, names without upper and lower case.
+    Patients are compared by case and barcode, slides by their names and files, names without case and kinds of dashes.
     """
     owner: dict[tuple[str, str], tuple[str, str]] = {}
     for name, patients in splits.items():
         for patient in patients:
             for kind, key in identifiers(patient):
                 # Two files may differ in case only, two patients or slides may not.
-                plain = key if kind == "feature file" else key.casefold()
+                plain = key if kind == "feature file" else folded(key)
                 split, case = owner.setdefault((kind, plain), (name, patient.case_id))
                 if split != name:
                     raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,22 @@ def feature_identity(path: Path) -> tuple[str, str]:
         with suppress(FeatureFileError):
             return path.name, _patches_digest(path)
     return path.name, f"{path.stat().st_size} bytes, {ends_digest([path])}"
+
+
+def copies(digests: Mapping[Path, str], owners: Mapping[Path, str]) -> list[str]:
+    """Files that hold the same patches although they are of different cases, in words.
+
+    Args:
+        digests: see :func:`feature_identity`.
+        owners: the case of every file.
+    """
+    first: dict[str, Path] = {}
+    found = []
+    for path, digest in digests.items():
+        other = first.setdefault(digest, path)
+        if digest and owners[path] != owners[other]:
+            found.append(f"{path} of case {owners[path]} as {other} of case {owners[other]}")
+    return found
 
 
 def _patches_digest(path: Path) -> str:

@@ -27,6 +27,10 @@ SITE_COLUMN = "site"
 
 
 # ---------------------------------------------------------------------------- case x gene table
+# Of so many genes no two patients have the same values.
+_MANY_GENES = 100
+
+
 def read_gene_table(path: str | Path) -> pd.DataFrame:
     """Case x gene table, float32, index = case barcodes.
 
@@ -67,7 +71,22 @@ def read_gene_table(path: str | Path) -> pd.DataFrame:
         where = f"gene {table.columns[column]} of case {table.index[row]}: {values[row, column]}"
         fault = f"has {len(bad)} cells without a finite number, the first is {quoted(where, 120)}"
         raise FileError(path, fault, "leave patients without expression out of the table")
+    if values.shape[1] >= _MANY_GENES:
+        _check_rows(path, table.index, values)
     return pd.DataFrame(values, index=table.index, columns=table.columns)
+
+
+def _check_rows(path: Path, cases: pd.Index, values: np.ndarray) -> None:
+    """Raises FileError where a case has one value for all genes, or the values of another case."""
+    seen: dict[bytes, str] = {}
+    for case, row in zip(cases, values, strict=True):
+        known = row[~np.isnan(row)]  # the others a whole site lacks
+        if len(known) and (known == known[0]).all():
+            fault = f"has {known[0]:g} for every gene of case {case}"
+            raise FileError(path, fault, "leave patients without expression out of the table")
+        if (other := seen.setdefault(row.tobytes(), case)) != case:
+            fault = f"has the same values for all genes of the cases {other} and {case}"
+            raise FileError(path, fault, "one is a copy: correct or remove it")
 
 
 def read_gene_sites(path: str | Path) -> pd.Series | None:

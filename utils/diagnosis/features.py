@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from data_utils.cases.stacking import fits
+from data_utils.features.identity import copies, feature_identity
 from data_utils.features.store import FeatureInfo, inspect_features, read_features
 from models.titan.grid import likely_patch_size
 from utils.diagnosis.inputs import Inputs
@@ -24,6 +25,8 @@ _EXTRACT = (
 )
 # Steps between patches are never this short; coordinates with such steps count patches, not pixels.
 SHORTEST_STEP = 16
+# Features of one encoder differ by less between slides: other weights, or another normalisation.
+_OTHER_SCALE = 30
 
 
 def check_features(inputs: Inputs) -> Iterator[Finding]:
@@ -60,6 +63,7 @@ def check_features(inputs: Inputs) -> Iterator[Finding]:
         yield error(f"{len(broken)} feature files cannot be read: {listing(broken)}", _EXTRACT)
     if headers:
         yield from _check_headers(inputs, headers)
+        yield from _check_copies(inputs, headers)
         yield from _check_sample(inputs, headers)
 
 
@@ -110,10 +114,23 @@ def _check_headers(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator
     yield from check_making(headers)
 
 
+def _check_copies(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[Finding]:
+    """Files of as many patches are compared; all others differ anyway."""
+    owners = {path: patient.case_id for _, patient in inputs.patients() for path in patient.slides}
+    shapes = Counter((info.num_patches, info.dim) for info in headers.values())
+    alike = [path for path, info in headers.items() if shapes[info.num_patches, info.dim] > 1]
+    if same := copies({path: feature_identity(path)[1] for path in alike}, owners):
+        yield warning(
+            f"{len(same)} feature files hold the patches of another case: {listing(same, 2)}",
+            "copies or wrong links: extract these slides again, or leave one of the patients out",
+        )
+
+
 def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[Finding]:
     count = min(inputs.feature_samples, len(headers))
     sample = sorted(random.Random(inputs.config.training.seed).sample(sorted(headers), count))
     faults: dict[str, list[str]] = defaultdict(list)
+    sizes: dict[Path, float] = {}
     for path in tqdm(sample, desc="features and coordinates", unit="file", leave=False, disable=None):
         try:
             slide = read_features(path)
@@ -121,17 +138,26 @@ def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[
             faults["unreadable"].append(str(reason))
             continue
         size = slide.patch_size_level0 or inputs.config.data.patch_size_lv0
+        sizes[path] = float(np.abs(slide.features).mean())
         for kind, what in _faults(inputs, path, slide.features, slide.coords, size):
             faults[kind].append(what)
+    typical = float(np.median(list(sizes.values()))) if sizes else 0.0
+    faults["scale"] += [
+        f"{path}: values of {mean:.3g} in the mean, {typical:.3g} elsewhere"
+        for path, mean in sizes.items()
+        if not typical / _OTHER_SCALE <= mean <= typical * _OTHER_SCALE
+    ]
     remedies = {
         "unreadable": ("error", _EXTRACT),
         "equal": ("warning", _EXTRACT),
+        "scale": ("warning", f"features of one encoder are of one size; {_EXTRACT}"),
         "grid": ("error", "correct the attribute patch_size_level0, or pass --patch_size_lv0"),
         "units": ("error", "store level-0 pixels of the upper left corner, not patch numbers"),
         "doubled": ("warning", "extract without overlap and write every patch once"),
         "step": ("warning", "correct the attribute, or extract without overlap"),
         "far": ("warning", "such slides are moved to the corner of the grid; are these level-0 pixels?"),
     }
+    faults = {kind: files for kind, files in faults.items() if files}
     for kind, files in faults.items():
         level, remedy = remedies[kind]
         yield Finding(level, f"{len(files)} of {count} sampled files: {listing(files, 2)}", remedy)

@@ -13,6 +13,7 @@ from data_utils.tables.cohorts import class_names_of
 from data_utils.tables.gdc import CONTRADICTIONS
 from data_utils.tables.text_table import read_table
 from utils import constants
+from utils.barcodes import folded
 from utils.diagnosis.inputs import Inputs
 from utils.evaluation.plots import class_labels
 from utils.findings import Finding, error, listing, ok, warning
@@ -179,7 +180,7 @@ def _check_leakage(splits: dict[str, list[Patient]]) -> Iterator[Finding]:
             for patient in patients:
                 for key in (key for own, key in identifiers(patient) if own == kind):
                     # As the run compares them, see check_disjoint.
-                    plain = spelling.setdefault(key if kind == "feature file" else key.casefold(), key)
+                    plain = spelling.setdefault(key if kind == "feature file" else folded(key), key)
                     owners[plain].add(name)
                     cases[plain].add(patient.case_id)
         leaks = [f"{key} ({' and '.join(sorted(names))})" for key, names in owners.items() if len(names) > 1]

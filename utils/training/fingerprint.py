@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from data_utils.cases.splits import Patient
-from data_utils.features.identity import feature_identity
+from data_utils.features.identity import copies, feature_identity
 from utils.configuration.run_config import RunConfig
+from utils.findings import listing
 
+logger = logging.getLogger(__name__)
 # Files whose content is recorded elsewhere: in the model, and with the weights.
 _KEPT = {"model.model_config", "output.eval_weights", "data.tasks"}
 
@@ -25,10 +28,11 @@ def data_digests(config: RunConfig, patients: Mapping[str, Iterable[Patient]]) -
     digests = {
         name: file_digest(path) for name, path in config.paths() if path.is_file() and name not in _KEPT
     }
-    slides = {slide for split in patients.values() for p in split for slide in p.slides}
-    digests["features"] = hashlib.sha256(
-        json.dumps(sorted(map(feature_identity, slides))).encode()
-    ).hexdigest()
+    owners = {slide: p.case_id for split in patients.values() for p in split for slide in p.slides}
+    found = {slide: feature_identity(slide) for slide in owners}
+    if same := copies({slide: digest for slide, (_, digest) in found.items()}, owners):
+        logger.warning("%d feature files hold the patches of another case: %s", len(same), listing(same))
+    digests["features"] = hashlib.sha256(json.dumps(sorted(found.values())).encode()).hexdigest()
     return digests
 
 

@@ -145,7 +145,10 @@ def test_a_slide_twice_is_refused(tmp_path):
 
 def test_spellings_that_differ_in_case_only_are_refused(tmp_path):
     rows = [split_row(1, 0, "/a.h5", 0), split_row(2, 0, "/b.h5", 0, case_id="CASE-1 ")]
-    with pytest.raises(ValueError, match="case_id 'case-1' and 'CASE-1' differ in case only"):
+    with pytest.raises(ValueError, match="case_id 'case-1' and 'CASE-1' differ in case or dashes only"):
+        read_split(write_split(tmp_path / "s.json", *rows))
+    rows[1] = split_row(2, 0, "/b.h5", 0, case_id="case\u20111")
+    with pytest.raises(ValueError, match="differ in case or dashes only"):
         read_split(write_split(tmp_path / "s.json", *rows))
     rows = [split_row(1, 0, "/a.h5", 0), split_row(1, 1, "/b.h5", 0, case_id=" case-1 ")]
     assert [p.case_id for p in read_split(write_split(tmp_path / "s.json", *rows))] == ["case-1"]
@@ -169,6 +172,9 @@ def test_a_patient_in_two_splits_is_refused():
     splits = {"train": [patient(1), patient(2)], "val": [patient(3)], "test": [patient(2)]}
     with pytest.raises(ValueError, match="case-2 is in the splits train and test"):
         check_disjoint(splits)
+    other = replace(patient(2), case_id="CASE\u20112", slide_ids=("X",), submitter_id="X", slides=())
+    with pytest.raises(ValueError, match=r"is in the splits train and test"):
+        check_disjoint({"train": [patient(2)], "val": [], "test": [other]})
     check_disjoint({"train": [patient(1)], "val": [patient(2)], "test": []})
 
 

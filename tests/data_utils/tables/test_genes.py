@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from data_utils.make_gene_dataset import write_gene_table
 from data_utils.tables.genes import GeneScaler, PathwayGroups, align_genes, read_gene_sites, read_gene_table
 from data_utils.tables.pathway_table import read_pathway_table
+from utils.files import FileError
 
 
 def gene_table(cases: int = 6, genes: int = 4, seed: int = 0) -> pd.DataFrame:
@@ -52,6 +53,24 @@ def test_bad_gene_table(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         read_gene_table(path)
     assert str(path) in str(caught.value)
+
+
+def test_rows_that_no_patient_has(tmp_path: Path) -> None:
+    path = tmp_path / "rna.csv"
+    names = pd.Index(list("abc"), name="case_id")
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(3, 120)), names).add_prefix("G")
+    table.to_csv(path)
+    assert read_gene_table(path).shape == (3, 120)
+    table.loc["b"] = 0.0
+    table.to_csv(path)
+    with pytest.raises(FileError, match=r"rna.csv has 0 for every gene of case b; leave .* out of the table"):
+        read_gene_table(path)
+    table.loc["b"] = table.loc["c"]
+    table.to_csv(path)
+    with pytest.raises(FileError, match="same values for all genes of the cases b and c; one is a copy"):
+        read_gene_table(path)
+    table.iloc[:, :50].to_csv(path)  # of a panel of mutations, say
+    assert read_gene_table(path).shape == (3, 50)
 
 
 def test_no_gene_table(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Faults that users' files have, planted one by one into a cohort without any (for the tests of the doctor)."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,6 +284,20 @@ FAULTS = {
         "warning",
         "same features",
         "extract",
+    ),
+    "another scale": (
+        lambda p: p.change_slide(3, features=lambda v: v * 1000),
+        "features",
+        "warning",
+        "slide-3-0.*in the mean.*elsewhere",
+        "features of one encoder are of one size",
+    ),
+    "a copied feature file": (
+        lambda p: shutil.copy(p.slide(3), p.slide(9)),
+        "features",
+        "warning",
+        "1 feature files hold the patches of another case: .*slide-9-0.h5 of case case-9 as .*slide-3-0.h5",
+        "copies or wrong links",
     ),
     "several encoders": (
         lambda p: p.attribute("encoder", "other", range(3)),

@@ -154,7 +154,7 @@ FAULTS = {
     "case ids that differ in case": (
         row_of("train", 1, case_id="CASE-0"),
         "splits",
-        r"train\.json.*'case-0' and 'CASE-0' differ in case only",
+        r"train\.json.*'case-0' and 'CASE-0' differ in case or dashes only",
     ),
     "case ids of two splits that differ in case": (
         row_of("test", 0, case_id="Case-3 "),

@@ -37,6 +37,17 @@ def test_content_of_tables_counts(cohort):
     assert list(changed) == ["data.files.genes"]
 
 
+def test_copies_of_another_case_are_named(cohort, caplog):
+    digests(cohort)
+    assert "patches of another case" not in caplog.text
+    features = cohort.root / "features"
+    write_slide(features / "slide-2-0.h5", 5, seed=7)
+    write_slide(features / "slide-3-0.h5", 5, seed=7)
+    digests(cohort)
+    assert "1 feature files hold the patches of another case" in caplog.text
+    assert f"{features / 'slide-3-0.h5'} of case case-3 as {features / 'slide-2-0.h5'} of case" in caplog.text
+
+
 def test_features_count_by_what_they_are_not_by_time_or_folder(cohort, tmp_path):
     before = digests(cohort)["features"]
     slide = next((cohort.root / "features").glob("slide-1-*"))
