@@ -1,7 +1,8 @@
 """Ways in which files are damaged: bytes of any file, text, and what containers hold.
 
 A changed digit or letter is another value that nobody could tell from the right one, so none of the changes makes a
-number of a number, or a word of a word.
+number of a number, or a word of a word. For the same reason no table is cut within its last number, and no object of a
+JSON file that may be left out is emptied.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import gzip
 import io
 import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,6 +56,7 @@ def text(content: bytes, rng: random.Random) -> tuple[str, bytes]:
     """What was done to a table or a JSON file, and the content after it."""
     at = rng.randrange(len(content))
     changes = _any_file(content, at, rng) | {
+        "cut": lambda: content[:at] if b"{" in content[:1] else re.sub(rb"[\d.]+$", b"", content[:at]),
         "not UTF-8": lambda: content[:at] + b"\xe9" + content[at:],
         "UTF-16": lambda: content.decode().encode("utf-16"),
         "UTF-16 without mark": lambda: content.decode().encode("utf-16-le"),
@@ -238,5 +241,6 @@ def _change_tree(
         node[f"{key}_"] = node.pop(key)
     else:
         kind = rng.choice(sorted(odd)) if kind == "misspelt" else kind
+        kind = "list" if kind == "object" and isinstance(node[key], dict) and not remove else kind
         node[key] = odd[kind](node[key])
     return f"{where[:60]}: {kind}"
