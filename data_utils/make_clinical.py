@@ -19,7 +19,15 @@ from data_utils.tables.cohorts import cohort_name
 from data_utils.tables.gdc import read_split_cases, split_paths
 from utils import constants
 from utils.configuration.protocol import PROTOCOLS
-from utils.files import FileError, atomic_path, read_json, setup_logging, write_json, write_tensors
+from utils.files import (
+    FileError,
+    atomic_path,
+    check_output,
+    read_json,
+    setup_logging,
+    write_json,
+    write_tensors,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +54,10 @@ def main(argv: list[str] | None = None) -> None:
     output = args.output or constants.clinical_tensors(args.onco)
     if output.suffix == ".csv":
         raise ValueError(f"--output {output} is the file of tensors; the raw values go to a .csv beside it")
-    cases = read_split_cases(split_paths(args.onco, args.features_encoder, args.splits_dir))
+    splits = split_paths(args.onco, args.features_encoder, args.splits_dir)
+    for made in (output, output.with_suffix(".csv")):
+        check_output(made, (*splits.values(), args.codes))
+    cases = read_split_cases(splits)
     if args.codes is not None:
         content = read_json(args.codes)
         codes = ClinicalCodes.from_dict(content, args.codes)

@@ -19,7 +19,7 @@ from data_utils.tables.gene_aliases import load_gene_aliases
 from data_utils.tables.genes import PathwayGroups
 from data_utils.tables.pathway_table import read_pathway_table
 from utils import constants
-from utils.files import atomic_path, content_of, setup_logging
+from utils.files import atomic_path, check_output, content_of, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     expression_path = args.expression or constants.expression_table(args.onco)
     pancan_path = args.pancan_expression or constants.pancan_expression_table()
     output = args.output or constants.gene_table(args.onco)
+    check_output(output, (expression_path, pancan_path, args.pathways or constants.PATHWAY_TABLE, args.hgnc))
 
     pathways = read_pathway_table(args.pathways or constants.PATHWAY_TABLE)
     aliases = load_gene_aliases(args.hgnc)

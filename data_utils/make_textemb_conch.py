@@ -40,7 +40,7 @@ from models.conch.tokenizer import ConchTokenizer
 from utils import constants
 from utils.configuration.protocol import PROTOCOLS
 from utils.devices import pick_device
-from utils.files import FileError, atomic_path, setup_logging, write_json, write_tensors
+from utils.files import FileError, atomic_path, check_output, setup_logging, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,9 @@ def main(argv: list[str] | None = None) -> None:
     output = args.output or constants.text_table(args.onco)
     cohort = read_cohort(args.cohort_json) if args.cohort_json else load_cohort(args.onco)
 
-    cases = read_split_cases(split_paths(args.onco, args.features_encoder, args.splits_dir))
+    splits = split_paths(args.onco, args.features_encoder, args.splits_dir)
+    check_output(output, (*splits.values(), *(v for name, v in vars(args).items() if name != "output")))
+    cases = read_split_cases(splits)
     learned_from = cases[cases["split"] == "train"] if PROTOCOLS[args.protocol].training_only else cases
     times = learned_from["durations"].dropna().tolist()
     edges = survival_edges(times) if times else None

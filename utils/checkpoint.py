@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.files import setup_logging
+from utils.files import check_output, setup_logging
 from utils.prediction.bundle import bundle
 from utils.training.checkpoint import clean, load_weights, save
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     setup_logging()
+    check_output(args.target, (args.source,))
     if args.command == "bundle":
         bundle(args.source, args.target)
     elif args.command == "convert":

@@ -21,7 +21,7 @@ from data_utils.tables.cohorts import cohort_name
 from utils.arguments import build_parser, check_arguments, complete_arguments
 from utils.configuration.run_config import RunConfig
 from utils.diagnosis.report import markdown_table, text_table
-from utils.files import atomic_path, setup_logging
+from utils.files import atomic_path, check_output, setup_logging
 from utils.findings import Finding, error, warning
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see ``--help``."""
     config, own = parse_args(argv)
     setup_logging(logging.DEBUG if own.debug else logging.ERROR)
+    if own.output is not None:
+        check_output(own.output, (path for _, path in config.paths()))
     checks = CHECKS | (OTHER_WEIGHTS if own.all_weights else {}) | (SLIDES if own.slides_dir else {})
     findings = examine(config, own, checks)
     sys.stdout.write(text_table(findings, shutil.get_terminal_size((120, 24)).columns))

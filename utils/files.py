@@ -122,6 +122,17 @@ def check_writable(folder: Path) -> None:
         raise OSError(error.errno, reason) from error
 
 
+def check_output(output: Path, inputs: Iterable[object]) -> None:
+    """Whether a command would write over a file that it reads; ``inputs`` that are no paths do not count.
+
+    Raises:
+        FileError: it would.
+    """
+    for path in inputs:
+        if isinstance(path, Path) and path.is_file() and output.is_file() and output.samefile(path):
+            raise FileError(output, "is read by this command and would be lost", "name another file to write")
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that takes its place only when the block succeeds.

@@ -11,6 +11,7 @@ import torch
 from data_utils import make_clinical
 from data_utils.tables.clinical import RawClinical, read_clinical_table
 from data_utils.tables.gdc import split_paths
+from utils.files import FileError
 
 
 def split_row(case: str, age: float | None, stage: str | None, t: str | None = "T1") -> dict[str, object]:
@@ -46,6 +47,14 @@ def load(folder: Path) -> tuple[dict[str, list[float]], dict]:
     assert all(value.dtype == torch.float32 and value.shape == (5,) for value in tensors.values())
     codes = json.loads((folder / "clinical_codes.json").read_text())
     return {case: pytest.approx(value.tolist()) for case, value in tensors.items()}, codes
+
+
+def test_a_split_file_is_not_written_over(tmp_path: Path, flags: list[str]) -> None:
+    split = split_paths("BRCA", folder=tmp_path)["val"]
+    content = split.read_bytes()
+    with pytest.raises(FileError, match=r"val_brca.*is read by this command"):
+        make_clinical.main([*flags[:2], f"--output={split}"])
+    assert split.read_bytes() == content
 
 
 def test_published(tmp_path: Path, flags: list[str], caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from utils.files import (
     FileError,
     atomic_path,
+    check_output,
     content_of,
     read_json,
     read_tensors,
@@ -39,6 +40,17 @@ def test_a_failure_leaves_the_older_file(tmp_path, error):
         temporary.write_text("half")
         raise error
     assert path.read_text() == "older" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_command_reads_is_not_written_over(tmp_path):
+    table, link = tmp_path / "a.csv", tmp_path / "b.csv"
+    table.write_text("1")
+    link.symlink_to(table)
+    check_output(tmp_path / "new.csv", (table, None, "a.csv", tmp_path))
+    for output in (table, link, tmp_path / "x" / ".." / "a.csv"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(FileError, match="is read by this command and would be lost; name another file"):
+            check_output(output, (None, table))
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):

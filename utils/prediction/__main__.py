@@ -17,7 +17,7 @@ from typing import Any
 from data_utils.tables.cohorts import cohort_name
 from models.modalities import all_modalities
 from utils.devices import pick_device
-from utils.files import atomic_path, setup_logging
+from utils.files import atomic_path, check_output, setup_logging
 from utils.prediction.embed import embed_patients, tables_of
 from utils.prediction.export import write_embeddings
 from utils.prediction.models import candidate_file, find_models
@@ -94,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options: dict[str, dict[str, Any]] = {
         n: {flag: getattr(args, flag) for flag in own} for n, own in flags.items()
     }
+    inputs = [value for name, value in vars(args).items() if name not in ("output", "embeddings")]
+    for path in filter(None, (args.output, args.embeddings)):
+        check_output(path, inputs)
     device = pick_device(args.device)
     found = [(model, run) for run in args.runs for model in find_models(run, args.site)]
     if args.features_dir is not None:

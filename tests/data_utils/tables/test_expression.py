@@ -204,6 +204,8 @@ def test_entry_point(tmp_path: Path, flags: list[str], caplog: pytest.LogCapture
     }
     main([*flags, "--clip=10"])
     assert read_gene_table(tmp_path / "rna.csv")["B"].tolist() == [10, 4]
+    with pytest.raises(FileError, match="is read by this command"):
+        main([*flags, f"--output={tmp_path / 'm'}"])
 
 
 def test_entry_point_without_pancancer_matrix(

@@ -54,6 +54,8 @@ def test_the_command_line_converts(
     with caplog.at_level("INFO"):
         runpy.run_module("utils.checkpoint", run_name="__main__")
     assert f"{len(model.state_dict())} tensors written" in caplog.text
+    with pytest.raises(FileError, match="is read by this command"):
+        weights_command.main(["convert", words[2], words[2]])
     content = checkpoint.load_weights(tmp_path / "ours.pt")
     assert content["run"] == {}
     other = build(GENES, tiny_config, pathways)
