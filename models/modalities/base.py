@@ -131,7 +131,7 @@ class Modality(ABC):
         """Whether what a weights file says of the modality can be used; None where it says nothing.
 
         Raises:
-            ValueError, TypeError, LookupError, AttributeError: it cannot.
+            ValueError, TypeError, LookupError, AttributeError, RuntimeError: it cannot.
         """
 
     # ------------------------------------------------------------------------ explanations

@@ -252,7 +252,7 @@ def check_schema(content: Mapping[str, Any], path: str | Path) -> None:
         structure, fitted = (content["run"].get(part, {}).get(name) for part in ("structures", "fitted"))
         try:
             entry.check_stored(structure, fitted)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
             fault = f"is no whole checkpoint: what it says of the {entry.noun} cannot be used ({error!r})"
             raise FileError(path, fault, _REMEDY) from error
 

@@ -351,6 +351,7 @@ def whole_content() -> dict:
         (("run", "train_cases"), "abc", "run.train_cases is a str, not a list"),
         (("run", "structures", "genes"), {"names": ["a"]}, "what it says of the RNA cannot be used"),
         (("run", "structures", "genes", "indices"), [[7]], "what it says of the RNA cannot be used"),
+        (("run", "structures", "genes", "indices"), [[torch.zeros(0)]], "what it says of the RNA"),
         (("run", "fitted", "genes"), {"all": {"genes": ["b"], "mean": "x"}}, "the RNA cannot be used"),
         (("run", "fitted", "clinical"), {"codes": 3}, "the clinical features cannot be used"),
     ],
