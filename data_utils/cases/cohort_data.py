@@ -204,6 +204,26 @@ def check_columns(patients: Splits, tasks: TaskSet, path: Path, training: bool) 
         logger.warning("%s %s: that is not evaluated", path, fault)
 
 
+def check_classes(patients: Splits, split_files: Mapping[str, Path], num_classes: Mapping[str, int]) -> None:
+    """A class that the run does not know would end its evaluation, after the training.
+
+    Args:
+        patients: of every split.
+        split_files: where they were read from.
+        num_classes: by cancer site; one number, of the empty name, where there are no sites.
+    """
+    for split, members in patients.items():
+        for site, count in num_classes.items():
+            of_site = (p for p in members if not site or p.site == site)
+            if beyond := [p for p in of_site if p.label >= count]:
+                largest = max(beyond, key=lambda p: p.label)
+                fault = f"has class {largest.label} (case {largest.case_id}{site and ', site '}{site})"
+                fault += f", but --num_classes is {count}"
+                raise FileError(
+                    split_files[split], fault, f"pass {largest.label + 1}, or correct primary_class"
+                )
+
+
 def _check_overlap(table: ModalityTable, patients: Splits) -> None:
     everyone, ids = [p for split in patients.values() for p in split], set(table.ids)
     if ids and not any(p.submitter_id in ids or p.case_id in ids for p in everyone):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_utils.cases.cohort_data import CohortData, Splits
+from data_utils.cases.cohort_data import CohortData, Splits, check_classes
 from utils.configuration.run_config import RunConfig
 from utils.training.checkpoint import TrainedWeights
 from utils.training.model_setup import ModelSetup, model_setup, read_modalities
@@ -69,6 +69,10 @@ class Plan:
             data_config.sites,
             setup.tokens,
             patches=setup.reads_patches,
+        )
+        sites = data_config.sites or ("",)
+        check_classes(
+            data.patients, data_config.split_files, dict(zip(sites, data_config.num_classes, strict=True))
         )
         jobs = evaluations(config, data, weights) if weights else trainings(config, setup, data)
         return cls(setup, trained.get("structures", {}) or data.structures, data, list(jobs))

@@ -254,6 +254,11 @@ FAULTS = {
         "features",
         f"{FILE}.*reach",
     ),
+    "class beyond --num_classes": (
+        row_of("test", 0, primary_class=2),
+        "splits",
+        r"test\.json.*2.*, but --num_classes is 2",
+    ),
     "negative": (arrays(coords=lambda v: v - 10**6), "features", f"{FILE}.*reach from -1000000"),
     "fractions": (arrays(coords=lambda v: v + 0.5), "features", f"{FILE}.*no whole|{FILE}.*not whole"),
     "patch numbers": (
