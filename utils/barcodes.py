@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
+
+from utils.files import FileError
 
 _TCGA = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?:-(\d{2})([A-Z])?)?(?=-|$)", re.IGNORECASE)
 # R turns dashes in column names into dots.
@@ -30,6 +33,15 @@ def plain(text: str) -> str:
 def folded(identifier: str) -> str:
     """Without what people mistake: upper and lower case, the kinds of dashes."""
     return plain(identifier).translate(_DASHES).strip().casefold()
+
+
+def spelled_twice(identifiers: Iterable[str]) -> tuple[str, str] | None:
+    """The first two different ones that :func:`folded` makes equal: one of them is a slip."""
+    seen: dict[str, str] = {}
+    for own in identifiers:
+        if (other := seen.setdefault(folded(own), own)) != own:
+            return other, own
+    return None
 
 
 def look_alike(names: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:
@@ -90,3 +102,20 @@ def patients_of(samples: Iterable[str]) -> list[str]:
     parts = {name: match[1] for name in others if (match := _SAMPLE.fullmatch(name))}
     cut = len(parts) == len(others) == len(set(parts.values()))
     return [parts[name] if cut and name in others else patient_of(name) for name in names]
+
+
+def owners_of_slides(pairs: Iterable[tuple[str, str]], path: Path) -> dict[str, str]:
+    """The patient of every slide.
+
+    Raises:
+        FileError: a slide is of two patients, or its TCGA barcode is that of another.
+    """
+    owner: dict[str, str] = {}
+    for slide, patient in pairs:
+        other, coded = owner.setdefault(slide, patient), patient_of(slide)
+        if is_tcga(slide) and is_tcga(patient) and coded.upper() != patient_of(patient).upper():
+            other = coded
+        if other != patient:
+            fault = f": slide {slide} belongs to the patients {other} and {patient}"
+            raise FileError(path, fault, "a slide is of one patient")
+    return owner

@@ -74,7 +74,7 @@ class PanCancerEvaluator:
     def of(cls, config: RunConfig, tasks: TaskSet) -> PanCancerEvaluator:
         """The evaluator of a run on tasks; figures name the classes of the cohorts."""
         sites = []
-        for name, num_classes in zip(config.data.sites, config.data.num_classes, strict=True):
+        for name, num_classes in config.data.classes_by_site.items():
             sites.append(Site(name, num_classes, class_names_of(name, num_classes)))
         return cls(sites, tasks.tokens, config.output.stratified_cox)
 

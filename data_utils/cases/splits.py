@@ -13,7 +13,7 @@ from data_utils.features.folder import FeatureFolder
 from data_utils.features.store import HDF5_SUFFIXES
 from data_utils.tables.tasks import Target
 from utils import constants
-from utils.barcodes import folded
+from utils.barcodes import folded, spelled_twice
 from utils.files import FileError, quoted, read_json
 
 logger = logging.getLogger(__name__)
@@ -134,11 +134,9 @@ def read_split(
 
 def _check_spelling(path: Path, what: str, ids: Iterable[str]) -> None:
     """Raises ValueError where two identifiers differ in case or dashes only: one of them is a slip."""
-    seen: dict[str, str] = {}
-    for own in ids:
-        if (other := seen.setdefault(folded(own), own)) != own:
-            fault = f": {what} {other!r} and {own!r} differ in case or dashes only"
-            raise FileError(path, fault, "write them alike or apart")
+    if pair := spelled_twice(ids):
+        fault = f": {what} {pair[0]!r} and {pair[1]!r} differ in case or dashes only"
+        raise FileError(path, fault, "write them alike or apart")
 
 
 def _join(

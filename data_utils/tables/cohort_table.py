@@ -26,8 +26,8 @@ import pandas as pd
 
 from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.cohorts import Cohort
-from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS, owners_of_slides
-from utils.barcodes import folded, patient_of
+from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS
+from utils.barcodes import owners_of_slides, patient_of, spelled_twice
 from utils.files import FileError, quoted
 
 UNITS = {"days": 1 / DAYS_PER_MONTH, "months": 1.0, "years": 12.0}
@@ -311,11 +311,9 @@ def _slides(table: pd.DataFrame, patients: pd.Series, column: str, path: Path) -
 
 
 def _check_spelling(patients: pd.Series, path: Path) -> None:
-    seen: dict[str, str] = {}
-    for patient in patients:
-        if (other := seen.setdefault(folded(patient), patient)) != patient:
-            fault = f": the patients {other!r} and {patient!r} differ in upper and lower case or dashes only"
-            raise FileError(path, fault, "write them alike")
+    if pair := spelled_twice(patients):
+        fault = f": the patients {pair[0]!r} and {pair[1]!r} differ in upper and lower case or dashes only"
+        raise FileError(path, fault, "write them alike")
 
 
 def _plain(value: str) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_utils.tables import values
 from data_utils.tables.ajcc import AJCC_COLUMNS, is_category, reduce_text
 from data_utils.tables.cohorts import Cohort
 from data_utils.tables.text_table import read_table
 from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS, events_of, fits, is_missing
 from utils import constants
+from utils.barcodes import owners_of_slides
 from utils.files import FileError, quoted, read_json
 
 logger = logging.getLogger(__name__)
@@ -123,9 +123,7 @@ def read_clinical(path: str | Path, further: Sequence[str] = ()) -> ClinicalExpo
 def read_slides(path: str | Path) -> pd.DataFrame:
     """One row per slide of ``slide.tsv``: ``slide_submitter_id``, ``case_submitter_id``; errors as above."""
     slides = _read_gdc_table(path, _SLIDE_COLUMNS, ()).dropna()
-    values.owners_of_slides(
-        zip(slides["slide_submitter_id"], slides["case_submitter_id"], strict=True), Path(path)
-    )
+    owners_of_slides(zip(slides["slide_submitter_id"], slides["case_submitter_id"], strict=True), Path(path))
     return slides.drop_duplicates("slide_submitter_id").reset_index(drop=True)
 
 

@@ -24,13 +24,11 @@ _GENES_REMEDY = "write it with data_utils.make_gene_dataset"
 
 # Column of pan-cancer gene tables that names the cancer site of a case.
 SITE_COLUMN = "site"
-
-
-# ---------------------------------------------------------------------------- case x gene table
 # Of so many genes no two patients have the same values.
 _MANY_GENES = 100
 
 
+# ---------------------------------------------------------------------------- case x gene table
 def read_gene_table(path: str | Path) -> pd.DataFrame:
     """Case x gene table, float32, index = case barcodes.
 

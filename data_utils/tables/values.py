@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-
-from utils.barcodes import is_tcga, patient_of
-from utils.files import FileError
 
 DAYS_PER_MONTH = 30.44
 # Longer than any follow-up: such a time is in other units, or a placeholder.
@@ -78,20 +73,3 @@ def events_of(texts: pd.Series) -> pd.Series:
 def is_finite(value: object) -> bool:
     """Whether a value is a finite number; a truth value is none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def owners_of_slides(pairs: Iterable[tuple[str, str]], path: Path) -> dict[str, str]:
-    """The patient of every slide.
-
-    Raises:
-        FileError: a slide is of two patients, or its TCGA barcode is that of another.
-    """
-    owner: dict[str, str] = {}
-    for slide, patient in pairs:
-        other, coded = owner.setdefault(slide, patient), patient_of(slide)
-        if is_tcga(slide) and is_tcga(patient) and coded.upper() != patient_of(patient).upper():
-            other = coded
-        if other != patient:
-            fault = f": slide {slide} belongs to the patients {other} and {patient}"
-            raise FileError(path, fault, "a slide is of one patient")
-    return owner

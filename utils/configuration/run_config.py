@@ -53,6 +53,11 @@ class DataConfig:
         """Split files by name of the split."""
         return {"train": self.train_json, "val": self.val_json, "test": self.test_json}
 
+    @property
+    def classes_by_site(self) -> dict[str, int]:
+        """Number of classes by cancer site; the name is empty where there is but one."""
+        return dict(zip(self.sites or ("",), self.num_classes, strict=True))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

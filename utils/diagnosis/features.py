@@ -130,7 +130,7 @@ def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[
     count = min(inputs.feature_samples, len(headers))
     sample = sorted(random.Random(inputs.config.training.seed).sample(sorted(headers), count))
     faults: dict[str, list[str]] = defaultdict(list)
-    sizes: dict[Path, float] = {}
+    means: dict[Path, float] = {}
     for path in tqdm(sample, desc="features and coordinates", unit="file", leave=False, disable=None):
         try:
             slide = read_features(path)
@@ -138,15 +138,13 @@ def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[
             faults["unreadable"].append(str(reason))
             continue
         size = slide.patch_size_level0 or inputs.config.data.patch_size_lv0
-        sizes[path] = float(np.abs(slide.features).mean())
+        means[path] = float(np.abs(slide.features).mean())
         for kind, what in _faults(inputs, path, slide.features, slide.coords, size):
             faults[kind].append(what)
-    typical = float(np.median(list(sizes.values()))) if sizes else 0.0
-    faults["scale"] += [
-        f"{path}: values of {mean:.3g} in the mean, {typical:.3g} elsewhere"
-        for path, mean in sizes.items()
-        if not typical / _OTHER_SCALE <= mean <= typical * _OTHER_SCALE
-    ]
+    typical = float(np.median(list(means.values()))) if means else 0.0
+    for path, mean in means.items():
+        if not typical / _OTHER_SCALE <= mean <= typical * _OTHER_SCALE:
+            faults["scale"].append(f"{path}: values of {mean:.3g} in the mean, {typical:.3g} elsewhere")
     remedies = {
         "unreadable": ("error", _EXTRACT),
         "equal": ("warning", _EXTRACT),
@@ -157,7 +155,6 @@ def _check_sample(inputs: Inputs, headers: dict[Path, FeatureInfo]) -> Iterator[
         "step": ("warning", "correct the attribute, or extract without overlap"),
         "far": ("warning", "such slides are moved to the corner of the grid; are these level-0 pixels?"),
     }
-    faults = {kind: files for kind, files in faults.items() if files}
     for kind, files in faults.items():
         level, remedy = remedies[kind]
         yield Finding(level, f"{len(files)} of {count} sampled files: {listing(files, 2)}", remedy)

@@ -103,7 +103,7 @@ def _called(names: Sequence[str], label: int, site: str = "") -> str:
 
 def _class_names(inputs: Inputs) -> dict[str, Sequence[str]]:
     """Class names by cancer site; the site is empty where there is but one."""
-    data, counts = inputs.config.data, _classes(inputs)
+    data, counts = inputs.config.data, inputs.config.data.classes_by_site
     return {site: class_labels(n, class_names_of(site or data.onco, n)) for site, n in counts.items()}
 
 
@@ -142,13 +142,6 @@ def _check_contradictions(inputs: Inputs, splits: dict[str, list[Patient]]) -> I
                     f"see in {path} what was taken; where another value is right, correct the clinical table and "
                     "write the splits again",
                 )
-
-
-def _classes(inputs: Inputs) -> dict[str, int]:
-    """Number of classes by cancer site; the name is empty where there is but one."""
-    if inputs.config.data.sites:
-        return dict(zip(inputs.config.data.sites, inputs.config.data.num_classes, strict=True))
-    return {"": inputs.config.data.num_classes[0]}
 
 
 def _check_classes(

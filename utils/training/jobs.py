@@ -70,10 +70,7 @@ class Plan:
             setup.tokens,
             patches=setup.reads_patches,
         )
-        sites = data_config.sites or ("",)
-        check_classes(
-            data.patients, data_config.split_files, dict(zip(sites, data_config.num_classes, strict=True))
-        )
+        check_classes(data.patients, data_config.split_files, data_config.classes_by_site)
         jobs = evaluations(config, data, weights) if weights else trainings(config, setup, data)
         return cls(setup, trained.get("structures", {}) or data.structures, data, list(jobs))
 

@@ -6,7 +6,6 @@ the readout only where predictions for patients that were left out say that it h
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -18,7 +17,6 @@ from sklearn.model_selection import KFold
 STARTS, STEPS = 3, 20
 # Standard errors by which the left-out error must fall.
 CLEARLY = 2.0
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
