@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from data_utils.cases.datasets import CaseDataset, Inputs, ModalityOptions, PatchOptions, usable_patients
+from data_utils.cases.doubts import doubts
 from data_utils.cases.folds import make_folds, read_folds
 from data_utils.cases.splits import Patient, check_disjoint, read_split
 from data_utils.features.folder import FeatureFolder
@@ -84,6 +85,8 @@ class CohortData:
         check_disjoint(patients)
         if sites:
             patients = name_sites(patients, sites)
+        for doubt in doubts(patients):
+            logger.warning("%s - %s", doubt.what, doubt.remedy)
         texts = None
         if text_location is not None:
             remedy = "write it with python -m data_utils.make_textemb_conch"

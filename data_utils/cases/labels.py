@@ -11,7 +11,7 @@ from typing import Any
 
 from data_utils.tables.flat_files import value_text
 from data_utils.tables.tasks import CLASSES, Target
-from data_utils.tables.values import MAX_AGE, MAX_MONTHS, number
+from data_utils.tables.values import MAX_AGE, MAX_MONTHS, amount, number
 from utils.files import FileError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def read_labels(row: Mapping[str, Any], path: Path, where: str) -> tuple[int, fl
     label = -1 if row["primary_class"] is None else number(row["primary_class"])
     if label is None or label != int(label) or label < -1:
         _refuse(path, where, "primary_class", row, "a class is a whole number from 0, or -1 for none")
-    months, event = (number(row[name]) for name in ("durations", "vital_status"))
+    months, event = amount(row["durations"]), number(row["vital_status"])
     unknown = [name for name in ("durations", "vital_status") if row[name] is None]
     if len(unknown) == 1:
         _refuse(
@@ -48,7 +48,7 @@ def read_labels(row: Mapping[str, Any], path: Path, where: str) -> tuple[int, fl
         _refuse(path, where, "vital_status", row, "1 is dead, 0 is censored")
     age = row.get("age_at_index")
     if age is not None and not (isinstance(age, float) and math.isnan(age)):
-        years = number(age)
+        years = amount(age)
         if years is None or not 0 <= years <= MAX_AGE:
             _refuse(path, where, "age_at_index", row, f"ages are years from 0 to {MAX_AGE}, or null")
     assert label is not None and months is not None and event is not None

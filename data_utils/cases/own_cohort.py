@@ -18,6 +18,7 @@ from data_utils.features.usable import find_features
 from data_utils.tables.cohort_table import TableLayout, read_own_cohort
 from data_utils.tables.cohorts import Cohort, read_cohort
 from data_utils.tables.flat_files import read_texts
+from data_utils.tables.values import odd_times
 from utils import constants
 from utils.files import FileError, content_of, write_json
 
@@ -36,9 +37,6 @@ SPLIT_NAMES = {
 }
 # More values than this are no classes but texts.
 MAX_CLASSES = 20
-# Months; when nobody was followed as long, the unit of the times is rather a wrong one.
-IMPLAUSIBLY_SHORT = 3
-IMPLAUSIBLY_LONG = 240
 # Between the patient and the rest of a slide's name.
 _AFTER_PATIENT = re.compile(r"[^0-9A-Za-z]|$")
 
@@ -131,17 +129,8 @@ class Definition:
                 "survival of %d patients is known, %d died; %.1f to %.1f months, median %.1f",
                 *(len(months), cases["vital_status"].sum(), months.min(), months.max(), months.median()),
             )
-            if months.max() < IMPLAUSIBLY_SHORT:
-                unit = self.layout.time_unit
-                logger.warning(
-                    "nobody was followed for %d months; are the times really %s?", IMPLAUSIBLY_SHORT, unit
-                )
-            if months.median() > IMPLAUSIBLY_LONG:
-                logger.warning(
-                    "half of the patients were followed for more than %d years; are the times really %s?",
-                    IMPLAUSIBLY_LONG // 12,
-                    self.layout.time_unit,
-                )
+            if odd := odd_times(months.tolist()):
+                logger.warning("%s: %s; are the times really %s?", self.path, odd, self.layout.time_unit)
         return cases, matched, dropped
 
     def write_if_new(self) -> None:

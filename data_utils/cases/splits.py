@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from data_utils.features.folder import FeatureFolder
 from data_utils.features.store import HDF5_SUFFIXES
 from data_utils.tables.tasks import Target
 from utils import constants
-from utils.barcodes import folded, spelled_twice
+from utils.barcodes import folded, is_normal_tissue, is_tcga, patient_of, spelled_twice
 from utils.files import FileError, quoted, read_json
 
 logger = logging.getLogger(__name__)
@@ -24,13 +25,8 @@ LabelledRow = tuple[Mapping[str, Any], tuple[int, float, int]]
 _PLACEHOLDER = "PATHTODATABASE/"
 _REMEDY = "write it with data_utils.make_dataset"
 _LABELS = ("primary_class", "durations", "vital_status")
-_REQUIRED = (
-    "case_id",
-    "case_submitter_id",
-    "slide_submitter_id",
-    "project_id",
-    *_LABELS,
-)
+_IDENTIFIERS = ("case_id", "case_submitter_id", "slide_submitter_id", "project_id")
+_REQUIRED = (*_IDENTIFIERS, *_LABELS)
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,8 @@ class Patient:
         event: 1 dead, 0 censored.
         site: cohort of the patient, where the rows name it (pan-cancer splits), else empty.
         slide_ids: ``slide_submitter_id`` of the slides.
+        diagnosis: ``primary_diagnosis`` of the rows, where they have it.
+        normal_slides: slides of normal tissue, which are not read because the patient has others.
         values: what else the tasks are evaluated by, by column; NaN where it is not known, -1 for none of the classes.
     """
 
@@ -59,6 +57,8 @@ class Patient:
     event: int
     site: str = ""
     slide_ids: tuple[str, ...] = ()
+    diagnosis: str = ""
+    normal_slides: tuple[str, ...] = ()
     values: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
@@ -117,6 +117,7 @@ def read_split(
             raise FileError(
                 path, f": row {number} ({row.get('slide_submitter_id')}) lacks {missing}", _REMEDY
             )
+        _check_names(path, number, row)
         case_id = str(row["case_id"]).strip()
         labels = read_labels(row, path, f"row {number}, case {quoted(case_id, 50)}")
         grouped.setdefault(case_id, []).append((row, labels))
@@ -130,6 +131,18 @@ def read_split(
     if folder and (absent := [s.name for p in patients for s in p.slides if not s.is_file()]):
         logger.warning("%s: %d slides are not in %s: %s", path, len(absent), folder.root, absent[:10])
     return patients
+
+
+def _check_names(path: Path, number: int, row: Mapping[str, Any]) -> None:
+    """Raises FileError where an identifier or the file of a row is no text, or an empty one."""
+    for name in (*_IDENTIFIERS, "features_path"):
+        value = row.get(name)
+        whole = isinstance(value, int) and not isinstance(value, bool) and name != "features_path"
+        if name == "features_path" and value is None:
+            continue
+        if not whole and not (isinstance(value, str) and value.strip()):
+            fault = f": row {number} has {quoted(repr(value), 60)} for {name}"
+            raise FileError(path, fault, "write a text that is not empty")
 
 
 def _check_spelling(path: Path, what: str, ids: Iterable[str]) -> None:
@@ -151,6 +164,9 @@ def _join(
             fault = f": the slides of case {case_id} disagree on {name}: {sorted(values)}"
             raise FileError(path, fault, "correct the rows")
     label, duration, event = labels[0]
+    # Normal tissue is never stacked with the tumour.
+    normal = [row for row in rows if is_normal_tissue(_slide_id(row))]
+    rows = [row for row in rows if row not in normal] or rows
     slides = tuple(_locate(row, folder) for row in rows) if patches else ()
     if len(set(slides)) < len(slides):
         raise FileError(path, f": a slide of case {case_id} stands twice", "remove one of the rows")
@@ -163,8 +179,14 @@ def _join(
         duration=duration,
         event=event,
         site=str(first.get("site") or ""),
-        slide_ids=tuple(str(row["slide_submitter_id"]).strip() for row in rows),
+        slide_ids=tuple(map(_slide_id, rows)),
+        diagnosis=str(first.get("primary_diagnosis") or "").strip().lower(),
+        normal_slides=tuple(map(_slide_id, normal)) if len(normal) < len(labels) else (),
     )
+
+
+def _slide_id(row: Mapping[str, Any]) -> str:
+    return str(row["slide_submitter_id"]).strip()
 
 
 def _locate(row: Mapping[str, Any], folder: FeatureFolder | None) -> Path:
@@ -176,10 +198,27 @@ def _locate(row: Mapping[str, Any], folder: FeatureFolder | None) -> Path:
 
 
 def identifiers(patient: Patient) -> Iterator[tuple[str, str]]:
-    """What must be in one split only, with its kind."""
-    yield from (("case", patient.case_id), ("barcode", patient.submitter_id))
+    """What must be in one split only, with its kind; the patient of a TCGA barcode counts, of a slide as well.
+
+    A feature file is the file that a path leads to, by whatever links.
+    """
+    codes = [patient.submitter_id, *filter(is_tcga, patient.slide_ids)]
+    yield ("case", patient.case_id)
+    yield from (("barcode", code) for code in dict.fromkeys(map(patient_of, codes)))
     yield from (("slide", slide) for slide in patient.slide_ids)
-    yield from (("feature file", str(path)) for path in patient.slides)
+    yield from (("feature file", os.path.realpath(path)) for path in patient.slides)
+
+
+def misplaced_slides(patients: Iterable[Patient]) -> list[str]:
+    """Slides whose TCGA barcode names another patient than the one they are listed for, in words."""
+    return [
+        f"{slide} of case {p.case_id} ({p.submitter_id})"
+        for p in patients
+        for slide in p.slide_ids
+        if is_tcga(slide)
+        and is_tcga(p.submitter_id)
+        and patient_of(slide).upper() != patient_of(p.submitter_id).upper()
+    ]
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Patient]]) -> None:
@@ -204,3 +243,9 @@ def check_disjoint(splits: Mapping[str, Sequence[Patient]]) -> None:
                         f"{kind} {key} belongs to the cases {case} and {patient.case_id} of the split {name}; a slide "
                         "is of one patient"
                     )
+    for name, patients in splits.items():
+        if odd := misplaced_slides(patients):
+            raise ValueError(
+                f"the split {name} lists {len(odd)} slides for another patient than their barcode says, such as "
+                f"{odd[0]}: correct the rows"
+            )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +13,9 @@ DAYS_PER_MONTH = 30.44
 # Longer than any follow-up: such a time is in other units, or a placeholder.
 MAX_MONTHS = 1_200
 MAX_AGE = 130
+# Months; when nobody was followed as long, or half of all longer, the unit of the times is rather a wrong one.
+IMPLAUSIBLY_SHORT = 3
+IMPLAUSIBLY_LONG = 240
 
 _WORDS = (
     "",
@@ -40,11 +45,31 @@ def number(value: Any) -> float | None:
     """The number that a value is, or that its text says; None for anything else, NaN and infinity included."""
     if not isinstance(value, (bool, int, float, str)):
         return None
+    # Python reads "1_2" as 12.
+    if isinstance(value, str) and ("_" in value or not value.isascii()):
+        return None
     try:
         found = float(value)
     except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
+
+
+def amount(value: Any) -> float | None:
+    """As :func:`number`, for what is measured: a truth value is none."""
+    return None if isinstance(value, bool) else number(value)
+
+
+def odd_times(months: Sequence[float]) -> str | None:
+    """What makes survival times of patients look as if they were in another unit, if anything does."""
+    if not months:
+        return None
+    if max(months) < IMPLAUSIBLY_SHORT:
+        return f"nobody was followed for {IMPLAUSIBLY_SHORT} months"
+    if statistics.median(months) > IMPLAUSIBLY_LONG:
+        years = IMPLAUSIBLY_LONG // 12
+        return f"half of the patients were followed for more than {years} years"
+    return None
 
 
 def fits(name: str, value: Any) -> bool:
@@ -54,7 +79,7 @@ def fits(name: str, value: Any) -> bool:
     if value is None or value != value:
         return True
     if name in _LEAST:
-        found = number(value)
+        found = amount(value) if name in ("age_at_index", "durations") else number(value)
         return found is not None and found >= _LEAST[name]
     return isinstance(value, str) or not name.startswith(("ajcc_", "primary_diagnosis"))
 

@@ -7,8 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from data_utils.cases.cohort_data import check_columns
+from data_utils.cases.doubts import doubts
 from data_utils.cases.folds import read_folds
-from data_utils.cases.splits import Patient, identifiers
+from data_utils.cases.splits import Patient, identifiers, misplaced_slides
 from data_utils.tables.cohorts import class_names_of
 from data_utils.tables.gdc import CONTRADICTIONS
 from data_utils.tables.text_table import read_table
@@ -47,6 +48,7 @@ def check_splits(inputs: Inputs) -> Iterator[Finding]:
         yield from _check_one(inputs, name, patients, used)
     yield from _check_tasks(inputs, splits)
     yield from _check_contradictions(inputs, splits)
+    yield from doubts(splits)
     yield from _check_leakage(splits)
     yield from _check_folds(inputs, splits)
 
@@ -62,12 +64,6 @@ def _check_one(inputs: Inputs, name: str, patients: list[Patient], used: list[Pa
     events = sum(p.event for p in used)
     counts = ", ".join(f"{count} of {name}" for name, count in _counts(inputs, used).items())
     yield ok(f"{name}: {len(used)} of {len(patients)} patients run ({counts}), {events} deaths")
-    twice = [code for code, n in Counter(p.submitter_id for p in patients).items() if n > 1]
-    if twice:
-        yield warning(
-            f"{path}: barcodes that belong to several case_id: {listing(twice)}",
-            "give every patient one case_id; rows of one case_id are joined as its slides",
-        )
     for site, names in _class_names(inputs).items():
         labels = {p.label for p in used if p.site == site or not site}
         yield from _check_classes(f"{path}{site and ', site '}{site}", labels, names, name == "train")
@@ -191,6 +187,11 @@ def _check_leakage(splits: dict[str, list[Patient]]) -> Iterator[Finding]:
                 f"{kind}s that belong to several cases: {listing(shared)}",
                 "a slide is of one patient: correct these rows",
             )
+    if odd := misplaced_slides(p for patients in splits.values() for p in patients):
+        clean = False
+        yield error(
+            f"slides listed for another patient than their barcode says: {listing(odd)}", "correct the rows"
+        )
     if clean and len(splits) == len(constants.SPLITS):
         yield ok("no patient and no feature file in more than one split")
 

@@ -32,7 +32,9 @@ def test_slides_of_a_patient_are_joined_in_order(tmp_path):
     assert (two.case_id, one.case_id) == ("case-2", "case-1")
     assert [path.as_posix() for path in two.slides] == ["/features/b.h5", "/features/a.h5"]
     slide_ids = ("TCGA-AA-0001-01Z-00-DX0",)
-    assert one == Patient("case-1", "TCGA-AA-0001", "TCGA-TEST", one.slides, 0, 12.5, 1, "", slide_ids)
+    assert one == Patient(
+        "case-1", "TCGA-AA-0001", "TCGA-TEST", one.slides, 0, 12.5, 1, "", slide_ids, "type 0"
+    )
     assert isinstance(one.label, int) and isinstance(one.event, int) and isinstance(one.duration, float)
 
 

@@ -440,6 +440,54 @@ FAULTS = {
         "several case_id: TCGA-AA-0003",
         "one case_id",
     ),
+    "normal tissue beside the tumour": (
+        lambda p: p.rows("train", lambda rows: rows[1].update(slide_submitter_id="TCGA-AA-0000-11A-01-TS1")),
+        "splits",
+        "warning",
+        "1 slides of normal tissue are not read.*TCGA-AA-0000-11A-01-TS1",
+        "remove these rows",
+    ),
+    "events inverted in one split": (
+        several(
+            *(
+                lambda p, split=split: p.rows(
+                    split,
+                    lambda rows: (
+                        [
+                            row.update(
+                                vital_status=int(int(row["case_id"][5:]) % 6 == 0) ^ (split == "train")
+                            )
+                            for row in rows
+                        ]
+                        and None
+                    ),
+                )
+                for split in ("train", "val", "test")
+            )
+        ),
+        "splits",
+        "warning",
+        "vital_status may be inverted",
+        "1 is dead",
+    ),
+    "times of one split in days": (
+        lambda p: p.rows(
+            "val", lambda rows: [r.update(durations=20 * r["durations"]) for r in rows] and None
+        ),
+        "splits",
+        "warning",
+        "val: half of the patients.*another unit",
+        "months",
+    ),
+    "classes of one split in another order": (
+        lambda p: p.rows(
+            "val", lambda rows: [r.update(primary_class=1 - r["primary_class"]) for r in rows] and None
+        ),
+        "splits",
+        "warning",
+        "val: .* of another class than the patients of their diagnosis",
+        "primary_class",
+    ),
     "class unknown to the model": (
         lambda p: p.rows("val", lambda rows: rows[-1].update(primary_class=2) or None),
         "splits",

@@ -176,6 +176,46 @@ FAULTS = {
         "splits",
         "TCGA-AA-000.*case-",
     ),
+    "barcode of a sample of a training patient": (
+        row_of("test", 0, case_submitter_id="TCGA-AA-0003-01A"),
+        "splits",
+        "TCGA-AA-0003.*(train.*test|test.*train)",
+    ),
+    "another slide of a training patient": (
+        row_of("test", 0, slide_submitter_id="TCGA-AA-0003-01Z-00-DX7"),
+        "splits",
+        "TCGA-AA-0003.*(train.*test|test.*train)",
+    ),
+    "slide of a patient who is nowhere": (
+        row_of("train", 1, slide_submitter_id="TCGA-AA-0099-01Z-00-DX7"),
+        "splits",
+        "TCGA-AA-0099-01Z-00-DX7 of case case-0",
+    ),
+    "feature file of a training patient by another path": (
+        lambda p: p.rows(
+            "test",
+            lambda rows: rows[0].update(features_path=str(p.root / "features" / ".." / "features" / FILE)),
+        ),
+        "splits",
+        f"{FILE}.*(train.*test|test.*train)",
+    ),
+    **{
+        f"{name} {value!r}": (
+            row_of("train", 1, **{name: value}),
+            "splits",
+            rf"train\.json: row 1 has {re.escape(repr(value))} for {name}",
+        )
+        for name, value in [
+            ("case_id", ""),
+            ("case_id", ["a"]),
+            ("case_id", True),
+            ("case_submitter_id", {"a": 1}),
+            ("slide_submitter_id", " "),
+            ("project_id", 1.5),
+            ("features_path", 7),
+            ("features_path", ""),
+        ]
+    },
     "feature file of a longer name": (in_folder("{}.2.h5"), "features", "TCGA-AA-0003-01Z-00-DX0"),
     "two feature files that fit": (
         in_folder("{}_featvec.h5", "{}_featvec.pt"),
@@ -223,6 +263,9 @@ FAULTS = {
             ("durations", INFINITE),
             ("durations", float("nan")),
             ("durations", 5e4),
+            ("durations", True),
+            ("durations", "1_2"),
+            ("age_at_index", True),
             ("age_at_index", -1),
             ("age_at_index", 131),
         ]
