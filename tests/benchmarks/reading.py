@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 import torch
 from numpy.typing import NDArray
+from openslide import OpenSlide
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,8 +25,10 @@ from data_utils.demo.histology import HALF, paint_tissue, smooth_noise
 from data_utils.features.source import FeatureSource
 from data_utils.features.store import FeatureMeta, write_features
 from data_utils.slides.extraction import extract_cohort
+from data_utils.slides.jpeg_slide import fastest
 from data_utils.slides.tile_reading import BatchList, TileRecipe, plan_slide, tile_loader
 from data_utils.slides.tissue import TissueRule
+from data_utils.slides.wsi import read_tile
 from models.prov_gigapath.tile_encoder import build_tile_encoder
 from tests.benchmarks.measuring import Row, row
 from tests.benchmarks.training_step import NUM_GENES
@@ -191,6 +194,38 @@ def slide_tiles(encoder: str, workers: int, repeats: int, pieces: tuple[int, int
     return {**result, "note": note}
 
 
+def _plain_tile(slide: OpenSlide, corner: tuple[int, int], size: int, tile_size: int) -> Image.Image:
+    """The obvious way to the pixels of a tile."""
+    region = slide.read_region(corner, 0, (size, size)).convert("RGB")
+    return region.resize((tile_size, tile_size), Image.Resampling.BICUBIC)
+
+
+# How a slide is opened and a tile of it read.
+READERS: dict[str, tuple[Callable[[Path], OpenSlide], Callable[..., Image.Image]]] = {
+    "plain": (OpenSlide, _plain_tile),
+    "openslide": (OpenSlide, read_tile),
+    "direct": (fastest, read_tile),
+}
+
+
+def reader(name: str, repeats: int, pieces: tuple[int, int] = (3, 2), size: int = 512) -> Row:
+    """The pixels alone: every tile of a slide, ``size`` px read and halved, one of ``READERS``."""
+    opened, read = READERS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slide.svs"
+        write_scan(path, *pieces)
+        with opened(path) as slide:
+            columns, rows = (range(0, side - size + 1, size) for side in slide.dimensions)
+            corners = [(x, y) for y in rows for x in columns]
+
+            def work() -> None:
+                for corner in corners:
+                    read(slide, corner, size, size // 2)
+
+            result = row(work, repeats)
+    return {**result, "note": f"{len(corners) / float(result['seconds']):.0f} tiles/s, {len(corners)} tiles"}
+
+
 class StandIn(nn.Module):
     """Takes as long as an accelerator that encodes so many tiles a second, and no processor meanwhile."""
 
@@ -271,6 +306,7 @@ PARTS: dict[str, Callable[[int], Row]] = {
         for encoder, counts in (("gigapath", (0, 1, 2, 4)), ("titan", (0, 2)))
         for workers in counts
     },
+    **{f"reader/{name}": (lambda repeats, name=name: reader(name, repeats)) for name in READERS},
     **{
         f"extraction/{name}/{workers}-workers": (
             lambda repeats, encoder=encoder, workers=workers: extraction(encoder, workers, repeats)

@@ -49,6 +49,22 @@ def test_tiles(workers):
     assert number(r"([\d.]+) tiles$", row) == 9 and number(r"^(\d+) tiles/s", row) > 0
 
 
+@pytest.mark.parametrize("name", reading.READERS)
+def test_readers(name):
+    row = reading.reader(name, 1, pieces=(1, 1), size=320)
+    assert number(r"([\d.]+) tiles$", row) == 9 and number(r"^(\d+) tiles/s", row) > 0
+
+
+def test_readers_read_the_same(tmp_path):
+    """Halving by 2 from whole pixels: nothing is left for the readers to differ in."""
+    reading.write_scan(tmp_path / "a.svs", 1, 1)
+    found = []
+    for opened, read in reading.READERS.values():
+        with opened(tmp_path / "a.svs") as slide:
+            found.append(np.asarray(read(slide, (320, 320), 320, 160)))
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
 def test_extraction():
     row = reading.extraction(1000.0, 0, 1, slides=2, pieces=(2, 2))
     assert number(r"(\d+) tiles$", row) == 18 and 0 < number(r"waiting for tiles (\d+) %", row) <= 100
