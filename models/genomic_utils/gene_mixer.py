@@ -173,6 +173,8 @@ class GeneMixer(nn.Module):
         linear_dropout: of the genes in front of that map.
     """
 
+    casts_weights_together = True  # models.weight_copies
+
     def __init__(
         self,
         pathways: Sequence[Sequence[int]],

@@ -132,6 +132,8 @@ class CrossAttention(nn.Module):
 class SelfAttention(nn.Module):
     """``x + attention(norm(x) + pos, norm(x) + pos, norm(x))``."""
 
+    casts_weights_together = True  # models.weight_copies
+
     def __init__(self, dim: int, num_heads: int, ratio: float) -> None:
         super().__init__()
         width = compressed_width(dim, ratio, num_heads)

@@ -93,6 +93,8 @@ class InteractionStage(nn.Module):
     CLS is neither injected into nor read.
     """
 
+    casts_weights_together = True  # models.weight_copies
+
     def __init__(
         self,
         dim: int,

@@ -242,7 +242,7 @@ def _scaled(place: Place) -> Check:
     case = _case("gigapath", 20, small=True).to(place.device)
     scales = []
     for factor in (1.0, 1e30):
-        with precision.autocast():
+        with precision.running(model):
             loss = model(case).float().square().sum() * factor
         precision.scaler.scale(loss).backward()
         precision.scaler.step(optimizer)
@@ -285,7 +285,7 @@ def _step(place: Place, model: nn.Module, case: Case) -> Callable[[], None]:
     precision = Precision(place.device, use_amp=True)
 
     def work() -> None:
-        with precision.autocast():
+        with precision.running(model):
             loss = model(case).float().square().sum()
         loss.backward()
         model.zero_grad()

@@ -134,7 +134,7 @@ def _run(
     for index, patient in enumerate(tqdm(cases.patients, desc="patients", disable=None)):
         try:
             case = cases[index]
-            with torch.inference_mode(), precision.autocast():
+            with torch.inference_mode(), precision.running(network):
                 vectors = network(case.to(device)).float().cpu().numpy()
         # PyTorch's own errors are about this patient, too: other features than the model takes, no memory for so many.
         except (OSError, ValueError, RuntimeError) as error:

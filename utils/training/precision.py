@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import nn
+
+from models.weight_copies import cast_together
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +32,14 @@ class Precision:
         self._device = device.type
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
 
-    def autocast(self) -> AbstractContextManager:
-        """The context to run the model in."""
+    @contextmanager
+    def running(self, model: nn.Module) -> Iterator[None]:
+        """The context to run ``model`` in."""
         if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self._device, dtype=self.dtype)
+            yield
+            return
+        with torch.autocast(self._device, dtype=self.dtype), cast_together(model, self.dtype):
+            yield
 
     def __str__(self) -> str:
         return str(self.dtype).removeprefix("torch.")

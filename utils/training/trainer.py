@@ -185,7 +185,7 @@ class Trainer:
             for _ in self._progress_bar(range(group.rounds(len(dataset))), f"embed {dataset.name}"):
                 case = next(cases, None)
                 if case is not None:
-                    with self.precision.autocast():
+                    with self.precision.running(self.model):
                         copies.append(
                             (copied_to_host(self.model(case.to(self.device)).float()), case.without_patches())
                         )
@@ -227,7 +227,7 @@ class Trainer:
     def _accumulate(self, case: Case, epoch: int) -> float:
         """Adds the gradient of a case, unless it is not finite; returns the loss."""
         case = case.to(self.device)
-        with self.precision.autocast():
+        with self.precision.running(self.model):
             loss = self.objective(self.model(case), case)
         scaler = self.precision.scaler
         before = [None if p.grad is None else p.grad.clone() for p in self.parameters]

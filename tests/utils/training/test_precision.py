@@ -9,7 +9,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def product(precision):
-    with precision.autocast():
+    with precision.running(torch.nn.Identity()):
         return torch.ones(2, 2) @ torch.ones(2, 2)
 
 
@@ -25,6 +25,15 @@ def test_cpu_runs_in_bfloat16_without_scaling():
     assert str(precision) == "bfloat16"
     assert precision.scaler.scale(torch.ones(1)) == 1
     precision.scaler.load_state_dict(precision.scaler.state_dict())
+
+
+@pytest.mark.parametrize("use_amp", [False, True])
+def test_weights_of_a_model_are_cast_together(use_amp):
+    layer = torch.nn.Linear(2, 2)
+    layer.casts_weights_together = True
+    with Precision(CPU, use_amp).running(layer):
+        assert layer.weight.dtype == (torch.bfloat16 if use_amp else torch.float32)
+    assert layer.weight.dtype == torch.float32
 
 
 @pytest.fixture
