@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ from data_utils.tables.gdc import (
 from data_utils.tables.genes import read_gene_table
 from data_utils.tables.tasks import read_tasks
 from utils import constants
-from utils.barcodes import is_normal_tissue, look_alike, patient_of
+from utils.barcodes import is_normal_tissue, misnamed, patient_of
 from utils.files import FileError, atomic_path, quoted, setup_logging
 
 logger = logging.getLogger(__name__)
@@ -183,6 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     without_genes = genes_path == WITHOUT
     cases["gene_availability"] = 0 if without_genes else _gene_availability(cases, genes_path)
     _check_classes(cases, cohort, definition)
+    _warn_of_typos(cases, cohort, typed=False)
 
     split_of = split_cases(cases, without_genes or args.split_without_genes)
     write_splits(split_rows(cases, slides, split_of, (*_CASE_FIELDS, *further)), outputs)
@@ -223,7 +225,7 @@ def write_own_cohort(args: argparse.Namespace) -> None:
     cases["gene_availability"] = 0 if genes_path == WITHOUT else _gene_availability(cases, genes_path)
     if definition.cohort.classes:
         _check_classes(cases, definition.cohort, args.cohort_json or constants.cohort_file(args.onco))
-        _warn_of_typos(cases, definition.cohort)
+        _warn_of_typos(cases, definition.cohort, typed=True)
     dropped += [("", case, reason) for case, reason in strange_texts(cases, args.table)]
     needs_genes = genes_path != WITHOUT and not args.split_without_genes
     split_of = split_own_cohort(cases, flags, needs_genes, args.table, dropped)
@@ -281,9 +283,8 @@ def join_slides(
 
 def _check_spelling(path: Path, names: Iterable[str], beside: str, others: Iterable[str]) -> None:
     """A patient of another spelling would be left out of both tables' common ones."""
-    if pair := look_alike(names, others):
-        fault = f"and {beside}: {pair[0]!r} and {pair[1]!r} differ in upper and lower case or dashes only"
-        raise FileError(path, fault, "write them alike")
+    if fault := misnamed(names, others):
+        raise FileError(path, f"and {beside}: {fault}", "write them alike")
 
 
 def _gene_availability(cases: pd.DataFrame, path: Path) -> list[int]:
@@ -314,18 +315,24 @@ def _check_classes(cases: pd.DataFrame, cohort: Cohort, definition: Path) -> Non
         logger.info("class -1 (text objective only): %s", rare.to_dict())
 
 
-def _warn_of_typos(cases: pd.DataFrame, cohort: Cohort) -> None:
-    """In a table that somebody typed, a value that is nearly a class is likely meant to be it."""
+def _warn_of_typos(cases: pd.DataFrame, cohort: Cohort, typed: bool) -> None:
+    """A value that has the letters of a class, or in a table that somebody typed nearly is one, is likely meant."""
     members = [member for names in cohort.classes for member in names]
+    letters = {_letters(member): member for member in members}
     others = cases.loc[cases["primary_class"] < 0, "primary_diagnosis"].dropna().value_counts()
     for name, count in others.items():
-        if near := difflib.get_close_matches(str(name), members, 1, 0.8):
+        near = [letters[own]] if (own := _letters(str(name))) in letters else []
+        if near := near or (difflib.get_close_matches(str(name), members, 1, 0.8) if typed else []):
             logger.warning(
                 "%d patients are of %r, which is in no class; was %r meant?",
                 count,
                 quoted(str(name), 60),
                 near[0],
             )
+
+
+def _letters(diagnosis: str) -> str:
+    return re.sub(r"[^0-9a-z+-]", "", diagnosis).removesuffix("nos")
 
 
 def _nothing_matches(

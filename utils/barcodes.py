@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from utils.files import FileError
@@ -35,20 +35,27 @@ def folded(identifier: str) -> str:
     return plain(identifier).translate(_DASHES).strip().casefold()
 
 
-def spelled_twice(identifiers: Iterable[str]) -> tuple[str, str] | None:
-    """The first two different ones that :func:`folded` makes equal: one of them is a slip."""
+def spelled_twice(identifiers: Iterable[str], key: Callable[[str], str] = folded) -> tuple[str, str] | None:
+    """The first two different ones that ``key`` makes equal: one of them is a slip."""
     seen: dict[str, str] = {}
     for own in identifiers:
-        if (other := seen.setdefault(folded(own), own)) != own:
+        if (other := seen.setdefault(key(own), own)) != own:
             return other, own
     return None
 
 
-def look_alike(names: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:
-    """A name and one of the others that differ by :func:`folded` alone, if neither stands on both sides."""
-    left, right = set(names), set(others)
-    alone = {folded(other): other for other in sorted(right - left)}
-    return next(((name, alone[folded(name)]) for name in sorted(left - right) if folded(name) in alone), None)
+def misnamed(names: Iterable[str], patients: Iterable[str]) -> str | None:
+    """A name and a patient without one that are meant to be the same, in words: they differ by :func:`folded` alone,
+    or the name is that of a tumour sample of the patient."""
+    left, right = set(names), set(patients)
+    alone = {folded(patient): patient for patient in sorted(right - left)}
+    for name in sorted(left - right):
+        if (patient := alone.get(folded(name))) is not None:
+            return f"{name!r} and {patient!r} differ in upper and lower case or dashes only"
+        owner = alone.get(folded(patient_of(tidy_barcode(name))))
+        if owner is not None and not is_normal_tissue(tidy_barcode(name)):
+            return f"{name!r} is a sample of the patient {owner!r}, who is not there by that name"
+    return None
 
 
 def patient_of(identifier: str) -> str:

@@ -21,6 +21,7 @@ from data_utils.tables.sentence_table import check_sentences, read_sentence_tabl
 from data_utils.tables.tasks import CLASSES, TaskSet, published
 from data_utils.tables.tensor_table import ModalityTable
 from utils import constants
+from utils.barcodes import misnamed
 from utils.configuration.protocol import PROTOCOLS
 from utils.files import FileError
 
@@ -94,7 +95,7 @@ class CohortData:
             texts = read_sentence_table(text_location, len(tasks.rows), remedy)
         check_columns(patients, tasks, split_files["train"], texts is not None)
         for table in tables.values():
-            _check_overlap(table, patients)
+            check_names(table, [p for split in patients.values() for p in split])
         return cls(patients, tables, texts, protocol, text_location)
 
     @property
@@ -227,12 +228,25 @@ def check_classes(patients: Splits, split_files: Mapping[str, Path], num_classes
                 )
 
 
-def _check_overlap(table: ModalityTable, patients: Splits) -> None:
-    everyone, ids = [p for split in patients.values() for p in split], set(table.ids)
-    if ids and not any(p.submitter_id in ids or p.case_id in ids for p in everyone):
-        such = f"{[p.submitter_id for p in everyone[:3]]}, it holds such as {sorted(ids)[:3]}"
+def check_names(table: ModalityTable, patients: Sequence[Patient]) -> None:
+    """Whether a table names the patients as the split files do, each once.
+
+    Raises:
+        FileError: it holds nobody of them, somebody in other letters or by a sample, or somebody twice.
+    """
+    ids = set(table.ids)
+    present = [p for p in patients if p.submitter_id in ids or p.case_id in ids]
+    if ids and patients and not present:
+        such = f"{[p.submitter_id for p in patients[:3]]}, it holds such as {sorted(ids)[:3]}"
         fault = f"holds no patient of the split files: they hold such as {such}"
         raise FileError(table.path, fault, "pass the table of this cohort")
+    if twice := [p for p in present if p.case_id != p.submitter_id and {p.case_id, p.submitter_id} <= ids]:
+        fault = f"holds {len(twice)} patients twice, such as {twice[0].case_id} and {twice[0].submitter_id}"
+        raise FileError(table.path, fault, "keep one row of a patient")
+    used = {name for p in present for name in (p.case_id, p.submitter_id)}
+    absent = {name for p in patients for name in (p.case_id, p.submitter_id)} - used
+    if fault := misnamed(ids - used, absent):
+        raise FileError(table.path, f"and the split files: {fault}", "write them alike")
 
 
 def name_sites(patients: Splits, sites: Sequence[str]) -> Splits:

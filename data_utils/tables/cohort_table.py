@@ -27,12 +27,14 @@ import pandas as pd
 from data_utils.tables.ajcc import AJCC_COLUMNS
 from data_utils.tables.cohorts import Cohort
 from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS
-from utils.barcodes import owners_of_slides, patient_of, spelled_twice
+from utils.barcodes import folded, owners_of_slides, patient_of, spelled_twice
 from utils.files import FileError, quoted
 
 UNITS = {"days": 1 / DAYS_PER_MONTH, "months": 1.0, "years": 12.0}
 DEAD = ("1", "dead", "deceased", "died", "death", "true", "yes")
 ALIVE = ("0", "alive", "living", "censored", "false", "no")
+# Names of event columns whose 1 is rather a patient who lives.
+_OTHER_EVENT = re.compile(r"cens|alive|living|survived|survivor|lost", re.IGNORECASE)
 # What a column can be, and the field of a split row that it fills.
 _FIELDS = {
     "age": "age_at_index",
@@ -217,6 +219,7 @@ def read_own_cohort(table: pd.DataFrame, layout: TableLayout, cohort: Cohort, pa
         values = sorted(set(table.loc[patients == patient, column].dropna()))
         fault = f": the rows of patient {patient} disagree on {column}: {values}"
         raise FileError(path, fault, "correct the rows")
+    _check_values(table, layout, cohort, path)
     joined = raw.first()
     joined = joined.reindex(sorted(set(patients))).astype(object)
     joined = joined.mask(joined.isna(), None)
@@ -267,9 +270,9 @@ def _survival(
         fault = f": {column} is {found} for {neither.sum()} patients such as {such}, neither dead nor alive"
         meant = f"dead is {list(layout.dead)}, alive {list(layout.alive)}"
         raise FileError(path, fault, f"say what they mean (dead, alive): {meant}")
-    codes = {"1", "true", "yes"} & set(of["event"].dropna().map(_plain))
-    if codes and "cens" in column.lower() and (layout.dead, layout.alive) == (DEAD, ALIVE):
-        fault = f": {column} sounds as if 1 meant censored, and it would be read as dead"
+    codes = sorted({"1", "true", "yes"} & set(of["event"].dropna().map(_plain)))
+    if codes and _OTHER_EVENT.search(column) and (layout.dead, layout.alive) == (DEAD, ALIVE):
+        fault = f": {column} sounds as if {codes[0]} meant censored, and it would be read as dead"
         raise FileError(path, fault, "say what its values mean (dead, alive)")
     factor = UNITS[str(layout.time_unit)]
     name = layout.columns["time"]
@@ -308,6 +311,24 @@ def _numbers(texts: pd.Series, column: str, path: Path, low: float, high: float,
 def _slides(table: pd.DataFrame, patients: pd.Series, column: str, path: Path) -> dict[str, str]:
     pairs = zip(table[column], patients, strict=True)
     return owners_of_slides(((slide, patient) for slide, patient in pairs if slide is not None), path)
+
+
+def _check_values(table: pd.DataFrame, layout: TableLayout, cohort: Cohort, path: Path) -> None:
+    """Two spellings of a hospital, project or class would be two of them."""
+    for role in ("hospital", "project", "class"):
+        if role not in layout.columns:
+            continue
+        texts = sorted(set(table[layout.columns[role]].dropna()))
+        if role == "class":  # upper and lower case are the same there
+            texts = sorted({str(cohort.clean_diagnosis(text, cohort.name)): text for text in texts}.values())
+        if pair := spelled_twice(texts, _spoken):
+            fault = f": {layout.columns[role]} is {pair[0]!r} and {pair[1]!r}, which differ in spelling only"
+            raise FileError(path, fault, "write them alike")
+
+
+def _spoken(value: str) -> str:
+    """What of a value can be meant: without case, kinds of dashes and blanks, and the decimal point of 1.0."""
+    return _plain(" ".join(folded(value).replace("_", " ").split()))
 
 
 def _check_spelling(patients: pd.Series, path: Path) -> None:

@@ -60,7 +60,7 @@ class Cohort:
         """
         if raw is None:
             return None
-        diagnosis = raw.strip().lower().replace(", nos", "")
+        diagnosis = _tidy(raw)
         diagnosis = self.synonyms.get(diagnosis, diagnosis)
         prefix = self.diagnosis_prefix.get(project, "")
         if prefix and not diagnosis.startswith(f"{prefix} "):
@@ -173,7 +173,12 @@ def _is_text_list(value: Any) -> bool:
 
 
 def _is_clean(diagnosis: str) -> bool:
-    return diagnosis == diagnosis.strip().lower().replace(", nos", "")
+    return diagnosis == _tidy(diagnosis)
+
+
+def _tidy(diagnosis: str) -> str:
+    """Lower case, with single blanks, and without "not otherwise specified"."""
+    return re.sub(r" ?, ?nos\b", "", " ".join(diagnosis.lower().split()))
 
 
 def _prefixes(path: Path, value: Any, projects: Sequence[str]) -> dict[str, str]:

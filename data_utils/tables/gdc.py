@@ -7,27 +7,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from data_utils.tables.ajcc import AJCC_COLUMNS, is_category, reduce_text
 from data_utils.tables.cohorts import Cohort
+from data_utils.tables.fates import (
+    FATE_COLUMNS,
+    FOLLOW_UP_FILE,
+    check_living,
+    check_status,
+    fate_of,
+    numbers_of,
+    survival,
+)
 from data_utils.tables.text_table import read_table
-from data_utils.tables.values import DAYS_PER_MONTH, MAX_AGE, MAX_MONTHS, events_of, fits, is_missing
+from data_utils.tables.values import (
+    MAX_AGE,
+    fits,
+    is_missing,
+    odd_times,
+)
 from utils import constants
 from utils.barcodes import owners_of_slides
 from utils.files import FileError, quoted, read_json
 
 logger = logging.getLogger(__name__)
 
-FOLLOW_UP_FILE = "follow_up.tsv"
 # How the names of the files begin that list what the rows of a case disagree on.
 CONTRADICTIONS = "contradictions"
 _REMEDY = "export it from the GDC portal (tab separated)"
 _SPLITS = "write it with data_utils.make_dataset"
 _ID_COLUMNS = ("case_id", "case_submitter_id", "project_id")
-_FATE_COLUMNS = ("vital_status", "days_to_death", "days_to_last_follow_up")
-_CASE_COLUMNS = (*_ID_COLUMNS, *_FATE_COLUMNS, "primary_diagnosis")
+_CASE_COLUMNS = (*_ID_COLUMNS, *FATE_COLUMNS, "primary_diagnosis")
 # GBM and LGG have no AJCC columns; where a column is absent every case lacks the value.
 _OPTIONAL_CASE_COLUMNS = ("age_at_index", "year_of_diagnosis", *AJCC_COLUMNS)
 # What one diagnosis says; it must come from one row.
@@ -42,6 +53,7 @@ _OTHER_TUMOURS = (
     "subsequent primary",
     "synchronous primary",
 )
+_YEARS = (2100, 1900)
 _SLIDE_COLUMNS = ("case_submitter_id", "slide_submitter_id")
 # The entity that exports since 2024 put in front of a name; columns of other entities have the same names.
 _ENTITIES = {
@@ -81,7 +93,7 @@ def read_clinical(path: str | Path, further: Sequence[str] = ()) -> ClinicalExpo
         FileError: it is no table, a column is missing, there are no rows, or a number is impossible.
     """
     path = Path(path)
-    if taken := [name for name in further if name in _FATE_COLUMNS]:
+    if taken := [name for name in further if name in FATE_COLUMNS]:
         raise FileError(
             path, f": survival is made of {taken}", "take durations and vital_status of the split files"
         )
@@ -89,10 +101,14 @@ def read_clinical(path: str | Path, further: Sequence[str] = ()) -> ClinicalExpo
     rows = rows[rows["case_submitter_id"].notna() & rows["case_id"].notna()].reset_index(drop=True)
     if rows.empty:
         raise FileError(path, "names no case: case_id and case_submitter_id are empty", _REMEDY)
-    _check_status(path, rows)
+    several = rows.groupby("case_id")["case_submitter_id"].unique()
+    if (several := several[several.map(len) > 1]).size:
+        fault = f": case_id {several.index[0]} has the barcodes {list(several.iloc[0])[:5]}"
+        raise FileError(path, fault, "correct these rows: a case has one barcode")
+    check_status(path, rows)
     chosen = _rows_of_the_tumour(path, rows)
     groups = chosen.groupby("case_submitter_id", sort=True)
-    cases = groups[[name for name in rows if name not in ("case_submitter_id", *_FATE_COLUMNS)]].first()
+    cases = groups[[name for name in rows if name not in ("case_submitter_id", *FATE_COLUMNS)]].first()
     notes: list[tuple[str, str, str, str]] = []
     several = (groups[list(_DIAGNOSIS_COLUMNS)].nunique() > 1).any(axis=1)
     for case in several.index[several]:
@@ -100,9 +116,9 @@ def read_clinical(path: str | Path, further: Sequence[str] = ()) -> ClinicalExpo
         row = fields.loc[fields.notna().sum(axis=1).idxmax()]
         cases.loc[case, list(_DIAGNOSIS_COLUMNS)] = row
     every = rows.groupby("case_submitter_id", sort=True)
-    fates = pd.DataFrame([_fate(path, group) for _, group in every], index=list(every.groups))
+    fates = pd.DataFrame([fate_of(path, group) for _, group in every], index=list(every.groups))
     cases = cases.join(fates)
-    compared = [*_DIAGNOSIS_COLUMNS, *_FATE_COLUMNS, "age_at_index", *further]
+    compared = ["case_id", *_DIAGNOSIS_COLUMNS, *FATE_COLUMNS, "age_at_index", *further]
     disagree = rows.groupby("case_submitter_id")[compared].nunique() > 1
     for name in disagree:
         for case in disagree.index[disagree[name]]:
@@ -141,25 +157,6 @@ def _rows_of_the_tumour(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[score == best]
 
 
-def _fate(path: Path, rows: pd.DataFrame) -> dict[str, str | None]:
-    """Vital status and the latest days of a case: dead beats alive."""
-    status = rows["vital_status"].dropna()
-    events = events_of(status)
-    found: dict[str, str | None] = {"vital_status": None}
-    if len(status):
-        dead, alive = status[events == 1], status[events == 0]
-        known = dead if len(dead) else alive
-        found["vital_status"] = str((known if len(known) else status).iloc[0])
-    for name in _FATE_COLUMNS[1:]:
-        texts = rows.loc[rows[name].notna(), ["case_submitter_id", name]]
-        # Numbers are compared only where there is a choice; what is none is found later in any case.
-        if len(texts) > 1:
-            found[name] = str(texts[name].loc[_numbers(texts, name, path).abs().idxmax()])
-        else:
-            found[name] = None if texts.empty else texts[name].iloc[0]
-    return found
-
-
 def _later_follow_ups(path: Path, cases: pd.DataFrame) -> pd.DataFrame:
     """The last day of ``follow_up.tsv`` where the clinical table has none: that is where GDC moved it in release 42."""
     beside = path.parent / FOLLOW_UP_FILE
@@ -167,7 +164,7 @@ def _later_follow_ups(path: Path, cases: pd.DataFrame) -> pd.DataFrame:
     if not without.any() or not beside.is_file():
         return cases
     rows = _read_gdc_table(beside, ("case_submitter_id", "days_to_follow_up"), ()).dropna()
-    days = _numbers(rows, "days_to_follow_up", beside)
+    days = numbers_of(rows, "days_to_follow_up", beside)
     last = days.groupby(rows["case_submitter_id"]).max()
     found = cases["case_submitter_id"].map(last)
     filled = without & found.notna()
@@ -216,18 +213,6 @@ def _column_name(column: str) -> str:
     return name if not entity or entity in _ENTITIES.get(name, ()) else column
 
 
-def _check_status(path: Path, rows: pd.DataFrame) -> None:
-    """Of 0 and 1, 1 means dead; days to death must not say the opposite."""
-    codes = rows["vital_status"].isin(("0", "1", "0.0", "1.0"))
-    if not codes.any():
-        return
-    with_death = events_of(rows.loc[codes & rows["days_to_death"].notna(), "vital_status"])
-    if len(with_death) and (with_death == 0).all():
-        fault = "has days to death for vital status 0 and none for 1, so 1 does not mean dead"
-        raise FileError(path, fault, "write Dead and Alive instead of numbers")
-    logger.warning("%s: vital status is in numbers: 1 is read as dead, 0 as alive", path)
-
-
 # ---------------------------------------------------------------------------- cleaning
 def clean_cases(raw: pd.DataFrame, cohort: Cohort, source: str | Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """Cases as the split files list them, and the reason for every case that had to be left out.
@@ -246,13 +231,15 @@ def clean_cases(raw: pd.DataFrame, cohort: Cohort, source: str | Path) -> tuple[
     """
     cases = raw.copy()
     cases["durations"], cases["vital_status"] = survival(raw, source)
+    if odd := odd_times(cases["durations"].dropna().tolist()):
+        logger.warning("%s: %s; are its times really days?", source, odd)
     cases["primary_diagnosis"] = [
         cohort.clean_diagnosis(diagnosis, project)
         for diagnosis, project in zip(raw["primary_diagnosis"], raw["project_id"], strict=True)
     ]
     cases["primary_class"] = [cohort.class_of(diagnosis) for diagnosis in cases["primary_diagnosis"]]
-    cases["age_at_index"] = _numbers(raw, "age_at_index", source, MAX_AGE).round().astype("Int64")
-    cases["year_of_diagnosis"] = _numbers(raw, "year_of_diagnosis", source).round().astype("Int64")
+    cases["age_at_index"] = numbers_of(raw, "age_at_index", source, MAX_AGE, 0).round().astype("Int64")
+    cases["year_of_diagnosis"] = numbers_of(raw, "year_of_diagnosis", source, *_YEARS).round().astype("Int64")
 
     reasons = pd.Series(None, index=cases.index, dtype=object)
     # The first fault of a case is the one reported, so the last line written is the first one checked.
@@ -267,32 +254,12 @@ def clean_cases(raw: pd.DataFrame, cohort: Cohort, source: str | Path) -> tuple[
         logger.warning("%s: vital status is not understood, and the case left out: %s", source, values)
     foreign = ~cases["project_id"].isin(cohort.projects)
     reasons[foreign] = "project " + cases.loc[foreign, "project_id"].astype(str) + f" not in {cohort.name}"
-    _check_living(cases, reasons, foreign, source)
+    check_living(cases, reasons, foreign, source)
     dropped = dict(
         zip(cases.loc[reasons.notna(), "case_submitter_id"], reasons[reasons.notna()], strict=True)
     )
     cases = cases[reasons.isna()].drop(columns=["days_to_death", "days_to_last_follow_up"])
     return cases.astype({"vital_status": int, "durations": float}).reset_index(drop=True), dropped
-
-
-def _check_living(cases: pd.DataFrame, reasons: pd.Series, foreign: pd.Series, source: str | Path) -> None:
-    """Leaving out the living and keeping the dead would make a cohort without censoring."""
-    living, dead = (cases["vital_status"] == event for event in (0, 1))
-    lost = reasons == "survival time missing"
-    of_living, of_dead = (int((group & lost).sum()) for group in (living, dead))
-    all_living, all_dead = (int((group & ~foreign).sum()) for group in (living, dead))
-    if not of_living or not all_dead:
-        return
-    fault = (
-        f"has no survival time for {of_living} of {all_living} living and {of_dead} of {all_dead} dead cases"
-    )
-    remedy = (
-        f"since release 42 GDC has the last follow-up in {FOLLOW_UP_FILE}: export it, too, and put it beside the "
-        "clinical table"
-    )
-    if 2 * of_living > all_living and of_dead * all_living < of_living * all_dead:
-        raise FileError(source, fault, remedy)
-    logger.warning("%s %s; %s", source, fault, remedy)
 
 
 def strange_texts(cases: pd.DataFrame, source: str | Path) -> list[tuple[str, str]]:
@@ -312,30 +279,6 @@ def strange_texts(cases: pd.DataFrame, source: str | Path) -> list[tuple[str, st
             values = odd.map(quoted).value_counts().head(10).to_dict()
             logger.warning("%s: %s names no category: %s", source, column, values)
     return found
-
-
-def survival(raw: pd.DataFrame, source: str | Path = "clinical table") -> tuple[pd.Series, pd.Series]:
-    """Survival months and event (1 dead, 0 alive), missing where the tables do not tell.
-
-    Months are days / 30.44 without sign: days to death of the dead (to the last follow-up where that is
-    missing), days to the last follow-up of the living.
-    """
-    event = events_of(raw["vital_status"])
-    largest = MAX_MONTHS * DAYS_PER_MONTH
-    follow_up = _numbers(raw, "days_to_last_follow_up", source, largest)
-    days = _numbers(raw, "days_to_death", source, largest).fillna(follow_up).where(event == 1, follow_up)
-    return days.abs() / DAYS_PER_MONTH, event
-
-
-def _numbers(table: pd.DataFrame, column: str, source: str | Path, largest: float = np.inf) -> pd.Series:
-    numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-    absurd = ~np.isfinite(numbers) | (numbers.abs() > largest)
-    if (wrong := absurd & table[column].notna()).any():
-        row = table[wrong].iloc[0]
-        limit = f" up to {largest:,.0f}" if np.isfinite(largest) else ""
-        fault = f"has no possible number in {column} of case {row['case_submitter_id']}: {str(row[column])[:60]!r}"
-        raise FileError(source, fault, f"correct the row, it should be a number{limit}")
-    return numbers
 
 
 # ---------------------------------------------------------------------------- split files

@@ -24,6 +24,8 @@ _GENES_REMEDY = "write it with data_utils.make_gene_dataset"
 
 # Column of pan-cancer gene tables that names the cancer site of a case.
 SITE_COLUMN = "site"
+# What names cases is no gene.
+_ID_COLUMNS = {"case_id", "case_submitter_id", "submitter_id", "patient", "patient_id", "sample", "sample_id"}
 # Of so many genes no two patients have the same values.
 _MANY_GENES = 100
 
@@ -46,6 +48,11 @@ def read_gene_table(path: str | Path) -> pd.DataFrame:
     if blank := [name for name in table.index if name != name.strip()]:
         fault = f"has blanks around {len(blank)} case ids, such as {blank[0]!r} for {blank[0].strip()!r}"
         raise FileError(path, fault, "delete them")
+    if names := [str(column) for column in table.columns if str(column).lower() in _ID_COLUMNS]:
+        fault = (
+            f"has cases in the column {names[0]}, which is not the first, such as {table.iloc[0][names[0]]}"
+        )
+        raise FileError(path, fault, "put that column first (row numbers in front: to_csv(index=False))")
     sites = table.pop(SITE_COLUMN) if SITE_COLUMN in table else None
     for kind, labels in (("cases", table.index), ("genes", table.columns)):
         if labels.has_duplicates:
@@ -53,7 +60,7 @@ def read_gene_table(path: str | Path) -> pd.DataFrame:
             raise FileError(path, f"is contradictory: {kind} stand twice: {twice}", "keep one of each")
     if table.empty:
         raise FileError(path, "holds no case or no gene", _GENES_REMEDY)
-    if texts := [str(name) for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]:
+    if texts := [str(name) for name, kind in table.dtypes.items() if not _is_numbers(kind)]:
         raise FileError(
             path, f"has texts in the columns {texts[:5]}", "genes are numbers; leave the others out"
         )
@@ -72,6 +79,10 @@ def read_gene_table(path: str | Path) -> pd.DataFrame:
     if values.shape[1] >= _MANY_GENES:
         _check_rows(path, table.index, values)
     return pd.DataFrame(values, index=table.index, columns=table.columns)
+
+
+def _is_numbers(kind: Any) -> bool:
+    return pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
 
 
 def _check_rows(path: Path, cases: pd.Index, values: np.ndarray) -> None:

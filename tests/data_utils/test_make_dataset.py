@@ -375,3 +375,69 @@ def test_empty_split_is_written_with_a_warning(
     rows = RawCohort(tmp_path, monkeypatch, cases=2).run()
     assert [len(rows[split]) for split in ("train", "val", "test")] == [1, 0, 1]
     assert "the val split is empty" in caplog.text
+
+
+def test_statuses_that_contradict_the_days(cohort: RawCohort, caplog: pytest.LogCaptureFixture) -> None:
+    for number, row in enumerate(cohort.clinical):
+        if number % 2:
+            row |= {"vital_status": "Alive", "days_to_death": NONE, "days_to_last_follow_up": "500"}
+    cohort.clinical[1]["days_to_death"] = "700"
+    rows = {row["case_id"]: row for part in cohort.run().values() for row in part}
+    assert rows["id-001"]["durations"] == pytest.approx(500 / 30.44)
+    assert f"days to death of 1 living cases, such as {barcode(1)}, are not used" in caplog.text
+    for row in cohort.clinical:
+        row["vital_status"] = "Alive" if row["days_to_death"] != NONE else "Dead"
+    with pytest.raises(FileError, match="days to death for 16 living cases and for no dead one"):
+        cohort.run()
+    for number, row in enumerate(cohort.clinical):
+        row["vital_status"] = "12"[number % 2]
+    with pytest.raises(FileError, match="vital status 1 and 2, and 1 may mean alive"):
+        cohort.run()
+
+
+def test_days_that_look_wrong_are_said(cohort: RawCohort, caplog: pytest.LogCaptureFixture) -> None:
+    cohort.clinical[0]["days_to_death"] = "-3044"
+    assert {row["durations"] for part in cohort.run().values() for row in part} == {100.0}
+    assert f"days of 1 cases are negative, such as {barcode(0)}" in caplog.text
+    assert "really days" not in caplog.text
+    for row in cohort.clinical:
+        row["days_to_death"] = "8"  # years
+    cohort.run()
+    assert "nobody was followed for 3 months; are its times really days?" in caplog.text
+
+
+@pytest.mark.parametrize(("field", "value"), [("age_at_index", "-60"), ("year_of_diagnosis", "99999")])
+def test_ages_and_years_that_cannot_be(cohort: RawCohort, field: str, value: str) -> None:
+    cohort.clinical[2][field] = value
+    with pytest.raises(FileError, match=f"no possible number in {field} of case {barcode(2)}: '{value}'"):
+        cohort.run()
+
+
+def test_a_case_has_one_barcode(cohort: RawCohort, caplog: pytest.LogCaptureFixture) -> None:
+    cohort.clinical.append({**cohort.clinical[0], "case_id": "id-999"})
+    cohort.run()
+    assert "the rows of 1 cases have several values of case_id" in caplog.text
+    cohort.clinical[1]["case_id"] = "id-000"
+    with pytest.raises(
+        FileError, match=rf"case_id id-000 has the barcodes \['{barcode(0)}', '{barcode(1)}'\]"
+    ):
+        cohort.run()
+
+
+def test_spellings_of_a_diagnosis(cohort: RawCohort, caplog: pytest.LogCaptureFixture) -> None:
+    cohort.clinical[0]["primary_diagnosis"] = "Lobular  carcinoma , NOS"
+    cohort.clinical[3]["primary_diagnosis"] = "Lobular carcinoma NOS"
+    rows = {row["case_id"]: row["primary_class"] for part in cohort.run().values() for row in part}
+    assert (rows["id-000"], rows["id-003"]) == (rows["id-006"], -1)
+    assert (
+        "1 patients are of 'lobular carcinoma nos', which is in no class; was 'lobular carcinoma'"
+        in caplog.text
+    )
+
+
+def test_genes_of_samples_are_not_passed_over(cohort: RawCohort) -> None:
+    cohort.with_rna[4] = f"{barcode(4)}-01A"
+    with pytest.raises(FileError, match=f"'{barcode(4)}-01A' is a sample of the patient '{barcode(4)}'"):
+        cohort.run()
+    cohort.with_rna[4] = f"{barcode(4)}-11A"  # normal tissue stands for nobody
+    assert {row["case_id"]: row["gene_availability"] for row in cohort.run()["train"]}["id-004"] == 0

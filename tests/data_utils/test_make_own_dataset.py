@@ -285,3 +285,43 @@ def test_flags_without_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         make_dataset.parse_args(["--onco=St. Mary/1"])
     assert "'St. Mary/1' is no name of a cohort" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["Alive", "survived", "lost_to_follow_up", "no_longer_living"])
+def test_event_columns_whose_1_is_a_living_patient(cohort: HospitalCohort, column: str) -> None:
+    for number, row in enumerate(cohort.rows):
+        row[column] = number % 2
+    columns = tuple(name.replace("Status", column) for name in COLUMNS)
+    with pytest.raises(FileError, match=f"{column} sounds as if 1 meant censored"):
+        cohort.make(columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "other"),
+    [
+        ("Subtype", "Lum A", "Lum_A"),
+        ("Subtype", "HER2-", "HER2\u2212"),
+        ("Subtype", "1", "1.0"),
+        ("Hospital", "North", "north"),
+        ("Hospital", "St. Mary", "St.  Mary"),
+    ],
+)
+def test_two_spellings_of_a_value_are_not_two_values(
+    cohort: HospitalCohort, column: str, one: str, other: str
+) -> None:
+    """Hospitals of two spellings would be in two splits, a class would be two."""
+    for number, row in enumerate(cohort.rows[:8]):
+        row[column] = (one, other)[number % 2]
+    with pytest.raises(FileError, match=rf"table\.csv: {column} is .*differ in spelling only"):
+        cohort.make("--site_column", "Hospital")
+
+
+def test_signs_and_case_of_classes(cohort: HospitalCohort) -> None:
+    """HER2+ and HER2- differ by more than spelling; blanks and capitals do not tell classes apart."""
+    for number, row in enumerate(cohort.rows):
+        row["Subtype"] = ("HER2 +", "her2  +", "HER2 -", "HER2 -")[number % 4]
+    rows = everyone(cohort.make())
+    assert {row["primary_diagnosis"]: row["primary_class"] for row in rows.values()} == {
+        "her2 +": 0,
+        "her2 -": 1,
+    }

@@ -9,6 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from data_utils.cases.cohort_data import check_names
 from data_utils.tables.sentence_table import check_sentences, read_sentence_table
 from models.modalities import Modality, modality
 from utils.diagnosis.inputs import Inputs
@@ -71,13 +72,20 @@ def _check_coverage(inputs: Inputs, entry: Modality) -> Iterator[Finding]:
             yield ok(f"{what}: learned tokens stand for the {entry.noun} of all")
         else:
             yield error(f"{what}, which {inputs.mil_name} needs", f"pass --{entry.flag}")
-    elif patients and len(absent) == len(patients):
+        return
+    if patients and len(absent) == len(patients):
         yield error(
             f"no patient of the split files is in {path}: the splits hold such as {listing(absent)}, the table "
             f"such as {listing(sorted(ids))}",
             f"pass the --{entry.flag} of this cohort; it names cases by barcode or case_id",
         )
-    elif len(absent) > MANY_ABSENT * len(patients) and not learned:
+        return
+    try:
+        check_names(inputs.table(entry.name), patients)
+    except ValueError as reason:
+        yield error(str(reason), "give every patient one name in all files")
+        return
+    if len(absent) > MANY_ABSENT * len(patients) and not learned:
         yield warning(
             f"{len(absent)} of {len(patients)} patients have no {entry.noun}, {fate}: {listing(absent)}",
             "expected in some cohorts (--missing_modalities learned keeps these patients); otherwise compare the "

@@ -124,6 +124,11 @@ def folds(text, name="splits_0.csv"):
     return plant
 
 
+def renamed(pattern, name):
+    """Gives patients of the gene table other names."""
+    return lambda p: p.cohort.genes.write_text(re.sub(pattern, name, p.cohort.genes.read_text()))
+
+
 def encoder(change):
     return lambda p: p.tensors(p.root / "slide_encoder.pth", change)
 
@@ -280,6 +285,48 @@ FAULTS = {
         row_of("train", 0, durations=99.0),
         "splits",
         r"train\.json.*case-0 disagree on durations",
+    ),
+    # tables by patient
+    "genes of samples": (
+        renamed(r"TCGA-AA-000([0-3])", r"TCGA-AA-000\1-01A"),
+        "genes",
+        r"genes\.csv.*'TCGA-AA-0000-01A' is a sample of the patient 'TCGA-AA-0000'",
+    ),
+    "genes under names of R": (
+        renamed(r"TCGA-AA-000([0-3])", r"TCGA.AA.000\1"),
+        "genes",
+        r"genes\.csv.*'TCGA.AA.0000' is a sample of",
+    ),
+    "genes of patients in small letters": (
+        renamed("TCGA-AA-000([0-3])", r"tcga-aa-000\1"),
+        "genes",
+        r"genes\.csv.*'tcga-aa-0000' and 'TCGA-AA-0000' differ in upper and lower case",
+    ),
+    "genes of a patient under both names": (
+        renamed("TCGA-AA-0001", "case-0"),
+        "genes",
+        r"genes\.csv.*1 patients twice, such as case-0 and TCGA-AA-0000",
+    ),
+    "row numbers before the patients": (
+        lambda p: (
+            pd.read_csv(p.cohort.genes)
+            .assign(case_id=lambda table: table.case_id.str[-4:].astype(int))
+            .to_csv(p.cohort.genes)
+        ),
+        "genes",
+        r"genes\.csv has cases in the column case_id, which is not the first",
+    ),
+    "truth values as genes": (
+        several(
+            lambda p: (
+                pd.read_csv(p.cohort.genes, index_col=0)
+                .assign(G1=lambda table: table.G1 > 0)
+                .to_parquet(p.root / "genes.parquet")
+            ),
+            lambda p: p.flags.update(genomics_csv_path=p.root / "genes.parquet"),
+        ),
+        "genes",
+        r"genes\.parquet.*columns \['G1'\]",
     ),
     # feature files as numbers
     "infinite coordinate": (
