@@ -41,7 +41,7 @@ from data_utils.tables.genes import read_gene_table
 from data_utils.tables.tasks import read_tasks
 from utils import constants
 from utils.barcodes import is_normal_tissue, misnamed, patient_of
-from utils.files import FileError, atomic_path, quoted, setup_logging
+from utils.files import FileError, atomic_path, check_writable, quoted, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     features_dir = args.features_dir or constants.feature_dir(args.onco, args.features_encoder)
     genes_path = args.genomics_csv_path or constants.gene_table(args.onco)
     outputs = split_paths(args.onco, args.features_encoder, args.splits_dir)
+    check_writable(outputs["train"].parent)
 
     further = _further(args)
     check_further(further, str(clinical_path))
@@ -216,6 +217,8 @@ def write_own_cohort(args: argparse.Namespace) -> None:
     )
     definition = read_definition(args.onco, args.cohort_json, args.table, flags)
     features_dir = args.features_dir or constants.feature_dir(args.onco, args.features_encoder)
+    outputs = split_paths(args.onco, args.features_encoder, args.splits_dir)
+    check_writable(outputs["train"].parent)
     cases, slides, dropped = definition.join(features_dir)
     slides, other_kind = choose_slides(slides, args.slide_kind)
     dropped += other_kind
@@ -233,7 +236,6 @@ def write_own_cohort(args: argparse.Namespace) -> None:
     slides = [entry for entry in slides if entry[1] in split_of]
     rows = split_rows(cases, slides, split_of, fields)
     definition.write_if_new()
-    outputs = split_paths(args.onco, args.features_encoder, args.splits_dir)
     write_splits(rows, outputs)
     write_dropped(dropped, outputs["train"].parent / dropped_file(args.onco, args.features_encoder))
 

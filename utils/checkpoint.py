@@ -29,10 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     setup_logging()
-    check_output(args.target, (args.source,))
     if args.command == "bundle":
         bundle(args.source, args.target)
-    elif args.command == "convert":
+        return
+    check_output(args.target, (args.source,))
+    if args.command == "convert":
         content = load_weights(args.source)
         save(args.target, {"run": {}, **content})
         logger.info("%s: %d tensors written to %s", args.source, len(content["model"]), args.target)

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -123,14 +123,19 @@ def check_writable(folder: Path) -> None:
 
 
 def check_output(output: Path, inputs: Iterable[object]) -> None:
-    """Whether a command would write over a file that it reads; ``inputs`` that are no paths do not count.
+    """Whether a command can write a file, and would not write over one that it reads; ``inputs`` that are no paths do
+    not count.
 
     Raises:
-        FileError: it would.
+        FileError: it would, or ``output`` is a folder.
+        OSError: nothing can be written beside it.
     """
+    if output.is_dir():
+        raise FileError(output, "is a folder", "name a file to write")
     for path in inputs:
         if isinstance(path, Path) and path.is_file() and output.is_file() and output.samefile(path):
             raise FileError(output, "is read by this command and would be lost", "name another file to write")
+    check_writable(output.parent)
 
 
 @contextmanager
@@ -141,16 +146,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The temporary name keeps the suffix, because some writers choose their format by it.
 
     Raises:
-        OSError: the disk or a quota is full; the message names the file and what to do.
+        OSError: the disk or a quota is full, a folder or the file cannot be written, or a folder has its name; the
+            message names the file and what to do.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{temporary_stem(path.stem)}.{os.getpid()}.tmp{path.suffix}")
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
-        temporary.replace(path)
+        with _naming(path):
+            temporary.replace(path)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -161,7 +171,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             "held before is intact: make room, then start again",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the temporary file could not be made, it cannot be removed either
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What keeps a file from being written names the file instead of a part of its path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        reason = os.strerror(error.errno or 0)
+        message = (
+            f"{path} cannot be written ({reason}: {error.filename}); name another, or correct its rights"
+        )
+        raise OSError(error.errno, message) from error
 
 
 def ends_digest(paths: Iterable[Path]) -> str:

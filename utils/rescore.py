@@ -20,7 +20,7 @@ from utils.evaluation import plots
 from utils.evaluation.embeddings import Embeddings, with_complete_parts
 from utils.evaluation.report_file import write_report
 from utils.evaluation.results import Evaluator, write_results
-from utils.files import read_json, setup_logging
+from utils.files import check_writable, read_json, setup_logging
 from utils.test_utils_modaltune import CohortEvaluator
 from utils.test_utils_pancancer import PanCancerEvaluator
 from utils.training.model_setup import ModelSetup
@@ -58,6 +58,7 @@ def rescore(run: Path, output: Path) -> None:
         )
     if output.exists():
         raise FileExistsError(f"{output} exists; choose another folder")
+    check_writable(output.parent)
     make = PanCancerEvaluator.of if config.data.sites else CohortEvaluator.of
     evaluator: Evaluator = make(config, ModelSetup(**read_json(run / "config.json")["model"]).tokens)
     names, frames = [str(f.relative_to(run)) for f in folders], []

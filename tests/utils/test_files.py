@@ -53,6 +53,20 @@ def test_what_a_command_reads_is_not_written_over(tmp_path):
             check_output(output, (None, table))
 
 
+def test_what_cannot_be_written_is_named(tmp_path):
+    """A folder of that name, or a file where a folder should be; told by the writer, and before long work."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("older")
+    for path in (tmp_path / "folder", tmp_path / "file" / "a.csv", tmp_path / "file" / "b" / "a.csv"):
+        words = rf"^\[Errno \d+\] {path} cannot be written .*; name another"
+        with pytest.raises(OSError, match=words), atomic_path(path) as temporary:
+            temporary.write_text("whole")
+        with pytest.raises((FileError, OSError), match=r"name a file to write|nothing can be written"):
+            check_output(path, ())
+    assert (tmp_path / "file").read_text() == "older" and not list((tmp_path / "folder").iterdir())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.txt"):
         pass

@@ -39,6 +39,13 @@ def test_a_run_scored_again_has_its_numbers(trained, tmp_path):
         rescore.main([str(trained), str(tmp_path / "again")])
 
 
+def test_where_nothing_can_be_written_nothing_is_scored(trained, tmp_path):
+    (tmp_path / "file").write_text("older")
+    with pytest.raises(OSError, match=f"nothing can be written to the folder {tmp_path / 'file'}"):
+        rescore.main([str(trained), str(tmp_path / "file" / "again")])
+    assert (tmp_path / "file").read_text() == "older"
+
+
 def test_an_evaluation_in_the_run_folder_is_no_seed_of_it(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     inner = tmp_path / "run" / "ood_X"

@@ -21,10 +21,12 @@ from utils.evaluation import bootstrap, plots
 from utils.evaluation.comparisons import Arrays, Comparison, delong, holm, paired_bootstrap
 from utils.evaluation.published import PUBLISHED
 from utils.evaluation.run_results import METRICS, RunResult, find_runs
-from utils.files import atomic_path, setup_logging
+from utils.files import FileError, atomic_path, check_writable, content_of, setup_logging
 
 logger = logging.getLogger(__name__)
 
+PAGE = "comparison.md"
+_RUNS = "Runs: "
 # What a row says of a comparison.
 _TESTED = ("difference", "ci_low", "ci_high", "p")
 
@@ -150,6 +152,31 @@ def to_latex(table: pd.DataFrame, title: str) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
+def _sources(results: Sequence[RunResult]) -> str:
+    """The last line of the page, which says what it is of."""
+    folders = dict.fromkeys(str(result.folder.resolve()) for result in results)
+    return f"{_RUNS}{', '.join(sorted(folders))}\n"
+
+
+def _check_folder(output: Path, results: Sequence[RunResult]) -> None:
+    """Whether tables can be written to a folder that is no run and holds none of other runs.
+
+    Raises:
+        FileError: it holds a run, or the tables of others.
+        OSError: it cannot be written.
+    """
+    check_writable(output)
+    if (output / "config.json").exists():
+        raise FileError(output, "is the folder of a run", "name another --output")
+    page = output / PAGE
+    if page.is_file():
+        with content_of(page, "remove it, or name another --output"):
+            *_, last = ["", *page.read_text(encoding="utf-8").splitlines()]
+        if last != _sources(results).strip():
+            known = last.removeprefix(_RUNS) if last.startswith(_RUNS) else "other runs"
+            raise FileError(page, f"is of {known}", "remove it, or name another --output")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see ``--help``."""
     parser = argparse.ArgumentParser(
@@ -175,6 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reference = args.reference or ("ModalTune" if "ModalTune" in known else None)
         if reference is not None and reference not in known:
             raise ValueError(f"--reference {reference}: there are {sorted(known)}")
+        if args.output is not None:
+            _check_folder(args.output, results)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     page = []
@@ -190,8 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 plots.forest(table, args.output / f"{metric}_forest.png", title, reference)
     sys.stdout.write("\n".join(page))
     if args.output is not None:
-        with atomic_path(args.output / "comparison.md") as temporary:
-            temporary.write_text("\n".join(page), encoding="utf-8")
+        with atomic_path(args.output / PAGE) as temporary:
+            temporary.write_text("\n".join([*page, _sources(results)]), encoding="utf-8")
     return 0
 
 

@@ -24,7 +24,7 @@ from utils.explain.loaded_run import LoadedRun
 from utils.explain.maps import slides_below
 from utils.explain.patients import Settings, explain_patient, is_done
 from utils.explain.sentences import TextModel
-from utils.files import setup_logging
+from utils.files import check_writable, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.steps < 1 or (args.limit is not None and args.limit < 1):
         parser.error("--steps and --limit must be at least 1")
     setup_logging()
+    output = args.output or args.run / "report" / (args.site or "")
+    check_writable(output)
     run = LoadedRun.open(args.run, pick_device(args.device), args.job, args.site)
     if args.split not in run.datasets:
         parser.error(f"--split {args.split}: no patient of it can be evaluated")
@@ -108,7 +110,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     slides_dir = args.slides_dir
     if slides_dir is None and (cohort := run.site or run.config.data.onco) is not None:
         slides_dir = constants.slide_dir(cohort)
-    output = args.output or args.run / "report" / (run.site or "")
     settings = Settings(
         args.steps,
         args.patch_baseline,
@@ -116,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tuple(target.name for target in targets),
         str(run.job.folder.relative_to(args.run)),
         args.attention_heads,
+        run.weights_digest,
     )
     folders = {k: output / "patients" / names[k] for k in chosen}
     missing = [k for k in chosen if not is_done(folders[k], settings)]

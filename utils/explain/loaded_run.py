@@ -24,8 +24,10 @@ from utils.explain.targets import (
     text_target,
     zero_shot_target,
 )
+from utils.files import read_json
 from utils.prediction.models import SITES
 from utils.training.checkpoint import TrainedWeights
+from utils.training.fingerprint import data_digests, file_digest
 from utils.training.jobs import Job, Plan
 from utils.training.model_setup import fitted_inputs, patch_options, trained_model
 from utils.training.objectives import Objective
@@ -93,6 +95,7 @@ class LoadedRun:
         )
         plan = Plan.read(config)
         job = _pick(plan.jobs, folder, job_name)
+        _compare_data(folder, config, plan)
         probes = job.folder / (PROBES if site is None else Path(SITES, site, PROBES))
         if not probes.is_file():
             raise FileNotFoundError(
@@ -122,6 +125,12 @@ class LoadedRun:
             site,
             device,
         )
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the trained weights."""
+        assert self.job.weights is not None
+        return file_digest(self.job.weights.path)
 
     def targets(self, words: Sequence[str], token: str, text_model: TextModel | None = None) -> list[Target]:
         """The targets of a command line.
@@ -197,6 +206,20 @@ class LoadedRun:
         if found is None or weights is None or not weights.have_projector:
             raise ValueError(f"{what}: needs the text projector of the run, which it lacks")
         return found
+
+
+def _compare_data(folder: Path, config: RunConfig, plan: Plan) -> None:
+    """Says which files are not what the run was made from; the model reads them all the same."""
+    before = read_json(folder / "config.json").get("data", {})
+    now = data_digests(config, plan.data.patients)
+    files = {"features": "feature files", **{name: str(path) for name, path in config.paths()}}
+    if changed := [files[name] for name in sorted(now.keys() & before.keys()) if now[name] != before[name]]:
+        logger.warning(
+            "%s was made from other data than there is now, so explanations may not fit its results: %s. Put the "
+            "files back, or evaluate the run on the new ones and explain that",
+            folder,
+            ", ".join(changed),
+        )
 
 
 def _pick(jobs: Sequence[Job], folder: Path, name: str | None) -> Job:

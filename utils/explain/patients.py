@@ -35,7 +35,7 @@ from utils.explain.maps import (
 from utils.explain.pathways import entry_table, group_sums, member_bars, members, patient_bars
 from utils.explain.report import Picture, Section, Table, write_page
 from utils.explain.targets import Target
-from utils.files import atomic_path, read_json, write_json
+from utils.files import FileError, atomic_path, content_of, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Settings:
         targets: their names.
         job: which fold and seed.
         heads: whether the attention of every head is written.
+        weights: SHA-256 of the weights of the job.
     """
 
     steps: int
@@ -61,6 +62,7 @@ class Settings:
     targets: tuple[str, ...]
     job: str
     heads: bool = False
+    weights: str = ""
 
     def plain(self) -> dict[str, Any]:
         """Values that JSON can hold."""
@@ -68,9 +70,21 @@ class Settings:
 
 
 def is_done(folder: Path, settings: Settings) -> bool:
-    """Whether a patient was explained with these settings; the summary is written last."""
+    """Whether a patient was explained with these settings; the summary is written last.
+
+    Raises:
+        FileError: by the same fold and seed of another run.
+    """
     path = folder / SUMMARY
-    return path.is_file() and read_json(path)["settings"] == settings.plain()
+    if not path.is_file():
+        return False
+    with content_of(path, "remove this folder, and the patient is explained again"):
+        before = dict(read_json(path)["settings"])
+    other = before.get("weights", settings.weights) != settings.weights
+    if other and before.get("job") == settings.job:
+        fault = f"explains a patient by other weights of {settings.job}: another run, or trained again"
+        raise FileError(path, fault, "name another --output, or remove the old report")
+    return before == settings.plain()
 
 
 def explain_patient(

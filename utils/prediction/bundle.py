@@ -19,7 +19,7 @@ from models.encoders import encoder_of
 from utils import constants
 from utils.evaluation.results import METRIC_NAMES
 from utils.evaluation.stored_probes import PROBES, StoredProbes
-from utils.files import atomic_path, read_json, write_json
+from utils.files import atomic_path, check_writable, read_json, write_json
 from utils.prediction.models import (
     CANDIDATES,
     CHECKSUMS,
@@ -51,6 +51,7 @@ def bundle(run: Path, target: Path) -> None:
     """
     if target.exists():
         raise FileExistsError(f"{target} exists; choose another folder")
+    check_writable(target.parent)
     sites = sorted({path.parent.name for path in run.rglob(f"{SITES}/*/{PROBES}")})
     by_site: dict[str | None, list[TrainedModel]] = {site: find_models(run, site) for site in sites}
     by_site = by_site or {None: find_models(run)}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -82,6 +83,24 @@ def test_cells_ranks_published_values_and_what_is_missing(runs, capsys):
     assert "* (0.853) |" in subtype  # ABMIL is worse, beyond chance
     assert "Missing runs (-): ABMIL on RCC, mine on RCC." in subtype
     assert " ± " in subtype and "0.900 (0.959)" in subtype  # one seed has no deviation
+
+
+def test_tables_of_other_runs_are_not_written_over(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--output", str(out)]
+    tables.main([str(runs / "abmil"), str(runs / "snn"), *words])
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    tables.main([str(runs / "abmil"), str(runs / "snn"), *words])  # the same again
+    (tmp_path / "file").write_text("older")
+    for refused, reason in (
+        ([str(runs / "abmil"), *words], r"comparison\.md is of .*abmil.*snn.*remove it, or name another"),
+        ([str(runs / "abmil"), "--output", str(runs / "abmil")], "abmil is the folder of a run"),
+        ([str(runs / "abmil"), "--output", str(tmp_path / "file")], "nothing can be written to the folder"),
+    ):
+        with pytest.raises(SystemExit):
+            tables.main(refused)
+        assert re.search(reason, capsys.readouterr().err)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_means_and_tests_are_those_of_the_runs(runs, tmp_path):

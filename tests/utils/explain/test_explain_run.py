@@ -1,6 +1,8 @@
 """The command on a small run: files, resuming, and what they hold."""
 
 import json
+import logging
+import shutil
 from dataclasses import replace
 
 import h5py
@@ -21,6 +23,7 @@ from utils.explain.attribution import PATCHES, Attribution
 from utils.explain.loaded_run import LoadedRun
 from utils.explain.maps import draw_map
 from utils.explain.targets import Linear, LinearTarget
+from utils.files import FileError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -234,3 +237,42 @@ def test_what_is_asked_wrongly_is_named(run, capsys):
         main([str(run), "--device", "cpu", "--targets", "clas"])
     with pytest.raises(FileNotFoundError, match="seed_7"):
         main([str(run), "--device", "cpu", "--job", "seed_7"])
+
+
+def test_reports_of_other_weights_are_not_taken_for_these(run, report, tmp_path, caplog):
+    """Two runs have the same patients and the same names of jobs."""
+    copy, output = tmp_path / "run", tmp_path / "report"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "report")
+    shutil.copytree(report, output)
+    words = [str(copy), "--device", "cpu", "--limit", "3", "--output", str(output)]
+    with caplog.at_level(logging.INFO):
+        main(words)
+    assert "patients are explained already" in caplog.text
+    weights = copy / "seed_0" / "best_model_weights.pt"
+    content = torch.load(weights)
+    content["model"]["final_project.bias"] += 1
+    torch.save(content, weights)
+    before = {path: path.read_bytes() for path in output.rglob("*.json")}
+    with pytest.raises(
+        FileError, match=r"explains a patient by other weights of seed_0.*name another --output"
+    ):
+        main(words)
+    assert {path: path.read_bytes() for path in output.rglob("*.json")} == before
+    (tmp_path / "file").write_text("older")
+    with pytest.raises(OSError, match="nothing can be written to the folder"):
+        main([*words[:-1], str(tmp_path / "file")])
+
+
+def test_data_that_are_not_those_of_the_run_are_said(cohort, run, tmp_path, caplog):
+    copy, genes = tmp_path / "run", tmp_path / "genes.csv"
+    shutil.copytree(run, copy)
+    LoadedRun.open(copy, torch.device("cpu"))
+    assert "other data" not in caplog.text
+    table = pd.read_csv(cohort.genes, index_col=0)
+    (table + 1).to_csv(genes)
+    config = copy / "config.json"
+    config.write_text(config.read_text().replace(str(cohort.genes), str(genes)))
+    LoadedRun.open(copy, torch.device("cpu"))
+    assert "was made from other data than there is now" in caplog.text
+    assert str(genes) in caplog.text
