@@ -37,8 +37,9 @@ def check_arrays(path: Path, content: Mapping[str, Any]) -> tuple[Any, Any]:
     for name in ("features", "coords"):
         if name not in content:
             raise FeatureFileError(path, f"has no {name!r}, only {sorted(content)[:20]}")
-        _check_kind(path, name, content[name])
     features, coords = content["features"], content["coords"]
+    for name, array in (("features", features), ("coords", coords)):
+        _check_kind(path, name, array)
     for name, array in (("features", features), ("coords", coords)):
         if not (array.ndim == 2 or (array.ndim == 3 and array.shape[0] == 1)):
             raise FeatureFileError(path, f"{name} are {tuple(array.shape)}, should be [L, D] or [1, L, D]")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data_utils.features.plain_arrays import FeatureFileError
-from data_utils.features.store import HDF5_SUFFIXES, read_coords, read_features
+from data_utils.features.store import HDF5_SUFFIXES, read_coords, read_values
 from utils.files import ends_digest
 
 
@@ -47,7 +47,7 @@ def copies(digests: Mapping[Path, str], owners: Mapping[Path, str]) -> list[str]
 
 def _patches_digest(path: Path) -> str:
     coords, meta = read_coords(path)
-    features = read_features(path, np.unique([0, len(coords) - 1]), keep_half=True).features
+    features = read_values(path, np.unique([0, len(coords) - 1]))
     digest = hashlib.sha256(repr((len(coords), features.shape[1], meta.patch_size_level0)).encode())
     digest.update(coords.tobytes())
     digest.update(f"{features.dtype}".encode() + features.tobytes())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_utils.features.store import FeatureMeta, SlideFeatures, read_coords, read_features
+from data_utils.features.store import FeatureMeta, SlideFeatures, read_coords, read_features, read_values
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +54,13 @@ class FeatureSource:
         return read_coords(path) if slide is None else (slide.coords.copy(), slide.meta)
 
     def features(self, path: Path, rows: np.ndarray | None) -> np.ndarray:
-        """Features ``[L, D]`` of some patches (strictly increasing rows), or of all.
+        """Features ``[L, D]`` of some patches (strictly increasing rows), or of all; ask for the coordinates first.
 
         float16 where this loses nothing, else float32.
         """
         slide = self._slides.get(path)
         if slide is None:
-            return read_features(path, rows, keep_half=True).features
+            return read_values(path, rows)
         return slide.features.copy() if rows is None else slide.features[rows]
 
 

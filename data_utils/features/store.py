@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -189,7 +189,9 @@ def inspect_features(path: str | Path) -> FeatureInfo:
     Raises:
         FeatureFileError: the file is missing, damaged, has no patches or not the datasets it needs.
     """
-    with _arrays(Path(path)) as (features, _, meta):
+    path = Path(path)
+    with _arrays(path) as (features, _, attributes):
+        meta = replace(_read_meta(path, attributes), making=Making.read(attributes))
         return FeatureInfo(features.shape[-2], features.shape[-1], meta)
 
 
@@ -210,14 +212,10 @@ def read_features(path: str | Path, rows: np.ndarray | None = None, keep_half: b
         ValueError: ``rows`` are not strictly increasing indices into the file.
     """
     path = Path(path)
-    with _arrays(path) as (features, coords, meta):
-        if rows is not None:
-            rows = _check_rows(path, rows, features.shape[-2])
-        values = _take(features, rows)
-        if not (keep_half and values.dtype == np.float16):
-            values = values.astype(np.float32)
+    with _arrays(path) as (features, coords, attributes):
+        values, rows = _take_values(path, features, rows, keep_half)
         corners = whole_pixels(path, _take(coords, rows))
-    check_values(path, values, "as float32")
+        meta = replace(_read_meta(path, attributes), making=Making.read(attributes))
     if rows is None:
         check_distinct(path, corners)
         check_not_all_zero(path, values)
@@ -225,29 +223,55 @@ def read_features(path: str | Path, rows: np.ndarray | None = None, keep_half: b
 
 
 def read_coords(path: str | Path) -> tuple[np.ndarray, FeatureMeta]:
-    """Coordinates ``[L, 2]`` int64 of a slide's patches and what the file states, without its features.
+    """Coordinates ``[L, 2]`` int64 of a slide's patches and what the file states of them, without its features.
+
+    Trainings ask for this at every case: the record of how the file was made, half of what it states, is left out.
 
     Raises:
         FeatureFileError: as :func:`inspect_features`, or the coordinates are not whole pixels.
     """
-    with _arrays(Path(path)) as (_, coords, meta):
-        corners = whole_pixels(Path(path), _take(coords, None))
-    check_distinct(Path(path), corners)
+    path = Path(path)
+    with _arrays(path) as (_, coords, attributes):
+        corners, meta = whole_pixels(path, _take(coords, None)), _read_meta(path, attributes)
+    check_distinct(path, corners)
     return corners, meta
 
 
+def read_values(path: str | Path, rows: np.ndarray | None = None) -> np.ndarray:
+    """Features of :func:`read_features` with ``keep_half``, of a file whose coordinates have been read and checked."""
+    path = Path(path)
+    with _arrays(path) as (features, _, _):
+        values, rows = _take_values(path, features, rows, keep_half=True)
+    if rows is None:
+        check_not_all_zero(path, values)
+    return values
+
+
+def _take_values(
+    path: Path, features: Any, rows: np.ndarray | None, keep_half: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Checked values of some rows, and the rows as whole numbers."""
+    rows = None if rows is None else _check_rows(path, rows, features.shape[-2])
+    values = _take(features, rows)
+    if not (keep_half and values.dtype == np.float16):
+        values = values.astype(np.float32)
+    check_values(path, values, "as float32")
+    return values, rows
+
+
 @contextmanager
-def _arrays(path: Path) -> Iterator[tuple[Any, Any, FeatureMeta]]:
-    """Opens a file and yields features, coords (sliceable, checked shapes) and what the file says."""
+def _arrays(path: Path) -> Iterator[tuple[Any, Any, Mapping[str, Any]]]:
+    """Opens a file and yields features, coords (sliceable, checked shapes) and the attributes of the latter."""
     if not path.is_file():
         raise FeatureFileError(path, "does not exist")
     suffix = path.suffix.lower()
     if suffix in PLAIN_SUFFIXES:
-        yield *check_arrays(path, read_plain(path)), FeatureMeta()
+        yield *check_arrays(path, read_plain(path)), {}
     elif suffix in HDF5_SUFFIXES:
         try:
             with h5py.File(path, "r") as file:
-                yield *check_arrays(path, file), _read_meta(path, file["coords"].attrs)
+                features, coords = check_arrays(path, file)
+                yield features, coords, coords.attrs
         except (OSError, RuntimeError, KeyError, TypeError) as error:  # HDF5 reports damage as any of these
             raise FeatureFileError(path, f"damaged or no HDF5 file ({error})") from error
     else:
@@ -255,19 +279,23 @@ def _arrays(path: Path) -> Iterator[tuple[Any, Any, FeatureMeta]]:
 
 
 def _read_meta(path: Path, attributes: Mapping[str, Any]) -> FeatureMeta:
-    """Attributes of ours, TRIDENT's (magnifications instead of mpp) and CLAM's (down-sampling factors)."""
+    """Attributes of ours, TRIDENT's (magnifications instead of mpp) and CLAM's (down-sampling factors).
+
+    Not how the file was made.
+    """
 
     def number(*names: str) -> float | None:
         return next((value for name in names if (value := _number(attributes.get(name))) is not None), None)
 
     def mpp(name: str, magnification_name: str) -> float | None:
+        if stated := number(name):
+            return stated
         magnification = number(magnification_name)
-        return number(name) or (10.0 / magnification if magnification else None)
+        return 10.0 / magnification if magnification else None
 
     patch_size = number("patch_size")
     level0 = number("patch_size_level0")
-    downsample = number("downsample")
-    if level0 is None and patch_size is not None and downsample is not None:
+    if level0 is None and patch_size is not None and (downsample := number("downsample")) is not None:
         level0 = patch_size * downsample
     check_patch_size_attribute(path, level0)
     assumed = number("mpp_assumed")
@@ -279,7 +307,6 @@ def _read_meta(path: Path, attributes: Mapping[str, Any]) -> FeatureMeta:
         encoder=_text(attributes.get("encoder")),
         mpp_assumed=None if assumed is None else bool(assumed),
         mpp_source=_text(attributes.get("mpp_source")),
-        making=Making.read(attributes),
     )
 
 

@@ -63,8 +63,7 @@ class StridedDilatedAttention(torch.autograd.Function):
         weights = weights.masked_fill_(weights == 0, ABSENT).softmax(dim=0).to(qkv.dtype)
         for part, out in zip(parts, outs, strict=True):
             sparse, weight = part.spread(out), weights[part.branch]
-            factors = (factor for factor, _ in part.pairs(weight, sparse))
-            for (target, source), factor in zip(part.pairs(total, sparse), factors, strict=True):
+            for (target, source), factor in zip(part.pairs(total, sparse), part.seen(weight), strict=True):
                 target.addcmul_(source, factor)
         if whole_gradient:
             outs = tuple(part.gather(total) for part in parts)
@@ -82,7 +81,7 @@ class StridedDilatedAttention(torch.autograd.Function):
         totals = total.permute(2, 0, 1, 3, 4)
         for part, out, lse in zip(ctx.parts, outs, lses, strict=True):
             weighted = part.empty(grad)
-            factors = (factor for factor, _ in part.pairs(weights[part.branch], weighted))
+            factors = part.seen(weights[part.branch])
             for (source, target), factor in zip(part.pairs(grad, weighted), factors, strict=True):
                 torch.mul(source, factor, out=target)
             grads = attend_backward(weighted.flatten(0, 1), *part.gather(dense), out, lse)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from torch import Tensor
 
@@ -41,7 +41,8 @@ class Part:
         """Positions of a segment that one head sees, ``M``; late heads may see one less."""
         return -(-self.length // self.ratio)
 
-    def _diagonals(self) -> Iterator[tuple[int, int, int, int]]:
+    @cached_property
+    def diagonals(self) -> tuple[tuple[int, int, int, int], ...]:
         """First offset, number of offsets, heads of each and positions of each, of what is seen.
 
         The heads of an offset are one group. The last group may be smaller; late offsets may see one position
@@ -51,13 +52,27 @@ class Part:
         offsets = min(self.ratio, self.length, -(-self.heads // group))
         full = min(offsets, self.heads // group)
         longer = self.length - (self.positions - 1) * self.ratio  # offsets that see all positions
+        found = []
         for first, last, heads in ((0, full, group), (full, offsets, self.heads - full * group)):
             for start, stop, positions in (
                 (first, min(last, longer), self.positions),
                 (max(first, longer), last, self.positions - 1),
             ):
                 if start < stop and positions:
-                    yield start, stop - start, heads, positions
+                    found.append((start, stop - start, heads, positions))
+        return tuple(found)
+
+    def seen(self, dense: Tensor) -> Iterator[Tensor]:
+        """Views ``[..., n, M, offsets, heads, D]`` of what heads see of ``dense [..., L, H, D]``."""
+        group = -(-self.heads // self.ratio)
+        *outer, along, across, inner = dense.stride()
+        strides = (*outer, self.length * along, self.ratio * along, along + group * across, across, inner)
+        for first, offsets, heads, positions in self.diagonals:
+            yield dense.as_strided(
+                (*dense.shape[:-3], self.count, positions, offsets, heads, dense.shape[-1]),
+                strides,
+                dense.storage_offset() + (self.start + first) * along + first * group * across,
+            )
 
     def pairs(self, dense: Tensor, sparse: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Views of ``dense [..., L, H, D]`` beside the same elements of ``sparse [..., n, H, M, D]``.
@@ -65,16 +80,16 @@ class Part:
         Together the pairs cover every element of the part that is no padding, each once.
         """
         group = -(-self.heads // self.ratio)
-        *outer, along, across, inner = dense.stride()
-        for first, offsets, heads, positions in self._diagonals():
-            head = first * group
-            seen = dense.as_strided(
-                (*dense.shape[:-3], self.count, positions, offsets, heads, dense.shape[-1]),
-                (*outer, self.length * along, self.ratio * along, along + group * across, across, inner),
-                dense.storage_offset() + (self.start + first) * along + head * across,
+        *outer, across, along, inner = sparse.stride()
+        for seen, (first, _, heads, _) in zip(self.seen(dense), self.diagonals, strict=True):
+            yield (
+                seen,
+                sparse.as_strided(
+                    (*seen.shape[:-1], sparse.shape[-1]),
+                    (*outer, along, heads * across, across, inner),
+                    sparse.storage_offset() + first * group * across,
+                ),
             )
-            taken = sparse[..., head : head + offsets * heads, :positions, :]
-            yield seen, taken.unflatten(-3, (offsets, heads)).movedim(-2, -4)
 
     def empty(self, dense: Tensor) -> Tensor:
         """Room for what the part sees of ``dense``, zeros where a head sees less than ``M``: ``[..., n, H, M, D]``.

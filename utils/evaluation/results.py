@@ -9,10 +9,11 @@ person reads).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from utils.evaluation.embeddings import Embeddings
@@ -135,29 +136,40 @@ def aggregate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows["reason"] = rows["reason"].fillna("")  # empty cells of a table that was read again
     rows["site"] = rows["site"].fillna("") if "site" in rows else ""
     keys = ["site", "task", "split", "metric"]
-    summaries = [
-        {**dict(zip(keys, values, strict=True)), **_summary(group, len(frames))}
-        for values, group in rows.groupby(keys, sort=False)
-    ]
-    return pd.DataFrame(summaries)
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows.to_dict("records"):
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return pd.DataFrame(
+        [
+            {**dict(zip(keys, values, strict=True)), **_summary(group, len(frames))}
+            for values, group in groups.items()
+        ]
+    )
 
 
-def _summary(group: pd.DataFrame, runs: int) -> dict[str, Any]:
-    usable = group[group["value"].notna()]
-    reasons = list(dict.fromkeys(group.loc[group["value"].isna(), "reason"]))
-    reason = "; ".join(reasons)
-    if reason and len(usable):
+def _summary(group: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
+    """Of the rows of one metric, in plain numbers: pandas takes a second for the tables of a cohort."""
+    usable = [row for row in group if not math.isnan(row["value"])]
+    values = np.array([row["value"] for row in usable])
+    reason = "; ".join(dict.fromkeys(row["reason"] for row in group if math.isnan(row["value"])))
+    if reason and usable:
         reason = f"{runs - len(usable)} of {runs} runs: {reason}"
     return {
-        "value": usable["value"].mean(),
-        "std": usable["value"].std(ddof=1),
-        "ci_low": usable["ci_low"].iloc[0] if len(usable) == 1 else math.nan,
-        "ci_high": usable["ci_high"].iloc[0] if len(usable) == 1 else math.nan,
+        "value": values.mean() if usable else math.nan,
+        "std": values.std(ddof=1) if len(usable) > 1 else math.nan,
+        "ci_low": usable[0]["ci_low"] if len(usable) == 1 else math.nan,
+        "ci_high": usable[0]["ci_high"] if len(usable) == 1 else math.nan,
         "runs": len(usable),
-        "n": group["n"].mean(),
-        "events": group["events"].mean(),
+        "n": _mean(row["n"] for row in group),
+        "events": _mean(row["events"] for row in group),
         "reason": reason,
     }
+
+
+def _mean(counts: Iterable[float]) -> float:
+    """Of the counts that are known, NaN where none is."""
+    known = np.array([count for count in counts if not math.isnan(count)])
+    return known.mean() if len(known) else math.nan
 
 
 # ---------------------------------------------------------------------------- files

@@ -45,13 +45,16 @@ def build_optimizer(
     fused: bool = False,
     recipe: Recipe = COMMON,
 ) -> torch.optim.Optimizer:
-    """The optimiser of a recipe over :func:`parameter_groups`; ``fused`` where the optimiser knows how."""
+    """The optimiser of a recipe over :func:`parameter_groups`; ``fused`` where the optimiser knows how.
+
+    Else Adam takes its steps by one call for all parameters, which gives the numbers of one call for each.
+    """
     groups = parameter_groups(model, others, options.weight_decay, recipe.decay_vectors)
     betas = (options.beta1, 0.999)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.lr, betas=betas, fused=fused)
+        return torch.optim.AdamW(groups, lr=options.lr, betas=betas, fused=fused, foreach=not fused)
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=options.lr, betas=betas, fused=fused)
+        return torch.optim.Adam(groups, lr=options.lr, betas=betas, fused=fused, foreach=not fused)
     rectified = torch.optim.RAdam(groups, lr=options.lr, betas=betas, decoupled_weight_decay=True)
     if recipe.optimizer == "radam":
         return rectified
