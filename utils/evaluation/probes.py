@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from lifelines.exceptions import ConvergenceError, ConvergenceWarning
-from lifelines.fitters.coxph_fitter import SemiParametricPHFitter
 from lifelines.utils import concordance_index
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, roc_auc_score
 from sklearn.multiclass import OneVsRestClassifier
 
+from utils.evaluation.cox import CoxModel
 from utils.evaluation.embeddings import Embeddings, name_cases
 from utils.evaluation.survival_metrics import Curves
 
@@ -283,18 +283,6 @@ def score_survival(
     return SurvivalResult(task, case_ids, durations, events, risk, value, reason, curves)
 
 
-class CoxModel(SemiParametricPHFitter):
-    """The Cox model behind lifelines' ``CoxPHFitter``, without the medians of the covariates.
-
-    They serve a plot of lifelines, and take two thirds of the time of a fit.
-    """
-
-    def _compute_central_values_of_raw_training_data(
-        self, df: pd.DataFrame, strata: object = None, name: str = "baseline"
-    ) -> pd.DataFrame:
-        return pd.DataFrame(index=[name])
-
-
 def fit_survival(train: Embeddings, task: int, strata: Sequence[str] | None = None) -> SurvivalProbe:
     """Fits the Cox probe of the published evaluation on the embedding dimensions of one task token.
 
@@ -326,7 +314,7 @@ def fit_survival(train: Embeddings, task: int, strata: Sequence[str] | None = No
     columns = None if strata is None else ["stratum"]
     if columns:
         table["stratum"] = groups
-    model = CoxModel(penalizer=COX_PENALIZER)
+    model = CoxModel(COX_PENALIZER)
     reason = ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -368,7 +356,7 @@ def _table(vectors: np.ndarray) -> pd.DataFrame:
 
 def _risk(model: CoxModel, vectors: np.ndarray) -> np.ndarray:
     # The logarithm orders cases as the partial hazard does, without its overflow and ties at infinity.
-    return model.predict_log_partial_hazard(_table(vectors.astype(np.float64))).to_numpy()
+    return model.predict_log_partial_hazard(vectors.astype(np.float64)).to_numpy()
 
 
 def _says_not_converged(warning: warnings.WarningMessage) -> bool:

@@ -136,7 +136,7 @@ def aggregate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows["reason"] = rows["reason"].fillna("")  # empty cells of a table that was read again
     rows["site"] = rows["site"].fillna("") if "site" in rows else ""
     keys = ["site", "task", "split", "metric"]
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, ...], list[Mapping[Any, Any]]] = {}
     for row in rows.to_dict("records"):
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     return pd.DataFrame(
@@ -147,7 +147,7 @@ def aggregate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     )
 
 
-def _summary(group: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
+def _summary(group: Sequence[Mapping[Any, Any]], runs: int) -> dict[str, Any]:
     """Of the rows of one metric, in plain numbers: pandas takes a second for the tables of a cohort."""
     usable = [row for row in group if not math.isnan(row["value"])]
     values = np.array([row["value"] for row in usable])
