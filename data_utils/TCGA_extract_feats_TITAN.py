@@ -27,7 +27,8 @@ from models.titan.conch_v1_5 import load_conch_v1_5
 from utils import constants
 from utils.barcodes import patient_of
 from utils.devices import pick_device
-from utils.files import FileError, read_json, setup_logging, write_tensors
+from utils.files import FileError, read_json, setup_logging
+from utils.tensor_files import write_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -19,15 +19,8 @@ from data_utils.tables.cohorts import cohort_name
 from data_utils.tables.gdc import read_split_cases, split_paths
 from utils import constants
 from utils.configuration.protocol import PROTOCOLS
-from utils.files import (
-    FileError,
-    atomic_path,
-    check_output,
-    read_json,
-    setup_logging,
-    write_json,
-    write_tensors,
-)
+from utils.files import FileError, atomic_path, check_output, read_json, setup_logging, write_json
+from utils.tensor_files import write_tensors
 
 logger = logging.getLogger(__name__)
 

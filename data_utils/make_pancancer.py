@@ -27,15 +27,8 @@ from data_utils.tables.genes import SITE_COLUMN, read_gene_table
 from data_utils.tables.sentence_table import tasks_file
 from data_utils.tables.tasks import TaskSet, read_tasks
 from utils import constants
-from utils.files import (
-    FileError,
-    atomic_path,
-    read_json,
-    read_tensors,
-    setup_logging,
-    write_json,
-    write_tensors,
-)
+from utils.files import FileError, atomic_path, read_json, setup_logging, write_json
+from utils.tensor_files import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 

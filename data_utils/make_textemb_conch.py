@@ -40,7 +40,8 @@ from models.conch.tokenizer import ConchTokenizer
 from utils import constants
 from utils.configuration.protocol import PROTOCOLS
 from utils.devices import pick_device
-from utils.files import FileError, atomic_path, check_output, setup_logging, write_json, write_tensors
+from utils.files import FileError, atomic_path, check_output, setup_logging, write_json
+from utils.tensor_files import write_tensors
 
 logger = logging.getLogger(__name__)
 

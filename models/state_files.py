@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from utils.files import FileError, quoted, read_tensors
+from utils.files import FileError, quoted
+from utils.tensor_files import read_tensors
 
 logger = logging.getLogger(__name__)
 

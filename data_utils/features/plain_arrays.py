@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.files import ARCHIVE_ERRORS, FileError, read_tensors
+from utils.files import ARCHIVE_ERRORS, FileError
+from utils.tensor_files import read_tensors
 
 PLAIN_SUFFIXES = (".pt", ".npy")
 COORDS_ENDING = "_coords"

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from data_utils.tables.tasks import SENTENCE_TASKS, TaskSet, read_tasks
 from data_utils.tables.tensor_table import read_tensors_by_case
-from utils.files import FileError, read_tensors
+from utils.files import FileError
+from utils.tensor_files import read_tensors
 
 
 def read_sentence_table(path: str | Path, rows: int, remedy: str) -> dict[str, Tensor]:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.files import FileError, is_plain, quoted, read_tensors
+from utils.files import FileError, quoted
 from utils.findings import Finding
+from utils.tensor_files import is_plain, read_tensors
 
 
 class ModalityTable(ABC):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from data_utils.tables.tensor_table import TensorTable
-from utils.files import FileError, is_plain, read_tensors
+from utils.files import FileError
+from utils.tensor_files import is_plain, read_tensors
 
 _LAYOUT = "it should hold {case_id: tensor [n, d] or [d]}, written with torch.save"
 

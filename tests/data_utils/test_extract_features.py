@@ -12,7 +12,7 @@ from data_utils.features.store import read_features
 from models.encoders import slide_encoder, slide_encoders
 from tests.data_utils.slides.test_wsi import tissue_slide, write_slide
 from utils import constants
-from utils.files import write_tensors
+from utils.tensor_files import write_tensors
 
 
 @pytest.fixture(scope="module")

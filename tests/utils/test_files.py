@@ -11,16 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.files import (
-    FileError,
-    atomic_path,
-    check_output,
-    content_of,
-    read_json,
-    read_tensors,
-    setup_logging,
-    write_json,
-)
+from utils.files import FileError, atomic_path, check_output, content_of, read_json, setup_logging, write_json
+from utils.tensor_files import read_tensors
 
 
 def test_a_file_appears_when_the_block_succeeds(tmp_path):

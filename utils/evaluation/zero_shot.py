@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from data_utils.tables.tasks import OWN_CLASS
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.probes import SubtypeResult, SurvivalResult, score_subtype, score_survival
-from utils.files import FileError, read_tensors
+from utils.files import FileError
+from utils.tensor_files import read_tensors
 
 # How many of the survival quartiles, from either end, count as early and as late.
 _HALF = 2

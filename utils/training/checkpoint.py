@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from models.modalities import Modality, all_modalities, modality
 from models.pretrained import compare_states
 from models.state_files import check_finite, is_safetensors, names, read_state, unwrapped
-from utils.files import FileError, content_of, read_tensors, write_tensors
+from utils.files import FileError, content_of
+from utils.tensor_files import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 

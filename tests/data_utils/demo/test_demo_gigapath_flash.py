@@ -9,7 +9,8 @@ from data_utils.demo import checkpoints
 from models.encoders import slide_encoder
 from models.slide_backbone import build_backbone
 from utils import constants
-from utils.files import read_json, write_tensors
+from utils.files import read_json
+from utils.tensor_files import write_tensors
 
 FLASH = slide_encoder("gigapath_flash")
 

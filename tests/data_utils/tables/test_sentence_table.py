@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_utils.tables.sentence_table import read_sentence_table
-from utils.files import write_tensors
+from utils.tensor_files import write_tensors
 
 NAN = float("nan")
 

@@ -12,7 +12,7 @@ import torch
 import train_modaltune
 from tests.small_cohort import SmallCohort, make_small_cohort
 from utils import doctor
-from utils.files import read_tensors, write_tensors
+from utils.tensor_files import read_tensors, write_tensors
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 
