@@ -13,6 +13,17 @@ from tests.small_cohort import IN_DIM, make_small_cohort
 from utils import constants
 
 PAGE = constants.REPO_ROOT / "docs" / "extend.md"
+# The entry point as a command whose figures and most resamples are left out.
+QUICK = """
+import os
+import runpy
+variables = dict(os.environ)
+import tests  # forgets those of the user
+os.environ |= variables
+from tests.small_runs import quick_evaluation
+with quick_evaluation():
+    runpy.run_path("train_modaltune.py", run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +90,17 @@ def test_train_evaluate_deploy_and_doctor(name, call, cohorts, tmp_path):
     assert status == 0 and re.search(r"proteins +OK .*4 proteins of 15 patients", table), table
     assert "15 of 16 patients have protein levels" in table
 
-    status, log = call("train_modaltune.py", *words)
+    status, log = call("-c", QUICK, *words)
     assert status == 0 and "1 of 8 patients are left out: 1 have no protein levels" in log, log
     results = pd.read_csv(tmp_path / "run" / "results.csv")
     assert "balanced_accuracy" in set(results.metric)
 
     evaluation = {"eval_only": True, "eval_weights": tmp_path / "run"}
-    status, log = call("train_modaltune.py", *flags(here, tmp_path / "eval", name, config, **evaluation))
+    status, log = call("-c", QUICK, *flags(here, tmp_path / "eval", name, config, **evaluation))
     assert status == 0, log
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "eval" / "results.csv"), results)
 
-    status, log = call("train_modaltune.py", *flags(there, tmp_path / "ood", name, config, **evaluation))
+    status, log = call("-c", QUICK, *flags(there, tmp_path / "ood", name, config, **evaluation))
     assert status == 0 and len(pd.read_csv(tmp_path / "ood" / "results.csv")), log
 
     table = there.root / "proteins.csv"
