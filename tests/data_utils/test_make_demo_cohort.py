@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +253,12 @@ def test_glass_stays_empty_whatever_the_patient(height, width, first, second, gr
     glass = picture[:, : max(0, 2 * (width // 2) - 30)]
     assert (glass == histology.BACKGROUND.astype(np.uint8)).all()
     assert (picture <= histology.BACKGROUND).all()
+
+
+def test_painting_starts_without_pytorch():
+    """Every process that paints imports this module; PyTorch would take seconds of each."""
+    code = "import sys, data_utils.make_demo_cohort; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=constants.REPO_ROOT, check=False).returncode == 0
 
 
 def test_failed_slide_leaves_nothing_behind(tmp_path, monkeypatch):
