@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import lifelines
 import numpy as np
 import pandas as pd
 from lifelines.fitters.coxph_fitter import SemiParametricPHFitter
@@ -19,12 +20,26 @@ class CoxModel(SemiParametricPHFitter):
 
     def __init__(self, ridge: float) -> None:
         super().__init__()
-        self.ridge = ridge
+        self.ridge, self._penalised = ridge, False
+
+    def fit(self, *args: Any, **options: Any) -> SemiParametricPHFitter:
+        """As in lifelines.
+
+        Raises:
+            ImportError: this version of lifelines fits in another way, so that the penalty would be left out.
+        """
+        super().fit(*args, **options)
+        if not self._penalised:
+            raise ImportError(
+                f"lifelines {lifelines.__version__} cannot fit the survival probes: install 0.30.3"
+            )
+        return self
 
     def _choose_gradient_calculator(self, T: pd.Series, X: pd.DataFrame, entries: None) -> Callable[..., Any]:
         derivatives = super()._choose_gradient_calculator(T, X, entries)
 
         def penalised(X: pd.DataFrame, *args: Any) -> tuple[np.ndarray, np.ndarray, float]:
+            self._penalised = True
             hessian, gradient, likelihood = derivatives(X, *args)
             beta, factor = args[-1], len(X) * self.ridge
             hessian[np.diag_indices(len(beta))] -= factor
