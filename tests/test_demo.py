@@ -20,7 +20,7 @@ from utils import constants
 
 # Three fifths of the patients show the same in as much of the time.
 SIZE = {"SCALE": "0.6"}
-EPOCHS = "10"
+EPOCHS = "6"
 PANCANCER_EPOCHS = "8"
 SMALL_SITES = ("GBMLGG", "NSCLC", "RCC")
 

@@ -561,7 +561,7 @@ def test_outside_of_git_the_commit_is_unknown(monkeypatch, tmp_path):
 
 def test_features_in_memory_change_nothing(cohort, tmp_path):
     for cache in ("none", "ram"):
-        train_modaltune.main(cohort.flags(tmp_path / cache, cache_features=cache, threshold=4))
+        train_modaltune.main(cohort.flags(tmp_path / cache, cache_features=cache, threshold=4, num_epochs=1))
     one, other = (
         torch.load(tmp_path / cache / "seed_0" / "best_model_weights.pt", weights_only=True)["model"]
         for cache in ("none", "ram")
