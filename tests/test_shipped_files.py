@@ -1,5 +1,6 @@
 """What a user copies from the repository works: README commands, configs, cohorts, scripts."""
 
+import ast
 import os
 import re
 import shlex
@@ -107,6 +108,19 @@ def test_model_configs_build(path):
 @pytest.mark.parametrize("path", sorted(constants.COHORTS_ROOT.glob("*.json")), ids=lambda p: p.stem)
 def test_cohorts_parse(path):
     assert read_cohort(path).name.lower() == path.stem
+
+
+def test_progress_bars_are_for_terminals():
+    """``disable=None``: none in the log of a job."""
+    calls = [
+        (path.name, ast.unparse(node))
+        for folder in ("data_utils", "models", "utils")
+        for path in (constants.REPO_ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "tqdm"
+    ]
+    assert len(calls) > 10
+    assert not [call for call in calls if "disable=None" not in call[1]]
 
 
 def test_no_module_is_too_long():

@@ -95,7 +95,7 @@ def _collect(
     device = model.readout.bias.device
     rows: dict[str, list[np.ndarray]] = {name: [] for name in model.readout.parts}
     targets = []
-    for index in tqdm(range(len(shown)), desc="linear readout", leave=False):
+    for index in tqdm(range(len(shown)), desc="linear readout", leave=False, disable=None):
         case = shown[index].to(device)
         found = model.vectors(case)
         for name, part in model.readout.parts.items():
