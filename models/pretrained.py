@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.frozen import freeze
-from models.state_files import check_finite, names, read_state
+from models.state_files import check_finite, names, read_state, was_written
 from utils.files import FileError
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,9 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], what: str, path:
             path, fault, f"it holds such as {names(state)}. Is it the right checkpoint for this config?"
         )
     check_finite({name: state[name] for name in own}, path, what)
+    if not was_written({name: state[name] for name in own}):
+        fault = f"holds zeros only in the parameters of {what}: they were never written"
+        raise FileError(path, fault, "copy or download the file again")
     if found.unexpected:
         logger.warning(
             "%s: %d unexpected entries ignored, such as %s", path, len(found.unexpected), found.unexpected[:5]

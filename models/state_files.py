@@ -97,6 +97,12 @@ def check_finite(state: Mapping[str, Tensor], path: str | Path, what: str) -> No
         raise FileError(path, fault, "copy or download the file again")
 
 
+def was_written(state: Mapping[str, Tensor]) -> bool:
+    """Whether any matrix of pretrained weights holds something besides zeros."""
+    matrices = [value for value in state.values() if value.ndim > 1]
+    return not matrices or any(bool(value.any()) for value in matrices)
+
+
 def names(entries: Iterable[Any]) -> list[str]:
     """The first few names, each cut where it is long."""
     return [quoted(str(name), 50) for name, _ in zip(entries, range(3), strict=False)]

@@ -151,6 +151,13 @@ class ClinicalCodes:
         return cls(max_age, median_age, codes, missing, reduced)
 
 
+def strange_texts(values: pd.DataFrame) -> dict[str, list[str]]:
+    """Texts that name no AJCC category, by column."""
+    found = {column: sorted(set(values[column].dropna())) for column in AJCC_COLUMNS}
+    odd = {c: [t for t in texts if not is_category(reduce_text(t, c), c)] for c, texts in found.items()}
+    return {column: texts for column, texts in odd.items() if texts}
+
+
 # ---------------------------------------------------------------------------- tables of a cohort
 @dataclass(frozen=True)
 class RawClinical:
@@ -166,6 +173,10 @@ class RawClinical:
     @property
     def ids(self) -> list[str]:
         return list(self.values.index)
+
+    def strange_texts(self) -> dict[str, list[str]]:
+        """Texts that name no AJCC category, by column."""
+        return strange_texts(self.values)
 
     def fit(self, only: Collection[str] | None = None) -> ClinicalCodes:
         """The codes of all cases (published), or of those with the ids given (strict).
@@ -211,6 +222,10 @@ class EncodedClinical:
     @property
     def ids(self) -> list[str]:
         return list(self.tensors)
+
+    def strange_texts(self) -> dict[str, list[str]]:
+        """None: only numbers are known."""
+        return {}
 
     def fit(self, only: Collection[str] | None = None) -> ClinicalCodes | None:
         """The codes of the file, None where they are unknown.

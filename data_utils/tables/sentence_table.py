@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from data_utils.tables.tasks import SENTENCE_TASKS, TaskSet, read_tasks
 from data_utils.tables.tensor_table import read_tensors_by_case
 from utils.files import FileError
 from utils.tensor_files import read_tensors
+
+logger = logging.getLogger(__name__)
 
 
 def read_sentence_table(path: str | Path, rows: int, remedy: str) -> dict[str, Tensor]:
@@ -33,11 +36,17 @@ def read_sentence_table(path: str | Path, rows: int, remedy: str) -> dict[str, T
         if value.ndim != 2 or tuple(value.shape) != (rows, width):
             fault = f": case {case_id} is {tuple(value.shape)}, should be {(rows, width)}"
             raise FileError(path, fault, f"it needs a sentence for each entry of the task file: {remedy}")
+        if not value.is_floating_point() or (value == 0).all(dim=1).any():
+            what = "holds a sentence of zeros" if value.is_floating_point() else f"is of type {value.dtype}"
+            raise FileError(path, f": case {case_id} {what}", remedy)
         if torch.isinf(value).any() or (value.isnan().any(dim=1) != value.isnan().all(dim=1)).any():
             raise FileError(path, f": case {case_id} holds NaN or infinite values", remedy)
         if value.isnan().all():
             fault = f": case {case_id} holds NaN only, no sentence at all"
             raise FileError(path, fault, f"leave it out, or {remedy}")
+    lengths = {case_id: value.float().norm(dim=-1).nan_to_num(1.0) for case_id, value in table.items()}
+    if odd := [case_id for case_id, length in lengths.items() if (length - 1).abs().max() > 0.05]:
+        logger.warning("%s: embeddings of %d cases are not L2-normalised: %s", path, len(odd), odd[:3])
     return {str(case_id): value.float() for case_id, value in table.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from models.modalities.base import Entries, Modality, ModalityEncoder
 from models.modalities.registry import register_modality
 from models.vitadapter.interaction import init_linear
 from utils import constants
+from utils.findings import Finding, listing, warning
 
 
 class ClinicalEncoder(ModalityEncoder):
@@ -54,6 +55,13 @@ class ClinicalInputs(ModalityTable):
 
     def describe(self, fitted: Mapping[str, Any] | None) -> dict[str, Any]:
         return {**super().describe(fitted), "codes": fitted}
+
+    def check(self) -> Iterator[Finding]:
+        for column, texts in self._content.strange_texts().items():
+            yield warning(
+                f"{self.path}: {column} names no AJCC category: {listing(texts)}",
+                "correct these texts, or the names of the columns; each has a code of its own",
+            )
 
     def encode(self, fitted: Mapping[str, Any] | None) -> Mapping[str, Tensor]:
         return self._content.encode(None if fitted is None else ClinicalCodes.from_dict(fitted, "the model"))

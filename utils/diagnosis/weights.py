@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.pretrained import compare_states, official_state
+from models.state_files import was_written
 from utils.diagnosis.inputs import Inputs
 from utils.findings import Finding, error, listing, ok, warning
 from utils.training import checkpoint
@@ -106,5 +107,8 @@ def compare(module: nn.Module, state: Mapping[str, Tensor], what: str, path: Pat
             f"{path}: parameters of {what} hold NaN or infinite values: {listing(broken)}",
             "download or copy the file again",
         )
-    if found.fits and not broken:
+    if found.fits and not (written := was_written({name: state[name] for name in shared})):
+        fault = f"{path} holds zeros only in the parameters of {what}: they were never written"
+        yield error(fault, "download or copy the file again")
+    if found.fits and not broken and written:
         yield ok(f"{what}: {len(shared)} tensors fit ({path})")

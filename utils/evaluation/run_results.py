@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_utils.tables.text_table import MISSING_NUMBERS, read_own_table
 from utils.evaluation.published import METHODS
+from utils.evaluation.results import MEAN
 from utils.evaluation.rows import HEAD
-from utils.files import content_of, read_json
+from utils.files import FileError, content_of, read_json
 
 METRICS = {
     "balanced_accuracy": "Balanced accuracy (subtype)",
@@ -20,6 +22,7 @@ METRICS = {
     "concordance_index": "Concordance index (survival)",
 }
 SPLIT = "test"
+_REMEDY = "copy it again from where it came, or start the command of the run again"
 
 
 @dataclass(frozen=True)
@@ -81,17 +84,18 @@ class RunResult:
         where = f"sites/{self.site}/predictions" if self.site else "predictions"
         kept: list[pd.DataFrame] = []
         for path in sorted(self.folder.rglob(f"{where}/{SPLIT}.csv")):
-            table = pd.read_csv(path, dtype={"case_id": str})
+            table = read_own_table(path, "table of predictions", _REMEDY)
+            _check_columns(path, table, ("task", "case_id"))
             table = table[table.task == measured.task].set_index("case_id").sort_index()
             # One for each class, in the order of the classes; those of other tasks are empty.
             shares = [c for c in map(str, table) if c.startswith(f"{measured.prefix}probability ")]
-            shares = [c for c in shares if table[c].notna().any()] or shares
+            shares = [c for c in shares if (table[c] != "").any()] or shares
             columns = {
                 "balanced_accuracy": ["label", f"{measured.prefix}prediction"],
                 "auc": ["label", *shares],
                 "concordance_index": ["duration", "event", f"{measured.prefix}risk"],
             }[metric]
-            known = table.loc[:, columns].dropna()
+            known = _numbers(path, table, columns)[columns].dropna()
             kept.append(known if metric == "concordance_index" else known[known.label >= 0])
         ids = list(kept[0].index) if kept else []
         if any(list(table.index) != ids for table in kept):
@@ -125,15 +129,49 @@ def read_run(folder: Path, name: str | None = None, heads: bool = False) -> list
         method = name or METHODS.get(model, model)
         if data["sites"] and name is None:
             method = f"{method} pan-cancer"
-    rows = pd.read_csv(table, keep_default_na=True)
-    rows["site"] = rows["site"].fillna("")
+    rows = _read_rows(table)
     found = []
     for site in dict.fromkeys(rows["site"]):
-        part = rows[(rows.site == site) & (rows.split == SPLIT) & (rows.run != "mean")]
+        part = rows[(rows.site == site) & (rows.split == SPLIT) & (rows.run != MEAN)]
         cohort = site or data["onco"] or Path(data["test_json"]).stem
         metrics = {m: values for m in METRICS if (values := _values(part, m, heads)) is not None}
         found.append(RunResult(method, cohort, folder, metrics, "" if site == "overall" else site))
     return found
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
+    """``results.csv``, whose last rows are the means over all runs.
+
+    Raises:
+        FileError: it is cut off, lacks a column, or a value is no number.
+    """
+    rows = read_own_table(path, "table of results", _REMEDY)
+    _check_columns(path, rows, ("run", "site", "task", "split", "metric"))
+    rows = _numbers(path, rows, ("value", "n"))
+    key = ["site", "task", "split", "metric"]
+    runs, means = rows[rows.run != MEAN], rows[rows.run == MEAN]
+    if lacking := set(runs[key].itertuples(index=False)) - set(means[key].itertuples(index=False)):
+        fault = f"is cut off: it has no mean of {len(lacking)} metrics, such as {next(iter(lacking)).metric}"
+        raise FileError(path, fault, _REMEDY)
+    return rows
+
+
+def _check_columns(path: Path, table: pd.DataFrame, names: Sequence[str]) -> None:
+    if lacking := [name for name in names if name not in table]:
+        raise FileError(path, f"lacks the columns {lacking}", _REMEDY)
+
+
+def _numbers(path: Path, table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The table with numbers in the columns named; NaN where a cell is empty."""
+    _check_columns(path, table, names)
+    table = table.copy()
+    for name in names:
+        values = pd.to_numeric(table[name], errors="coerce").astype(float)
+        if (wrong := (values.isna() & ~table[name].isin(MISSING_NUMBERS)).to_numpy()).any():
+            fault = f"has no number in the column {name}: {table[name].to_numpy()[wrong][0]!r}"
+            raise FileError(path, fault, _REMEDY)
+        table[name] = values
+    return table
 
 
 def _values(rows: pd.DataFrame, metric: str, heads: bool) -> Values | None:

@@ -33,6 +33,7 @@ from utils.training.model_setup import fitted_inputs, patch_options, trained_mod
 from utils.training.objectives import Objective
 from utils.training.objectives.build import distillation_of
 from utils.training.objectives.distillation import TextDistillation
+from utils.training.record import check_probes
 from utils.training.trainer import BEST_WEIGHTS
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class LoadedRun:
                 "explain OUTPUT"
             )
         weights = job.weights or TrainedWeights.read(job.folder / BEST_WEIGHTS)
+        check_probes(job.folder, weights.path, probes)
         model, objective = trained_model(config, plan.setup, weights, plan.structures, job.seed)
         model.to(device).eval()
         # Genes of a strict run are standardised over the training patients of every site.

@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = [value for name, value in vars(args).items() if name not in ("output", "embeddings")]
     for path in filter(None, (args.output, args.embeddings)):
         check_output(path, inputs)
+    if args.embeddings is not None and args.embeddings.resolve() == args.output.resolve():
+        parser.error(f"--embeddings and --output are both {args.output}: name two files")
     device = pick_device(args.device)
     found = [(model, run) for run in args.runs for model in find_models(run, args.site)]
     if args.features_dir is not None:

@@ -17,6 +17,7 @@ from utils.files import FileError, content_of, read_json
 from utils.training.checkpoint import TrainedWeights
 from utils.training.jobs import INPUTS
 from utils.training.model_setup import ModelSetup, read_model_config
+from utils.training.record import check_probes
 from utils.training.trainer import BEST_WEIGHTS
 
 CHECKSUMS = "checksums.json"
@@ -124,7 +125,7 @@ def find_models(run: Path, site: str | None = None) -> list[TrainedModel]:
             f"train_modaltune.py --onco COHORT --eval_only --eval_weights {run} --output_path OUTPUT, then predict "
             "with OUTPUT"
         )
-    return [
+    models = [
         TrainedModel(
             f"{run.name}/{job.relative_to(run)}",
             config,
@@ -136,6 +137,9 @@ def find_models(run: Path, site: str | None = None) -> list[TrainedModel]:
         )
         for job, probes in folders
     ]
+    for model, (job, probes) in zip(models, folders, strict=True):
+        check_probes(job, model.weights.path, probes / PROBES)
+    return models
 
 
 def _folders(run: Path, config: RunConfig, site: str | None) -> list[tuple[Path, Path]]:

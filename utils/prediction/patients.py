@@ -9,11 +9,13 @@ from pathlib import Path
 
 from data_utils.cases.splits import Patient
 from data_utils.features.folder import FeatureFolder
+from data_utils.features.identity import copies, feature_identity
 from data_utils.features.slide_names import slide_in_table, slide_of
 from data_utils.tables.flat_files import read_texts
 from data_utils.tables.tensor_table import ModalityTable
-from utils.barcodes import is_normal_tissue, patient_of
+from utils.barcodes import is_normal_tissue, owners_of_slides, patient_of, spelled_twice
 from utils.files import FileError
+from utils.findings import listing
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,9 @@ def read_patients(features_dir: Path, table: Path | None = None) -> Requested:
         if left_out:
             requested.notes[patient] = "; ".join(left_out)
         requested.patients.append(_patient(patient, kept))
+    owners = {slide: p.case_id for p in requested.patients for slide in p.slides}
+    if same := copies({slide: feature_identity(slide)[1] for slide in owners}, owners):
+        logger.warning("%d feature files hold the patches of another patient: %s", len(same), listing(same))
     logger.info(
         "%s: %d patients with %d slides, %d without features",
         features_dir,
@@ -117,8 +122,13 @@ def _rows(path: Path) -> list[tuple[str, str | None]]:
         fault = f": {nobody.sum()} rows have no patient, the first is {row or 'empty'}"
         raise FileError(path, fault, "fill it in, or remove the row")
     table = table.assign(slide=table["slide"].map(lambda cell: cell and slide_in_table(cell)))
-    owners = table.drop_duplicates().groupby("slide")["patient"].agg(list)
+    if pair := spelled_twice(table["patient"]):
+        fault = f": the patients {pair[0]!r} and {pair[1]!r} differ in upper and lower case or dashes only"
+        raise FileError(path, fault, "write them alike")
+    listed = table.dropna().drop_duplicates()
+    owners = listed.groupby("slide")["patient"].agg(list)
     if (shared := owners[owners.map(len) > 1]).size:
         fault = f": slide {shared.index[0]} is of several patients: {shared.iloc[0]}"
         raise FileError(path, fault, "a slide is of one patient")
+    owners_of_slides(zip(listed["slide"], listed["patient"], strict=True), path)
     return list(table.drop_duplicates().itertuples(index=False, name=None))

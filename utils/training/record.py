@@ -17,10 +17,13 @@ from models.slide_backbone import SlideBackbone
 from utils import constants
 from utils.configuration.protocol import PROTOCOLS
 from utils.configuration.run_config import RunConfig
-from utils.files import read_json, write_json
+from utils.evaluation.stored_probes import PROBES
+from utils.files import FileError, content_of, read_json, write_json
+from utils.training.fingerprint import file_digest
 from utils.training.model_setup import ModelSetup
 from utils.training.recipes import recipe_of
 
+FITTED_BY = "fitted_by.json"
 _PACKAGES = ("torch", "timm", "numpy", "pandas", "scikit-learn", "lifelines", "h5py")
 
 
@@ -70,6 +73,32 @@ def class_names_of_run(config: RunConfig, tasks: TaskSet) -> dict[str, str]:
         if (own := task.target(CLASSES)) is not None:
             lists[task.name] = ", ".join(f"{i} {name}" for i, name in enumerate(own.names))
     return {f"classes of {name}": text for name, text in lists.items() if text}
+
+
+def note_probes(job: Path, weights: Path) -> None:
+    """Writes beside the probes of a fold or seed by which weights they were fitted; both have the same shapes in all
+    runs of a model."""
+    probes = {str(path.relative_to(job)): file_digest(path) for path in sorted(job.rglob(PROBES))}
+    write_json(job / FITTED_BY, {"weights": file_digest(weights), "probes": probes})
+
+
+def check_probes(job: Path, weights: Path, probes: Path) -> None:
+    """Whether probes were fitted by these weights; older runs do not say it.
+
+    Raises:
+        FileError: they were not.
+    """
+    record = job / FITTED_BY
+    if not record.is_file():
+        return
+    remedy = "copy the folder again, or evaluate the run anew (--eval_only)"
+    with content_of(record, remedy):
+        content = read_json(record)
+        known = {weights: content["weights"], probes: content["probes"][str(probes.relative_to(job))]}
+    for path, digest in known.items():
+        if file_digest(path) != digest:
+            fault = f"is not that of {record}: weights and probes are of different trainings"
+            raise FileError(path, fault, remedy)
 
 
 def note_kernels(folder: Path, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

@@ -58,12 +58,13 @@ from utils.training.record import (
     class_names_of_run,
     git_commit,
     note_kernels,
+    note_probes,
     trained_how,
     versions,
 )
 from utils.training.run_lock import LOCK_FILE, run_lock
 from utils.training.tracking import Tracker
-from utils.training.trainer import Trainer, set_seed
+from utils.training.trainer import BEST_WEIGHTS, Trainer, set_seed
 
 logger = logging.getLogger(__name__)
 
@@ -243,6 +244,7 @@ def _report(trainer: Trainer, datasets: Mapping[str, CaseDataset], job: Job, con
         frame = trainer.evaluator.report(
             with_complete_parts(embeddings), job.folder, job.seed, candidates, trainer.objective.heads()
         )
+        note_probes(job.folder, job.weights.path if job.weights else job.folder / BEST_WEIGHTS)
         write_report(job.folder, frame)
 
     trainer.group.on_main(write)

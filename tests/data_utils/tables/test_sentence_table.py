@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from data_utils.tables.sentence_table import read_sentence_table
+from utils.files import FileError
 from utils.tensor_files import write_tensors
 
 NAN = float("nan")
@@ -36,3 +38,27 @@ def test_what_is_no_table(tmp_path: Path, value: object, words: str) -> None:
     write_tensors(tmp_path / "t.pt", {"a": torch.ones(3, 5), "b": value})
     with pytest.raises(ValueError, match=words):
         read_sentence_table(tmp_path / "t.pt", 3, "write it")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v * torch.tensor([[1.0], [0.0]]), "case b holds a sentence of zeros"),
+        (lambda v: (100 * v).to(torch.int8), r"case b is of type torch\.int8"),
+        (lambda v: v > 0, r"case b is of type torch\.bool"),
+    ],
+)
+def test_sentences_that_are_no_embeddings(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], words: str
+) -> None:
+    value = torch.nn.functional.normalize(torch.arange(1.0, 9.0).view(2, 4), dim=-1)
+    torch.save({"a": value, "b": change(value)}, tmp_path / "t.pt")
+    with pytest.raises(FileError, match=rf"t\.pt: {words}"):
+        read_sentence_table(tmp_path / "t.pt", 2, "write it again")
+
+
+def test_sentences_of_another_length_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    value = torch.nn.functional.normalize(torch.arange(1.0, 9.0).view(2, 4), dim=-1)
+    torch.save({"a": value, "b": 2 * value}, tmp_path / "t.pt")
+    read_sentence_table(tmp_path / "t.pt", 2, "write it again")
+    assert "embeddings of 1 cases are not L2-normalised: ['b']" in caplog.text

@@ -63,3 +63,18 @@ def test_no_or_damaged_file(tmp_path):
     (tmp_path / "v.pt").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"v\.pt is no readable table of vectors"):
         read_vectors(tmp_path / "v.pt")
+
+
+def test_vectors_that_are_hardly_meant(tmp_path, caplog):
+    """Of another patient, or of another model; the doctor says the same."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = {f"case-{n}": torch.randn(2, 64, generator=generator) for n in range(6)}
+    torch.save(vectors, tmp_path / "v.pt")
+    assert not list(read_vectors(tmp_path / "v.pt").check()) and not caplog.text
+    torch.save({**vectors, "case-3": vectors["case-1"], "case-4": 100 * vectors["case-4"]}, tmp_path / "v.pt")
+    found = [finding.what for finding in read_vectors(tmp_path / "v.pt").check()]
+    assert len(found) == 2 and "case-3 as case-1" in found[0] and "case-4" in found[1]
+    assert all(what in caplog.text for what in found)
+    torch.save({**vectors, "case-4": torch.full((2, 64), 1e30)}, tmp_path / "v.pt")
+    with pytest.raises(ValueError, match=r"case case-4 holds values up to 1e\+30"):
+        read_vectors(tmp_path / "v.pt")

@@ -690,6 +690,20 @@ FAULTS = {
         "no patient of the split files is in .*clinical.csv",
         "--clinical_location",
     ),
+    "columns of T and N exchanged": (
+        several(
+            lambda p: p.flags.update(mil_name=CLINICAL, clinical_location=p.cohort.clinical_values),
+            lambda p: p.cohort.clinical_values.write_text(
+                p.cohort.clinical_values.read_text().replace(
+                    "ajcc_pathologic_t,ajcc_pathologic_n", "ajcc_pathologic_n,ajcc_pathologic_t"
+                )
+            ),
+        ),
+        "clinical",
+        "warning",
+        "clinical.csv: ajcc_pathologic_n names no AJCC category: T0",
+        "names of the columns",
+    ),
     "no vectors": (
         lambda p: p.flags.update(mil_name=VECTORS, vectors_location=p.root / "nowhere.pt"),
         "vectors",

@@ -410,6 +410,11 @@ FAULTS = {
         "weights",
         "slide_encoder.pth.*NaN.*cls_token",
     ),
+    "zeros in the encoder": (
+        encoder(lambda c: c["model"].update({k: torch.zeros_like(v) for k, v in c["model"].items()})),
+        "weights",
+        "slide_encoder.pth holds zeros only",
+    ),
     "prefix at some": (
         encoder(lambda c: c["model"].update({"module.cls_token": c["model"]["cls_token"]})),
         "weights",

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from utils.evaluation import bootstrap, tables
 from utils.evaluation.comparisons import delong, paired_bootstrap
 from utils.evaluation.published import COHORTS, PUBLISHED
+from utils.files import FileError
 
 
 def write_run(root, model, cohort, accuracies, patients=40, seed=0, heads=False, **data):
@@ -212,3 +213,34 @@ def test_published_tables_are_whole():
     for table in PUBLISHED.values():
         assert len(table) == 14 and all(tuple(row) == COHORTS for row in table.values())
         assert all(0.5 < value <= 1 for row in table.values() for value in row.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("results.csv", lambda text: text.replace(",", ";"), r"results\.csv has semicolons"),
+        (
+            "results.csv",
+            lambda text: "".join(text.splitlines(True)[:-1]),
+            r"results\.csv is cut off.*no mean",
+        ),
+        (
+            "results.csv",
+            lambda text: text[: text.rindex("mean") + 2],
+            r"results\.csv .*(cut off|cells in line)",
+        ),
+        ("results.csv", lambda text: "", r"results\.csv is empty"),
+        ("results.csv", lambda text: text.replace("metric", "measure", 1), r"results\.csv lacks the columns"),
+        ("results.csv", lambda text: text.replace("0.7", "zero", 1), r"results\.csv has no number in .*zero"),
+        ("test.csv", lambda text: "<html>", r"test\.csv .*(lacks the columns|has no rows)"),
+        ("test.csv", lambda text: text[:-20], r"test\.csv has \d+ cells in line"),
+    ],
+)
+def test_damaged_results_are_named(runs, capsys, name, change, words):
+    run = runs / ("modaltune/RCC" if name == "results.csv" else "abmil")  # RCC has one seed
+    path = next(run.rglob(name))
+    path.write_text(change(path.read_text()))
+    with pytest.raises((SystemExit, FileError)) as refused:
+        tables.main([str(runs)])
+    said = capsys.readouterr().err if refused.type is SystemExit else str(refused.value)
+    assert re.search(words, said), said

@@ -253,6 +253,9 @@ def test_reports_of_other_weights_are_not_taken_for_these(run, report, tmp_path,
     content = torch.load(weights)
     content["model"]["final_project.bias"] += 1
     torch.save(content, weights)
+    with pytest.raises(FileError, match=r"best_model_weights.pt is not that of .*weights and probes"):
+        main(words)
+    (copy / "seed_0" / "fitted_by.json").unlink()
     before = {path: path.read_bytes() for path in output.rglob("*.json")}
     with pytest.raises(
         FileError, match=r"explains a patient by other weights of seed_0.*name another --output"

@@ -14,6 +14,7 @@ from tests.small_runs import save_as_published
 from utils import checkpoint
 from utils.evaluation.embeddings import Embeddings
 from utils.evaluation.stored_probes import PROBES
+from utils.files import FileError
 from utils.prediction.__main__ import main
 from utils.training.trainer import BEST_WEIGHTS
 
@@ -216,3 +217,41 @@ def test_what_is_no_run_is_said(trained, cohort, new, tmp_path):
     with pytest.raises(ValueError, match=r"lacks the columns \['patient'\]; it has \['Patient', 'slide'\]"):
         predict(new, cohort, tmp_path / "p.csv", trained, patients="columns.csv")
     assert torch.load(trained / "seed_0" / BEST_WEIGHTS, weights_only=True)["run"]["seed"] == 0
+
+
+@pytest.mark.parametrize("name", [BEST_WEIGHTS, PROBES])
+def test_weights_and_probes_of_different_trainings(trained, cohort, new, tmp_path, name):
+    """They fit in shape, and would predict nonsense."""
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.copy(trained / "seed_1" / name, tmp_path / "run" / "seed_0" / name)
+    with pytest.raises(FileError, match=rf"seed_0/{name} is not that of .*of different trainings"):
+        predict(new, cohort, tmp_path / "p.csv", tmp_path / "run")
+    for record in (tmp_path / "run").rglob("fitted_by.json"):  # as runs of older versions
+        record.unlink()
+    assert predict(new, cohort, tmp_path / "p.csv", tmp_path / "run")[0] == 0
+
+
+def test_tables_of_patients_that_mix_them_up(trained, cohort, new, tmp_path):
+    for rows, words in (
+        (
+            [("TCGA-AA-0001", "TCGA-AA-0002-01Z-00-DX1")],
+            "DX1 belongs to the patients TCGA-AA-0002 and TCGA-AA-0001",
+        ),
+        ([("H-1", "a"), ("h-1", "b")], "'H-1' and 'h-1' differ in upper and lower case"),
+    ):
+        pd.DataFrame(rows, columns=["patient", "slide"]).to_csv(new / "mixed.csv", index=False)
+        with pytest.raises(FileError, match=rf"mixed\.csv: .*{words}"):
+            predict(new, cohort, tmp_path / "p.csv", trained, patients="mixed.csv")
+
+
+def test_features_of_another_patient_are_said(trained, cohort, tmp_path, caplog):
+    new = as_new(cohort, tmp_path / "new")
+    shutil.copy(new / "features" / "slide-0.h5", new / "features" / "slide-2.h5")
+    predict(new, cohort, tmp_path / "p.csv", trained)
+    assert "hold the patches of another patient" in caplog.text and "slide-2.h5" in caplog.text
+
+
+def test_two_outputs_in_one_file(trained, cohort, new, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        predict(new, cohort, tmp_path / "p.csv", trained, embeddings=tmp_path / "x" / ".." / "p.csv")
+    assert "name two files" in capsys.readouterr().err and not (tmp_path / "p.csv").exists()
