@@ -196,8 +196,9 @@ def trainings(place: Place) -> Iterator[Check]:
         ):
             if place.dry and "compile" in flags:
                 continue
-            output = root / title.replace(" ", "_")
-            yield _run(f"training, {title}", cohort.flags(output, device=device, **flags), output)
+            output, epochs = root / title.replace(" ", "_"), 1 if place.dry else 2
+            words = cohort.flags(output, device=device, num_epochs=epochs, **flags)
+            yield _run(f"training, {title}", words, output)
         yield _interrupted(cohort, root / "resumed", device)
         yield _scaled(place)
 
