@@ -32,6 +32,9 @@ from utils.tensor_files import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
+# Logarithms and z-scores of expression differ by less, logarithms and what they are of by more.
+_OTHER_SCALE = 10
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of the entry point."""
@@ -196,12 +199,28 @@ def join_genes(tables: Mapping[str, pd.DataFrame], genes: str) -> pd.DataFrame:
         raise FileError(
             first, "and those of the other sites have no gene in common", "make them from one matrix"
         )
+    _compare_scales(tables)
     chosen = common if genes == "intersection" else union
     values = np.concatenate([table.reindex(columns=chosen).to_numpy() for table in tables.values()])
     cases = [case for table in tables.values() for case in table.index]
     joined = pd.DataFrame(values, index=pd.Index(cases, name="case_id"), columns=chosen)
     joined.insert(0, SITE_COLUMN, [site for site, table in tables.items() for _ in range(len(table))])
     return joined
+
+
+def _compare_scales(tables: Mapping[str, pd.DataFrame]) -> None:
+    """Counts or TPM beside logarithms: under --gene_scaling union the sites would differ by that alone."""
+    largest = {site: float(np.nanquantile(np.abs(table.to_numpy()), 0.99)) for site, table in tables.items()}
+    high, low = max(largest, key=largest.__getitem__), min(largest, key=largest.__getitem__)
+    if largest[high] > _OTHER_SCALE * largest[low]:
+        logger.warning(
+            "the genes of %s reach %.3g, those of %s %.3g: the tables are on different scales; make both from one "
+            "matrix, or take log2(x + 1) of the first",
+            high,
+            largest[high],
+            low,
+            largest[low],
+        )
 
 
 def join_tables(paths: Mapping[str, Path]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from data_utils.cases.splits import Patient, check_disjoint
 from data_utils.tables.text_table import read_table
 from utils import constants
+from utils.barcodes import misnamed
 from utils.files import FileError, content_of, quoted, read_json
 
 logger = logging.getLogger(__name__)
@@ -231,6 +232,10 @@ def _members(
         such = [quoted(name, 30) for name in unknown[:3]]
         fault = f": {where}names {len(unknown)} patients that are in no split file, such as {such}"
         raise FileError(path, fault, f"the split files hold such as {list(by_id)[:3]}")
+    chosen = {by_id[case].case_id for case in named if case in by_id}
+    others = (name for p in patients if p.case_id not in chosen for name in (p.case_id, p.submitter_id))
+    if fault := misnamed(unknown, others):
+        raise FileError(path, f": {where}{fault}", "write patients as the split files do")
     split = {name: [by_id[case] for case in ids if case in by_id] for name, ids in fold.items()}
     with content_of(path, "leave every patient in one part"):
         check_disjoint(split)

@@ -208,3 +208,13 @@ def test_sentences_of_other_tasks(roots):
 def test_flags_that_make_no_sense(roots, flags):
     with pytest.raises(SystemExit):
         join(*flags)
+
+
+def test_genes_of_sites_on_different_scales_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    generator = np.random.default_rng(0)
+    log = pd.DataFrame(generator.normal(8, 2, (20, 5)), [f"a{n}" for n in range(20)], list("VWXYZ"))
+    scores = ((log - log.mean()) / log.std()).set_axis([f"b{n}" for n in range(20)])
+    make_pancancer.join_genes({"A": log, "B": scores}, "equal")
+    assert not caplog.text
+    make_pancancer.join_genes({"A": log, "B": (2**log).set_axis(scores.index)}, "equal")
+    assert "the genes of B reach" in caplog.text and "different scales" in caplog.text

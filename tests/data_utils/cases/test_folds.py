@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from data_utils.cases.folds import count_folds, make_folds, read_folds
 from data_utils.cases.splits import Patient
+from utils.files import FileError
 
 
 def patient(number, label=0, prefix="case"):
@@ -258,3 +260,19 @@ def test_without_classes_folds_are_stratified_by_event():
     assert sorted(p.case_id for fold in folds for p in fold["test"]) == sorted(p.case_id for p in patients)
     events = sum(p.event for p in patients)
     assert all(abs(sum(p.event for p in fold["test"]) - events / 4) < 1 for fold in folds)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tcga-aa-0003", "'tcga-aa-0003' and 'TCGA-AA-0003' differ in upper and lower case"),
+        ("TCGA-AA-0003-01A", "'TCGA-AA-0003-01A' is a sample of the patient 'TCGA-AA-0003'"),
+        ("CASE-3", "'CASE-3' and 'case-3' differ in upper and lower case"),
+    ],
+)
+def test_patients_under_other_names_are_not_left_out(tmp_path, name, words):
+    """Patients of other cohorts are; these were meant."""
+    patients = [replace(patient(n), submitter_id=f"TCGA-AA-{n:04d}") for n in range(8)]
+    path = write_csv(tmp_path / "a.csv", train=["case-0", "case-1", name], val=["case-4"], test=["case-5"])
+    with pytest.raises(FileError, match=rf"a\.csv: {words}"):
+        read_folds(path, patients, ids(patients), 0)
