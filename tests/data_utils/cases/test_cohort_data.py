@@ -274,7 +274,7 @@ def test_genes_of_another_cohort_show_both_sides(read, cohort):
 
 
 def test_texts_of_another_cohort_are_refused(read, cohort):
-    torch.save({"someone": torch.zeros(4, 512)}, cohort.texts)
+    torch.save({"someone": torch.ones(4, 512)}, cohort.texts)
     with pytest.raises(FileError, match=r"texts\.pt: 7 patients of the train split have no label sentences"):
         datasets(read())
 
