@@ -102,14 +102,16 @@ def temporary_stem(stem: str) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes a folder and a file in it, to be told before long work that this is not possible.
+    """Makes a file in a folder, or where the folder is to be made, to be told before long work if that is not possible.
+
+    Nothing is left behind.
 
     Raises:
         OSError: it is not; the message names the folder.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         reason = (
