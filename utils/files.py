@@ -111,6 +111,8 @@ def check_writable(folder: Path) -> None:
     """
     try:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if nearest == folder and not folder.is_dir():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
