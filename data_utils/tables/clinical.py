@@ -151,13 +151,6 @@ class ClinicalCodes:
         return cls(max_age, median_age, codes, missing, reduced)
 
 
-def strange_texts(values: pd.DataFrame) -> dict[str, list[str]]:
-    """Texts that name no AJCC category, by column."""
-    found = {column: sorted(set(values[column].dropna())) for column in AJCC_COLUMNS}
-    odd = {c: [t for t in texts if not is_category(reduce_text(t, c), c)] for c, texts in found.items()}
-    return {column: texts for column, texts in odd.items() if texts}
-
-
 # ---------------------------------------------------------------------------- tables of a cohort
 @dataclass(frozen=True)
 class RawClinical:
@@ -176,7 +169,9 @@ class RawClinical:
 
     def strange_texts(self) -> dict[str, list[str]]:
         """Texts that name no AJCC category, by column."""
-        return strange_texts(self.values)
+        texts = {column: sorted(set(self.values[column].dropna())) for column in AJCC_COLUMNS}
+        odd = {c: [t for t in found if not is_category(reduce_text(t, c), c)] for c, found in texts.items()}
+        return {column: found for column, found in odd.items() if found}
 
     def fit(self, only: Collection[str] | None = None) -> ClinicalCodes:
         """The codes of all cases (published), or of those with the ids given (strict).
