@@ -31,6 +31,7 @@ BALANCED="${BALANCED:-$BASELINES}"                      # 1: every modality lear
 PROTOCOL="${PROTOCOL:-published}"                       # published | strict
 SPLIT="${SPLIT:-$BASELINES}"                            # 1: a cohort that needs tissue and genes, in a folder of its own
 EXPLAIN="${EXPLAIN:-0}"                                 # 1: explain the test patients (one cohort only)
+EXTRA_ARGS="${EXTRA_ARGS:-}"                            # more flags of the training
 # ----
 
 if [[ "$PANCANCER" == 1 ]]; then
@@ -72,8 +73,8 @@ step "3/5 gene tables, splits, clinical features and label sentences"
 COHORTS="${sites[*]} BLCA" CONCH_CONFIG=model_configs/demo_conch_text.json bash scripts/submit_get_dataset.sh
 
 step "4/5 train on ${sites[*]} and evaluate"
-COHORTS=BRCA SITES="${sites[*]}" MODEL_CONFIG="$(encoder_fact "$([[ "$BALANCED" == 1 ]] && echo demo_balanced_config || echo demo_config)")" EXTRA_ARGS="" \
-  bash "scripts/$submit"
+COHORTS=BRCA SITES="${sites[*]}" MODEL_CONFIG="$(encoder_fact "$([[ "$BALANCED" == 1 ]] && echo demo_balanced_config || echo demo_config)")" \
+  EXTRA_ARGS="--cache_features ram $EXTRA_ARGS" bash "scripts/$submit"
 
 step "5/5 apply to BLCA, which the model has never seen"
 TRAINED_ON="$trained_on" COHORTS=BLCA EXTRA_ARGS="" bash scripts/deploy_OOD_modaltune.sh

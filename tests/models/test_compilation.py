@@ -44,10 +44,14 @@ def encoder(request):
 
 @pytest.fixture
 def model(encoder, tiny_configs, pathways, randomise):
-    """One stage of two blocks: what compiles once is enough."""
+    """One stage of two blocks and one extractor: what compiles once is enough."""
     torch.manual_seed(0)
     config = tiny_configs[encoder]
-    config |= {"slide_encoder": {**config["slide_encoder"], "depth": 2}, "interaction_indexes": [[0, 1]]}
+    config |= {
+        "slide_encoder": {**config["slide_encoder"], "depth": 2},
+        "interaction_indexes": [[0, 1]],
+        "use_extra_extractor": False,
+    }
     model = build_aggregator(
         f"{slide_encoder(encoder).prefix}_gene_adapter", config, DataSpec(structures(pathways), 3)
     )

@@ -164,12 +164,18 @@ def test_an_interrupted_run_continues_as_if_nothing_happened(trained, cohort, tm
     assert_same_training(trained / "seed_0", tmp_path / "seed_0")
 
 
-def test_a_compiled_training_gives_the_same_numbers(trained, cohort, tmp_path, monkeypatch):
+def test_a_compiled_training_gives_the_same_numbers(cohort, tmp_path, monkeypatch):
     """Interrupted after its first epoch; --compile may come and go between two calls."""
     try:
         check_compiler("cpu")
     except RuntimeError as error:
         pytest.skip(str(error))
+    config = tmp_path / "model.json"  # one stage, one extractor: every part takes seconds to compile
+    config.write_text(
+        json.dumps({**MODEL_CONFIG, "interaction_indexes": [[0, 1]], "use_extra_extractor": False})
+    )
+    plain, output = tmp_path / "plain", tmp_path / "compiled"
+    train_modaltune.main(cohort.flags(plain, model_config=config))
     train_epoch, stops, epochs, built = Trainer._train_epoch, [KeyboardInterrupt], [], []
 
     def stop(self, dataset, epoch):
@@ -181,19 +187,19 @@ def test_a_compiled_training_gives_the_same_numbers(trained, cohort, tmp_path, m
 
     monkeypatch.setattr(Trainer, "_train_epoch", stop)
     with pytest.raises(KeyboardInterrupt):
-        train_modaltune.main(cohort.flags(tmp_path, compile=True))
-    train_modaltune.main(cohort.flags(tmp_path, compile=True))
+        train_modaltune.main(cohort.flags(output, model_config=config, compile=True))
+    train_modaltune.main(cohort.flags(output, model_config=config, compile=True))
     assert epochs == [0, 1] and built == [True, True]
-    assert json.loads((tmp_path / "config.json").read_text())["arguments"]["compute"]["compile"] is True
-    train_modaltune.main(cohort.flags(tmp_path))  # not another run
+    assert json.loads((output / "config.json").read_text())["arguments"]["compute"]["compile"] is True
+    train_modaltune.main(cohort.flags(output, model_config=config))  # not another run
     assert epochs == [0, 1]
 
-    ours, plain = (pd.read_csv(folder / "seed_0" / "metrics.csv") for folder in (tmp_path, trained))
-    pd.testing.assert_frame_equal(ours, plain, rtol=1e-3)
+    tables = [pd.read_csv(folder / "seed_0" / "metrics.csv") for folder in (output, plain)]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-3)
     for split in constants.SPLITS:
         vectors = [
             Embeddings.load(folder / "seed_0" / "data" / f"{split}_embeddings.npz").vectors
-            for folder in (tmp_path, trained)
+            for folder in (output, plain)
         ]
         np.testing.assert_allclose(*vectors, rtol=1e-3, atol=1e-4)
 
