@@ -1,5 +1,7 @@
 """Shared small data: everything is generated."""
 
+import gc
+
 import pytest
 import torch
 
@@ -14,6 +16,12 @@ torch.set_num_threads(1)  # small models run many times slower on several thread
 def pytest_collection_modifyitems(items):
     """Slow files first: they then run beside all the others (scripts/run_tests.sh)."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish(session):
+    """What is imported stays: collections skip it from here on, in the processes that tests fork, too."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
