@@ -90,13 +90,14 @@ def _check_size(path: Path, features: Any) -> None:
 
 def _check_written(path: Path, name: str, dataset: h5py.Dataset) -> None:
     """Parts of a dataset that nobody wrote are read as zeros."""
-    if dataset.is_virtual or dataset.external:
+    made = dataset.id.get_create_plist()  # h5py's properties would each ask for it again
+    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
         raise FeatureFileError(
             path, f"{name} are stored in other files", "copy them into this one (h5repack does it)"
         )
     stored = dataset.id.get_storage_size()
-    if dataset.chunks is not None and dataset.id.get_create_plist().get_nfilters():
-        parts = zip(dataset.shape, dataset.chunks, strict=True)
+    if made.get_layout() == h5py.h5d.CHUNKED and made.get_nfilters():
+        parts = zip(dataset.shape, made.get_chunk(), strict=True)
         wanted, found = prod(ceil(length / chunk) for length, chunk in parts), dataset.id.get_num_chunks()
     else:
         wanted, found = dataset.nbytes, min(stored, dataset.nbytes)

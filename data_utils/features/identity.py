@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from data_utils.features.plain_arrays import FeatureFileError
-from data_utils.features.store import HDF5_SUFFIXES, read_coords, read_values
+from data_utils.features.store import HDF5_SUFFIXES, read_ends
 from utils.files import ends_digest
 
 
@@ -46,8 +44,7 @@ def copies(digests: Mapping[Path, str], owners: Mapping[Path, str]) -> list[str]
 
 
 def _patches_digest(path: Path) -> str:
-    coords, meta = read_coords(path)
-    features = read_values(path, np.unique([0, len(coords) - 1]))
+    coords, meta, features = read_ends(path)
     digest = hashlib.sha256(repr((len(coords), features.shape[1], meta.patch_size_level0)).encode())
     digest.update(coords.tobytes())
     digest.update(f"{features.dtype}".encode() + features.tobytes())

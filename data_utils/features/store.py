@@ -237,6 +237,20 @@ def read_coords(path: str | Path) -> tuple[np.ndarray, FeatureMeta]:
     return corners, meta
 
 
+def read_ends(path: str | Path) -> tuple[np.ndarray, FeatureMeta, np.ndarray]:
+    """Answer of :func:`read_coords` and the features ``[1 or 2, D]`` of the first and the last patch.
+
+    Raises:
+        FeatureFileError: as :func:`read_features` of two rows.
+    """
+    path = Path(path)
+    with _arrays(path) as (features, coords, attributes):
+        corners, meta = whole_pixels(path, _take(coords, None)), _read_meta(path, attributes)
+        values, _ = _take_values(path, features, np.unique([0, len(corners) - 1]), keep_half=True)
+    check_distinct(path, corners)
+    return corners, meta, values
+
+
 def read_values(path: str | Path, rows: np.ndarray | None = None) -> np.ndarray:
     """Features of :func:`read_features` with ``keep_half``, of a file whose coordinates have been read and checked."""
     path = Path(path)

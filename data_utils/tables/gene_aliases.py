@@ -36,8 +36,9 @@ class GeneAliases:
         for symbol, old, other in zip(approved, previous, alias, strict=True):
             meanings[symbol][symbol] = _APPROVED
             for rank, cell in ((_PREVIOUS, old), (_ALIAS, other)):
-                for name in filter(None, (part.strip() for part in cell.split("|"))):
-                    meanings[name].setdefault(symbol, rank)
+                if cell:  # half of them are empty
+                    for name in filter(None, map(str.strip, cell.split("|"))):
+                        meanings[name].setdefault(symbol, rank)
         return cls(dict(meanings))
 
     def identify(self, symbol: str) -> tuple[str, int] | None:

@@ -20,7 +20,7 @@ import pandas as pd
 from lifelines.exceptions import ConvergenceError, ConvergenceWarning
 from lifelines.utils import concordance_index
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import confusion_matrix, roc_auc_score
 from sklearn.multiclass import OneVsRestClassifier
 
 from utils.evaluation.cox import CoxModel
@@ -135,12 +135,15 @@ def score_subtype(
         if len(present):
             found = f"only {_named(present[0], class_names)} among the scored cases"
         return SubtypeResult(**content, reason=found)
+    confusion = confusion_matrix(labels, predictions, labels=range(probabilities.shape[1]))
+    correct, cases = confusion.diagonal(), confusion.sum(axis=1)
     return SubtypeResult(
         **content,
-        accuracy=float(accuracy_score(labels, predictions)),
-        balanced_accuracy=float(_balanced_accuracy(labels, predictions)),
+        accuracy=float(correct.sum() / cases.sum()),
+        # A class that no scored case has is no fault: it has no recall to average.
+        balanced_accuracy=float(np.mean(correct[cases > 0] / cases[cases > 0])),
         auc=_auc(labels, probabilities),
-        confusion=confusion_matrix(labels, predictions, labels=range(probabilities.shape[1])),
+        confusion=confusion,
     )
 
 
@@ -188,13 +191,6 @@ def _check_classes(cases: Embeddings, num_classes: int) -> None:
             f"class {cases.labels.max()} occurs, but num_classes is {num_classes} (--num_classes): "
             f"cases {name_cases(cases.select_ids(outside))}"
         )
-
-
-def _balanced_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    with warnings.catch_warnings():
-        # A predicted class that no scored case has is no fault: it has no recall to average.
-        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
-        return balanced_accuracy_score(labels, predictions)
 
 
 def _auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
