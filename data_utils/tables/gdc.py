@@ -116,7 +116,10 @@ def read_clinical(path: str | Path, further: Sequence[str] = ()) -> ClinicalExpo
         row = fields.loc[fields.notna().sum(axis=1).idxmax()]
         cases.loc[case, list(_DIAGNOSIS_COLUMNS)] = row
     every = rows.groupby("case_submitter_id", sort=True)
-    fates = pd.DataFrame([fate_of(path, group) for _, group in every], index=list(every.groups))
+    fates = every[list(FATE_COLUMNS)].first()
+    several = (every[list(FATE_COLUMNS)].nunique() > 1).any(axis=1)
+    for case in several.index[several]:
+        fates.loc[case] = pd.Series(fate_of(path, every.get_group(case)))
     cases = cases.join(fates)
     compared = ["case_id", *_DIAGNOSIS_COLUMNS, *FATE_COLUMNS, "age_at_index", *further]
     disagree = rows.groupby("case_submitter_id")[compared].nunique() > 1
