@@ -11,7 +11,7 @@ from utils import constants
 
 COMMANDS = [
     ["-c", "import sys; print(sys.argv); sys.exit(sys.stdin.read())", "a", "b c"],
-    ["-c", "import os; print(os.getcwd(), os.environ['MODALTUNE_DATA_ROOT']); os._exit(3)"],
+    ["-c", "import os; print(os.getcwd(), os.environ['MODALTUNE_DATA_ROOT'], flush=True); os._exit(3)"],
     ["-c", "import atexit; atexit.register(print, 'last'); raise SystemExit(4)"],
     ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
     ["-m", "my_module", "word"],
