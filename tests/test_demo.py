@@ -20,10 +20,8 @@ from utils import constants
 
 # Three fifths of the patients show the same in as much of the time.
 SIZE = {"SCALE": "0.6"}
-EPOCHS = "6"
-PANCANCER_EPOCHS = "8"
-EVALUATIONS = {"EXTRA_ARGS": "--eval_interval 3"}
-PANCANCER_EVALUATIONS = {"EXTRA_ARGS": "--eval_interval 2"}
+LENGTH = {"NUM_EPOCHS": "6", "EXTRA_ARGS": "--eval_interval 3"}
+PANCANCER_LENGTH = {"NUM_EPOCHS": "8", "EXTRA_ARGS": "--eval_interval 2"}
 SMALL_SITES = ("GBMLGG", "NSCLC", "RCC")
 
 pytestmark = pytest.mark.slow
@@ -33,7 +31,7 @@ pytestmark = pytest.mark.slow
 def demo(tmp_path_factory, warm_python):
     """A demo folder after one run."""
     root = tmp_path_factory.mktemp("demo")
-    run_demo(warm_python, root, NUM_EPOCHS=EPOCHS, **SIZE, **EVALUATIONS)
+    run_demo(warm_python, root, **SIZE, **LENGTH)
     return root
 
 
@@ -163,7 +161,7 @@ def test_run_again_makes_only_what_is_missing(demo, warm_python):
     stamps = {path: path.stat().st_mtime_ns for path in kept}
     for path in [*lost, slides[0], run_folder(demo) / "results.md"]:
         path.unlink()
-    run_demo(warm_python, demo, NUM_EPOCHS=EPOCHS, **SIZE, **EVALUATIONS)
+    run_demo(warm_python, demo, **SIZE, **LENGTH)
     assert {path: path.stat().st_mtime_ns for path in kept} == stamps
     assert all(path.is_file() for path in [*features, *slides, run_folder(demo) / "results.md"])
     after = torch.load(weights, weights_only=True)["model"]
@@ -174,7 +172,7 @@ def test_run_again_makes_only_what_is_missing(demo, warm_python):
 @pytest.fixture(scope="module")
 def pancancer(demo, warm_python):
     """The run folder of one model over four sites, trained in the folder of the other demo."""
-    run_demo(warm_python, demo, PANCANCER="1", NUM_EPOCHS=PANCANCER_EPOCHS, **SIZE, **PANCANCER_EVALUATIONS)
+    run_demo(warm_python, demo, PANCANCER="1", **SIZE, **PANCANCER_LENGTH)
     return demo / "runs" / "modaltune_gigapath_gene" / "PANCANCER"
 
 
@@ -203,8 +201,8 @@ def test_sites_learn_from_each_other(pancancer, demo, tmp_path, quick_runs):
                     f"--backbone_weights={demo / 'weights/prov-gigapath/slide_encoder.pth'}",
                     f"--model_config={CONFIG}",
                     f"--output_path={tmp_path / site}",
-                    f"--num_epochs={PANCANCER_EPOCHS}",
-                    "--eval_interval=2",
+                    f"--num_epochs={PANCANCER_LENGTH['NUM_EPOCHS']}",
+                    *PANCANCER_LENGTH["EXTRA_ARGS"].split(),
                     "--lr=1e-3",
                     "--device=cpu",
                     "--cache_features=ram",

@@ -232,9 +232,7 @@ def read_coords(path: str | Path) -> tuple[np.ndarray, FeatureMeta]:
     """
     path = Path(path)
     with _arrays(path) as (_, coords, attributes):
-        corners, meta = whole_pixels(path, _take(coords, None)), _read_meta(path, attributes)
-    check_distinct(path, corners)
-    return corners, meta
+        return _all_corners(path, coords), _read_meta(path, attributes)
 
 
 def read_ends(path: str | Path) -> tuple[np.ndarray, FeatureMeta, np.ndarray]:
@@ -245,10 +243,9 @@ def read_ends(path: str | Path) -> tuple[np.ndarray, FeatureMeta, np.ndarray]:
     """
     path = Path(path)
     with _arrays(path) as (features, coords, attributes):
-        corners, meta = whole_pixels(path, _take(coords, None)), _read_meta(path, attributes)
+        corners = _all_corners(path, coords)
         values, _ = _take_values(path, features, np.unique([0, len(corners) - 1]), keep_half=True)
-    check_distinct(path, corners)
-    return corners, meta, values
+        return corners, _read_meta(path, attributes), values
 
 
 def read_values(path: str | Path, rows: np.ndarray | None = None) -> np.ndarray:
@@ -259,6 +256,12 @@ def read_values(path: str | Path, rows: np.ndarray | None = None) -> np.ndarray:
     if rows is None:
         check_not_all_zero(path, values)
     return values
+
+
+def _all_corners(path: Path, coords: Any) -> np.ndarray:
+    corners = whole_pixels(path, _take(coords, None))
+    check_distinct(path, corners)
+    return corners
 
 
 def _take_values(

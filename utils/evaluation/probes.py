@@ -136,11 +136,11 @@ def score_subtype(
             found = f"only {_named(present[0], class_names)} among the scored cases"
         return SubtypeResult(**content, reason=found)
     confusion = confusion_matrix(labels, predictions, labels=range(probabilities.shape[1]))
-    correct, cases = confusion.diagonal(), confusion.sum(axis=1)
+    correct, cases = confusion.diagonal(), np.bincount(labels, minlength=probabilities.shape[1])
     return SubtypeResult(
         **content,
         accuracy=float(correct.sum() / cases.sum()),
-        # A class that no scored case has is no fault: it has no recall to average.
+        # A class without cases is no fault: it has no recall to average.
         balanced_accuracy=float(np.mean(correct[cases > 0] / cases[cases > 0])),
         auc=_auc(labels, probabilities),
         confusion=confusion,

@@ -18,6 +18,12 @@ from utils.evaluation.probes import fit_survival, subtype_probe, survival_probe
 
 
 # ---------------------------------------------------------------------------- subtype
+def test_predictions_of_no_class_are_mistakes():
+    labels, predictions = np.array([0, 0, 1, 1]), np.array([0, -1, 1, 1])
+    result = probes.score_subtype(0, list("abcd"), labels, predictions, np.full((4, 2), 0.5))
+    assert result.accuracy == 0.75 and result.balanced_accuracy == 0.75
+
+
 def test_two_classes_equal_slow_metrics():
     train, test = make_embeddings(60, seed=1, signal=1.0), make_embeddings(41, seed=2, signal=1.0)
     result = subtype_probe(train, test, 0, 2)
